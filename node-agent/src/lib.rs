@@ -1,1 +1,146 @@
-//! Placeholder.
+//! The node agent: it makes the containers on one machine be what the pods bound to that machine say.
+//!
+//! ```text
+//!   pods of this node ─┐                        ┌─▶ Runtime (containers)
+//!   runtime events ────┼─▶ one worker a pod ────┼─▶ Pod.status, events
+//!   timers of the plan ┘   observe→plan→act     └─▶ final DELETE
+//!   machine ───────────────▶ node/ ───────────────▶ Node, its status, its lease
+//!   API server ────────────▶ server/ ─────────────▶ logs, exec, attach, port-forward
+//! ```
+//!
+//! It is a client like any other: what it knows it reads from the Kubernetes API and from the runtime, and nothing that
+//! matters lives only in its memory. Killed and started again it adopts what runs.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+#[cfg(target_os = "linux")]
+pub mod linux;
+mod metrics;
+pub mod node;
+pub mod paths;
+pub mod pods;
+pub mod runtime;
+pub mod server;
+mod start;
+
+pub use metrics::Metrics;
+pub use paths::Paths;
+pub use start::run;
+
+/// The certificate with which the agent serves, and the authority its callers must come from.
+#[derive(Clone, Default)]
+pub struct ServingIdentity {
+    /// Certificate chain, leaf first, as PEM.
+    pub cert_chain_pem: String,
+    /// Its key, as PEM.
+    pub key_pem: String,
+    /// Certificates of the authority which signs client certificates, as PEM.
+    pub client_ca_pem: String,
+}
+
+impl std::fmt::Debug for ServingIdentity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ServingIdentity")
+    }
+}
+
+/// Which runtime the agent uses.
+#[derive(Clone, Default)]
+pub enum RuntimeChoice {
+    /// Start an own containerd below the data directory and supervise it.
+    #[default]
+    Own,
+    /// Attach to the containerd at this address.
+    Attach(String),
+    /// Use this one (simulations and tests).
+    Given(Arc<dyn runtime::Runtime>),
+}
+
+impl std::fmt::Debug for RuntimeChoice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Own => f.write_str("Own"),
+            Self::Attach(address) => f.debug_tuple("Attach").field(address).finish(),
+            Self::Given(_) => f.write_str("Given"),
+        }
+    }
+}
+
+/// What the agent is told at start.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Name of the Node object.
+    pub node_name: String,
+    /// Where the agent keeps pods' folders, logs, images and the runtime's state.
+    pub data_dir: PathBuf,
+    /// The container runtime.
+    pub runtime: RuntimeChoice,
+    /// Cgroup below which all pods live, absolute in each hierarchy.
+    pub cgroup_root: String,
+    /// With what the agent's own API is served; `None` leaves it out (simulations).
+    pub serving: Option<ServingIdentity>,
+    /// Where the agent's own API listens. Port 0 takes a free one; a taken one is an error.
+    pub listen: SocketAddr,
+    /// The node's address; by default that of the interface with the default route, else loopback.
+    pub node_ip: Option<IpAddr>,
+    /// Labels to put on the Node besides the well-known ones.
+    pub labels: BTreeMap<String, String>,
+    /// Cluster DNS servers for `dnsPolicy: ClusterFirst`; empty means there is none and pods get the node's resolvers.
+    pub cluster_dns: Vec<IpAddr>,
+    /// Domain of the cluster.
+    pub cluster_domain: String,
+    /// How many pods may run here.
+    pub max_pods: u32,
+    /// Whether service addresses are served on this node.
+    pub service_proxy: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            node_name: "localhost".into(),
+            data_dir: PathBuf::from("gantry-data"),
+            runtime: RuntimeChoice::Own,
+            cgroup_root: "/gantry".into(),
+            serving: None,
+            listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 10250)),
+            node_ip: None,
+            labels: BTreeMap::new(),
+            cluster_dns: Vec::new(),
+            cluster_domain: "cluster.local".into(),
+            max_pods: 110,
+            service_proxy: true,
+        }
+    }
+}
+
+/// Why the agent could not start or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The runtime could not be started or attached to.
+    #[error("cannot start the container runtime")]
+    Runtime(#[source] runtime::RuntimeError),
+    /// The agent's own API could not be served.
+    #[error("cannot serve the node's API")]
+    Server(#[source] server::ServerError),
+    /// A folder could not be made.
+    #[error("cannot prepare {path}")]
+    DataDir {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A part of the agent ended on its own.
+    #[error("{0} ended unexpectedly")]
+    Ended(&'static str),
+}
+
+/// `run`'s token type, so that callers need not name the crate.
+pub type Shutdown = CancellationToken;

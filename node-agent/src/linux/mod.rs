@@ -1,0 +1,1 @@
+//! What exists only on Linux: cgroups and the service proxy.

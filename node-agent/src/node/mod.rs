@@ -1,0 +1,1 @@
+//! The Node object: registration, capacity, conditions, lease.

@@ -1,0 +1,53 @@
+//! Where the agent keeps things below its data directory. In: the directory. Out: paths; nothing is touched here.
+
+use std::path::{Path, PathBuf};
+
+use crate::runtime::PodIdentity;
+
+/// The layout of the data directory.
+#[derive(Clone, Debug)]
+pub struct Paths {
+    data_dir: PathBuf,
+}
+
+impl Paths {
+    /// The layout below `data_dir`.
+    pub fn new(data_dir: impl Into<PathBuf>) -> Self {
+        Self { data_dir: data_dir.into() }
+    }
+
+    /// The directory itself.
+    pub fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
+    /// Image archives which are imported at start.
+    pub fn images(&self) -> PathBuf {
+        self.data_dir.join("images")
+    }
+
+    /// Folders of all pods: one a UID.
+    pub fn pods(&self) -> PathBuf {
+        self.data_dir.join("pods")
+    }
+
+    /// A pod's folder: volumes, hosts file, termination logs.
+    pub fn pod(&self, uid: &str) -> PathBuf {
+        self.pods().join(uid)
+    }
+
+    /// Logs of all pods.
+    pub fn pod_logs(&self) -> PathBuf {
+        self.data_dir.join("logs").join("pods")
+    }
+
+    /// Folder of a pod's logs, the runtime's `log_directory`.
+    pub fn pod_log_dir(&self, pod: &PodIdentity) -> PathBuf {
+        self.pod_logs().join(format!("{}_{}_{}", pod.namespace, pod.name, pod.uid))
+    }
+
+    /// A container's log below [`Self::pod_log_dir`].
+    pub fn container_log(container: &str, attempt: u32) -> PathBuf {
+        Path::new(container).join(format!("{attempt}.log"))
+    }
+}

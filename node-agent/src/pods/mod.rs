@@ -1,0 +1,52 @@
+//! The pods of this node: one worker each, and a directory of what they know.
+
+use std::collections::HashMap;
+use std::sync::{Arc, RwLock};
+
+use k8s_openapi::api::core::v1::Pod;
+
+use crate::runtime::PodRecord;
+
+/// What the agent knows of one pod.
+#[derive(Clone, Debug)]
+pub struct PodEntry {
+    /// The pod as the API last had it, with the status that was last computed here.
+    pub pod: Arc<Pod>,
+    /// What the runtime last had of it.
+    pub record: Arc<PodRecord>,
+}
+
+/// All pods of this node by (namespace, name); written by the workers, read by the node's API.
+#[derive(Clone, Debug, Default)]
+pub struct PodDirectory {
+    entries: Arc<RwLock<HashMap<(String, String), PodEntry>>>,
+}
+
+impl PodDirectory {
+    /// The pod of that namespace and name.
+    pub fn find(&self, namespace: &str, name: &str) -> Option<PodEntry> {
+        let entries = self.entries.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        entries.get(&(namespace.to_owned(), name.to_owned())).cloned()
+    }
+
+    /// All pods, in no order.
+    pub fn list(&self) -> Vec<PodEntry> {
+        let entries = self.entries.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        entries.values().cloned().collect()
+    }
+
+    /// Puts or replaces a pod.
+    pub(crate) fn put(&self, namespace: &str, name: &str, entry: PodEntry) {
+        let mut entries = self.entries.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        entries.insert((namespace.to_owned(), name.to_owned()), entry);
+    }
+
+    /// Removes a pod, unless another pod of the same name has taken its place.
+    pub(crate) fn remove(&self, namespace: &str, name: &str, uid: &str) {
+        let mut entries = self.entries.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let key = (namespace.to_owned(), name.to_owned());
+        if entries.get(&key).is_some_and(|entry| entry.pod.metadata.uid.as_deref() == Some(uid)) {
+            entries.remove(&key);
+        }
+    }
+}
