@@ -1,2 +1,57 @@
-//! Repository tasks.
-fn main() {}
+//! Repository tasks: set up a machine, show Gantry, test it, measure it, clean up after it.
+//!
+//! `main` parses and dispatches; each task is a module. Nothing here is part of the product.
+#![allow(clippy::print_stdout, reason = "a command-line tool talks on standard output")]
+
+mod bench;
+mod cleanup;
+mod codegen;
+mod demo;
+mod host;
+mod images;
+mod ledger;
+mod setup;
+mod test;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Tasks of the Gantry repository", disable_version_flag = true)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what is missing, build, start Gantry, and run the example shop on it
+    Demo(demo::Args),
+    /// Run every test there is: format, lints, licences, unit, property and integration tests
+    Test(test::Args),
+    /// End what a crashed demo or test left: processes, namespaces, bridges, nft tables, cgroups, mounts
+    CleanUp,
+    /// Measure, each figure beside a rival or a limit taken in the same run
+    Bench(bench::Args),
+    /// Install the system packages that Gantry and its tests use
+    Setup,
+    /// Make the example images from Debian packages
+    Images,
+    /// Regenerate the tables of facts about built-in kinds
+    Codegen {
+        /// Change nothing; fail if a table is not what would be generated
+        #[arg(long)]
+        check: bool,
+    },
+}
+
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().task {
+        Task::Demo(args) => demo::run(&args),
+        Task::Test(args) => test::run(&args),
+        Task::CleanUp => cleanup::run(),
+        Task::Bench(args) => bench::run(&args),
+        Task::Setup => setup::ensure(setup::For::Tests),
+        Task::Images => images::ensure_all().map(|_| ()),
+        Task::Codegen { check } => codegen::run(check),
+    }
+}

@@ -1,0 +1,299 @@
+//! Makes OCI image archives from Debian packages, so that examples and tests need no image registry.
+//!
+//! A package's dependencies are resolved by apt against an empty system, the packages' files are merged into one layer,
+//! and the layer is written as an OCI layout in a tar file that any containerd imports. No root is needed.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use crate::host;
+
+/// An image to make: its name, what is in it and how it starts.
+struct Image {
+    reference: &'static str,
+    packages: &'static [&'static str],
+    entrypoint: &'static [&'static str],
+    command: &'static [&'static str],
+}
+
+const IMAGES: &[Image] = &[
+    Image {
+        reference: "gantry.local/nginx:1.22",
+        packages: &["nginx-light", "busybox"],
+        entrypoint: &["/usr/sbin/nginx"],
+        command: &["-g", "daemon off;"],
+    },
+    Image {
+        reference: "gantry.local/redis:7.0",
+        packages: &["redis-server", "busybox"],
+        entrypoint: &["/usr/bin/redis-server"],
+        command: &[],
+    },
+    Image {
+        reference: "gantry.local/busybox:1.35",
+        packages: &["busybox-static"],
+        entrypoint: &[],
+        command: &["/bin/sh"],
+    },
+];
+
+/// The busybox commands that every image gets as links.
+const APPLETS: &str = "ash awk basename cat chmod chown cp cut date dd df dirname du echo env expr false find grep head \
+    hostname id ip kill ln ls mkdir mkfifo mktemp mv nc printf ps pwd readlink rm rmdir sed seq sh sleep sort stat sync \
+    tail tar tee test timeout touch tr true uname uniq vi wc wget which whoami xargs yes";
+
+/// Files of packages that no container needs.
+const LEFT_OUT: &[&str] =
+    &["usr/share/doc/", "usr/share/man/", "usr/share/locale/", "usr/share/lintian/", "usr/share/bash-completion/"];
+
+const USERS: &str = "root:x:0:0:root:/root:/bin/sh\nwww-data:x:33:33:www-data:/var/www:/usr/sbin/nologin\n\
+    redis:x:101:101::/var/lib/redis:/usr/sbin/nologin\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n";
+const GROUPS: &str = "root:x:0:\nwww-data:x:33:\nredis:x:101:\nnogroup:x:65534:\n";
+
+/// Makes the images that are not there yet.
+///
+/// # Returns
+/// The archives' paths.
+pub fn ensure_all() -> Result<Vec<PathBuf>> {
+    let dir = host::work_dir().join("images");
+    fs::create_dir_all(&dir)?;
+    IMAGES.iter().map(|image| ensure(&dir, image)).collect()
+}
+
+fn ensure(dir: &Path, image: &Image) -> Result<PathBuf> {
+    // The recipe is part of the name: a changed recipe makes a new archive.
+    let recipe = format!(
+        "{} {:?} {:?} {:?} {APPLETS} {USERS}",
+        image.reference, image.packages, image.entrypoint, image.command
+    );
+    let stem = image.reference.rsplit('/').next().unwrap_or(image.reference).replace(':', "-");
+    let archive = dir.join(format!("{stem}-{}.tar", &hex(&Sha256::digest(recipe.as_bytes()))[..12]));
+    if archive.exists() {
+        return Ok(archive);
+    }
+    println!("Making image {} from {}", image.reference, image.packages.join(", "));
+    let partial = archive.with_extension("partial");
+    let layer = layer(&download(dir, image.packages)?)?;
+    write_layout(&partial, image, &layer)?;
+    fs::rename(&partial, &archive)?;
+    Ok(archive)
+}
+
+/// Downloads the packages and all that they depend on, as for a system with nothing installed.
+fn download(dir: &Path, packages: &[&str]) -> Result<Vec<PathBuf>> {
+    let scratch = tempfile::tempdir_in(dir)?;
+    let archives = dir.join("packages").join(packages.join("+"));
+    fs::create_dir_all(archives.join("partial"))?;
+    let status = scratch.path().join("status");
+    fs::write(&status, "")?;
+    let apt = |args: &[&str]| {
+        let mut command = Command::new("apt-get");
+        command.arg("-q").arg("-o").arg(format!("Dir::State::status={}", status.display()));
+        command.arg("-o").arg(format!("Dir::Cache::archives={}", archives.display()));
+        command
+            .args(["-o", "Debug::NoLocking=1", "-o", "APT::Sandbox::User=root", "-y", "--no-install-recommends"])
+            .args(args);
+        host::output(&mut command)
+    };
+    let install: Vec<&str> = ["--download-only", "install"].into_iter().chain(packages.iter().copied()).collect();
+    if apt(&install).is_err() {
+        // Old package lists name versions that are gone.
+        host::run(host::privileged("apt-get").args(["-q", "update"]))?;
+        apt(&install)?;
+    }
+    let mut files: Vec<PathBuf> = fs::read_dir(&archives)?.flatten().map(|entry| entry.path()).collect();
+    files.retain(|file| file.extension().is_some_and(|extension| extension == "deb"));
+    files.sort();
+    Ok(files)
+}
+
+/// One file of a layer.
+enum Node {
+    Directory { mode: u32 },
+    File { mode: u32, owner: (u64, u64), data: Vec<u8> },
+    Link { target: String },
+}
+
+/// The uncompressed layer of packages' files, with the links and accounts that every image gets. The same packages give
+/// the same bytes.
+fn layer(packages: &[PathBuf]) -> Result<Vec<u8>> {
+    let mut tree: BTreeMap<String, Node> = BTreeMap::new();
+    for package in packages {
+        add_package(&mut tree, package).with_context(|| format!("cannot read {}", package.display()))?;
+    }
+    for dir in [
+        "dev",
+        "etc",
+        "proc",
+        "root",
+        "run",
+        "sys",
+        "usr",
+        "usr/bin",
+        "usr/lib",
+        "usr/lib64",
+        "usr/sbin",
+        "var",
+        "var/lib",
+        "var/log",
+        "var/log/nginx",
+        "var/lib/nginx",
+    ] {
+        tree.entry(dir.into()).or_insert(Node::Directory { mode: 0o755 });
+    }
+    tree.insert("tmp".into(), Node::Directory { mode: 0o1777 });
+    for (link, target) in
+        [("bin", "usr/bin"), ("sbin", "usr/sbin"), ("lib", "usr/lib"), ("lib64", "usr/lib64"), ("var/run", "/run")]
+    {
+        tree.insert(link.into(), Node::Link { target: target.into() });
+    }
+    for applet in APPLETS.split_whitespace() {
+        tree.entry(format!("usr/bin/{applet}")).or_insert(Node::Link { target: "busybox".into() });
+    }
+    for (path, text) in [("etc/passwd", USERS), ("etc/group", GROUPS)] {
+        tree.insert(path.into(), Node::File { mode: 0o644, owner: (0, 0), data: text.into() });
+    }
+    write_tar(&tree)
+}
+
+/// Adds the files of a package, under `/usr` where Debian's merged layout has them.
+fn add_package(tree: &mut BTreeMap<String, Node>, package: &Path) -> Result<()> {
+    let mut child = Command::new("dpkg-deb").arg("--fsys-tarfile").arg(package).stdout(Stdio::piped()).spawn()?;
+    let stdout = child.stdout.take().context("dpkg-deb has no output")?;
+    let mut archive = tar::Archive::new(stdout);
+    for entry in archive.entries()? {
+        let mut entry = entry?;
+        let path = String::from_utf8(entry.path_bytes().into_owned())?;
+        let path = merged(path.trim_start_matches("./").trim_end_matches('/'));
+        if path.is_empty() || LEFT_OUT.iter().any(|prefix| format!("{path}/").starts_with(prefix)) {
+            continue;
+        }
+        let header = entry.header();
+        let mode = header.mode()? & 0o7777;
+        let owner = (header.uid()?, header.gid()?);
+        let target = header.link_name()?.map(|target| target.to_string_lossy().into_owned());
+        let node = match header.entry_type() {
+            tar::EntryType::Directory => Node::Directory { mode },
+            tar::EntryType::Symlink => Node::Link { target: target.context("a link without a target")? },
+            tar::EntryType::Link => {
+                let target = merged(target.context("a link without a target")?.trim_start_matches("./"));
+                Node::Link { target: format!("/{target}") }
+            }
+            _ => {
+                let mut data = Vec::new();
+                entry.read_to_end(&mut data)?;
+                Node::File { mode, owner, data }
+            }
+        };
+        tree.insert(path, node);
+    }
+    anyhow::ensure!(child.wait()?.success(), "dpkg-deb failed");
+    Ok(())
+}
+
+/// Where a package's path lies when `/bin`, `/sbin` and `/lib*` are links into `/usr`.
+fn merged(path: &str) -> String {
+    let top = path.split('/').next().unwrap_or_default();
+    if matches!(top, "bin" | "sbin" | "lib" | "lib64") { format!("usr/{path}") } else { path.to_owned() }
+}
+
+fn write_tar(tree: &BTreeMap<String, Node>) -> Result<Vec<u8>> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for (path, node) in tree {
+        let mut header = tar::Header::new_gnu();
+        header.set_mtime(0);
+        header.set_size(0);
+        match node {
+            Node::Directory { mode } => {
+                header.set_entry_type(tar::EntryType::Directory);
+                header.set_mode(*mode);
+                set_owner(&mut header, (0, 0));
+                builder.append_data(&mut header, format!("{path}/"), std::io::empty())?;
+            }
+            Node::Link { target } => {
+                header.set_entry_type(tar::EntryType::Symlink);
+                header.set_mode(0o777);
+                set_owner(&mut header, (0, 0));
+                builder.append_link(&mut header, path, target)?;
+            }
+            Node::File { mode, owner, data } => {
+                header.set_entry_type(tar::EntryType::Regular);
+                header.set_mode(*mode);
+                set_owner(&mut header, *owner);
+                header.set_size(data.len() as u64);
+                builder.append_data(&mut header, path, data.as_slice())?;
+            }
+        }
+    }
+    Ok(builder.into_inner()?)
+}
+
+fn set_owner(header: &mut tar::Header, (uid, gid): (u64, u64)) {
+    header.set_uid(uid);
+    header.set_gid(gid);
+}
+
+/// Writes an OCI image layout with one image as a tar file. `io.containerd.image.name` carries the full reference.
+fn write_layout(file: &Path, image: &Image, layer: &[u8]) -> Result<()> {
+    let layer_digest = digest(layer);
+    let config = serde_json::to_vec(&json!({
+        "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
+        "os": "linux",
+        "config": {
+            "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
+            "Entrypoint": image.entrypoint,
+            "Cmd": image.command,
+        },
+        "rootfs": {"type": "layers", "diff_ids": [layer_digest]},
+    }))?;
+    let manifest = serde_json::to_vec(&json!({
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": descriptor("application/vnd.oci.image.config.v1+json", &config),
+        "layers": [descriptor("application/vnd.oci.image.layer.v1.tar", layer)],
+    }))?;
+    let mut described = descriptor("application/vnd.oci.image.manifest.v1+json", &manifest);
+    described["annotations"] = json!({
+        "io.containerd.image.name": image.reference,
+        "org.opencontainers.image.ref.name": image.reference.rsplit(':').next(),
+    });
+    let index = serde_json::to_vec(&json!({
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.index.v1+json",
+        "manifests": [described],
+    }))?;
+    let mut tar = tar::Builder::new(std::io::BufWriter::new(fs::File::create(file)?));
+    let mut add = |path: String, data: &[u8]| -> Result<()> {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(data.len() as u64);
+        header.set_mode(0o644);
+        header.set_mtime(0);
+        Ok(tar.append_data(&mut header, path, data)?)
+    };
+    add("oci-layout".into(), br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+    for blob in [&config[..], &manifest, layer] {
+        add(format!("blobs/{}", digest(blob).replace(':', "/")), blob)?;
+    }
+    add("index.json".into(), &index)?;
+    tar.into_inner()?.flush()?;
+    Ok(())
+}
+
+fn descriptor(media_type: &str, data: &[u8]) -> serde_json::Value {
+    json!({"mediaType": media_type, "digest": digest(data), "size": data.len()})
+}
+
+fn digest(data: &[u8]) -> String {
+    format!("sha256:{}", hex(&Sha256::digest(data)))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,93 @@
+//! Installs the system packages that are missing, saying which and why, and nothing twice.
+
+use std::path::Path;
+
+use anyhow::{Result, bail};
+
+use crate::host;
+
+/// What the machine is prepared for.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum For {
+    /// Building and running Gantry.
+    Demo,
+    /// Running the tests as well.
+    Tests,
+}
+
+struct Tool {
+    /// A program looked for in `PATH`, or an absolute path.
+    probe: &'static str,
+    package: &'static str,
+    why: &'static str,
+    needed_for: For,
+}
+
+const TOOLS: &[Tool] = &[
+    Tool {
+        probe: "protoc",
+        package: "protobuf-compiler",
+        why: "compiles the gRPC interfaces of containerd and etcd",
+        needed_for: For::Demo,
+    },
+    Tool { probe: "containerd", package: "containerd", why: "runs the containers of a node", needed_for: For::Demo },
+    Tool { probe: "runc", package: "runc", why: "starts one container for containerd", needed_for: For::Demo },
+    Tool {
+        probe: "/usr/lib/cni/bridge",
+        package: "containernetworking-plugins",
+        why: "connects pods to the node's network",
+        needed_for: For::Demo,
+    },
+    Tool { probe: "nft", package: "nftables", why: "routes Service addresses to pods", needed_for: For::Demo },
+    Tool { probe: "nsenter", package: "util-linux", why: "enters network namespaces", needed_for: For::Demo },
+    Tool { probe: "ip", package: "iproute2", why: "makes network namespaces for tests", needed_for: For::Tests },
+    Tool {
+        probe: "etcd",
+        package: "etcd-server",
+        why: "is the store of the tests with several machines",
+        needed_for: For::Tests,
+    },
+];
+
+/// Installs what is missing for `purpose`.
+///
+/// # Errors
+/// When a package cannot be installed, with the command to type instead.
+pub fn ensure(purpose: For) -> Result<()> {
+    let missing: Vec<&Tool> = TOOLS.iter().filter(|tool| tool.needed_for <= purpose && !present(tool.probe)).collect();
+    if !missing.is_empty() {
+        println!("Missing on this machine:");
+        for tool in &missing {
+            println!("  {:<28} {}", tool.package, tool.why);
+        }
+        install(&missing.iter().map(|tool| tool.package).collect::<Vec<_>>())?;
+    }
+    if purpose == For::Tests && crate::test::find_kubectl().is_none() {
+        println!("Missing on this machine:\n  {:<28} is the client that the tests type", "kubernetes-client");
+        install(&["kubernetes-client"])?;
+    }
+    Ok(())
+}
+
+fn present(probe: &str) -> bool {
+    if probe.starts_with('/') { Path::new(probe).exists() } else { host::find_program(probe).is_some() }
+}
+
+fn install(packages: &[&str]) -> Result<()> {
+    if host::find_program("apt-get").is_none() {
+        bail!(
+            "this machine has no apt-get; install these by its own means, then run this again: {}",
+            packages.join(" ")
+        );
+    }
+    if !host::is_root() {
+        println!("Installing needs root; sudo may ask for your password.");
+    }
+    let apt = |args: &[&str]| {
+        let mut command = host::privileged("env");
+        command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "-q", "-y"]).args(args);
+        host::run(&mut command)
+    };
+    apt(&["update"])?;
+    apt(&[&["install", "--no-install-recommends"], packages].concat())
+}

@@ -1,0 +1,106 @@
+//! Runs every test there is, in the order in which a failure is cheapest to learn of.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+
+use crate::{host, images, setup};
+
+/// Options of `cargo xtask test`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Run only the tests whose name holds this text, and no other check
+    filter: Option<String>,
+}
+
+/// The version of cargo-deny that checks licences and sources.
+const CARGO_DENY: &str = "0.19.0";
+
+/// Runs the checks and tests.
+pub fn run(args: &Args) -> Result<()> {
+    setup::ensure(setup::For::Tests)?;
+    if args.filter.is_none() {
+        step("format", || host::run(cargo().args(["fmt", "--all", "--check"])))?;
+        step("lints", || {
+            host::run(cargo().args(["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]))
+        })?;
+        step("licences and sources", deny)?;
+    }
+    let gantry = step("build", || host::build_gantry(false))?;
+    let images = step("images", images::ensure_all)?;
+    step("tests", || {
+        let mut command = cargo();
+        command.args(["test", "--workspace", "--locked"]);
+        if let Some(filter) = &args.filter {
+            command.arg(filter);
+        }
+        command.env("GANTRY_BINARY", &gantry).env("GANTRY_WORK_DIR", host::work_dir());
+        if let Some(dir) = images.first().and_then(|image| image.parent()) {
+            command.env("GANTRY_IMAGES", dir);
+        }
+        if let Some(kubectl) = find_kubectl() {
+            command.env("GANTRY_KUBECTL", kubectl);
+        }
+        host::run(&mut command)
+    })
+}
+
+fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(host::root());
+    command
+}
+
+fn step<T>(name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    println!("==> {name}");
+    let start = Instant::now();
+    let result = work().with_context(|| format!("step `{name}` failed"))?;
+    println!("==> {name}: done in {:.0} s", start.elapsed().as_secs_f64());
+    Ok(result)
+}
+
+/// Checks licences and sources of all dependencies, installing cargo-deny into a cache when it is missing.
+fn deny() -> Result<()> {
+    let cache = cache_dir().join(format!("cargo-deny-{CARGO_DENY}"));
+    let cached = cache.join("bin").join("cargo-deny");
+    let program = match host::find_program("cargo-deny") {
+        Some(program) => program,
+        None if cached.exists() => cached,
+        None => {
+            println!("cargo-deny is missing: building it once, into {}", cache.display());
+            let mut install = cargo();
+            install
+                .args(["install", "--locked", "--quiet", "cargo-deny", "--version", CARGO_DENY, "--root"])
+                .arg(&cache);
+            // Its own target folder would be a temporary one; its size is of no use afterwards.
+            host::run(install.env_remove("CARGO_TARGET_DIR"))?;
+            cached
+        }
+    };
+    host::run(Command::new(program).current_dir(host::root()).args(["check", "licenses", "bans", "sources"]))
+}
+
+/// Where tools built for the tests are kept between checkouts.
+fn cache_dir() -> PathBuf {
+    let home = std::env::var_os("HOME").map_or_else(std::env::temp_dir, PathBuf::from);
+    std::env::var_os("XDG_CACHE_HOME").map_or_else(|| home.join(".cache"), PathBuf::from).join("gantry")
+}
+
+/// The newest kubectl of this machine: `$KUBECTL`, else the highest version among `kubectl` and `kubectl.1.N` in `PATH`
+/// and in the folder of the Google Cloud tools.
+pub fn find_kubectl() -> Option<PathBuf> {
+    if let Some(chosen) = std::env::var_os("KUBECTL") {
+        return Some(chosen.into());
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path).chain([PathBuf::from("/usr/lib/google-cloud-sdk/bin")]);
+    let files =
+        folders.filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten().map(|entry| entry.path());
+    let versioned = files.filter_map(|file| {
+        let minor: u32 = file.file_name()?.to_str()?.strip_prefix("kubectl.1.")?.parse().ok()?;
+        Some((minor, file))
+    });
+    versioned.max().map(|(_, file)| file).or_else(|| host::find_program("kubectl"))
+}
