@@ -1,0 +1,306 @@
+//! Schemas: what an object of a kind may hold.
+//!
+//! In: the generated table of built-in types ([`SchemaSet::builtin`]) or an OpenAPI schema. Out: [`SchemaRef`], a
+//! cheap handle that every part of the engine walks: defaulting, pruning, validation, merging, printing.
+//!
+//! A [`SchemaSet`] is an arena. A *use* of a type (a field, a list's items) is a node of its own that carries what
+//! belongs to the use (default, list type, patch keys) and points at the node of the named type for its structure, so
+//! recursion is only ids.
+
+mod builtin;
+mod describe;
+pub mod walk;
+
+use std::borrow::Cow;
+
+use serde_json::Value;
+
+pub use describe::Descriptions;
+
+/// Text that is static for built-in types and owned for others.
+pub type Text = Cow<'static, str>;
+
+/// The index of a node in its [`SchemaSet`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SchemaId(pub(crate) u32);
+
+/// What shape a value has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum TypeKind {
+    /// A struct: named fields.
+    Object,
+    /// A map from text to values of one type.
+    Map,
+    /// A list.
+    Array,
+    /// Text; [`SchemaRef::format`] says more (`quantity`, `date-time`, `byte`, …).
+    String,
+    /// A whole number; the format is `int32` or `int64`.
+    Integer,
+    /// A floating-point number.
+    Number,
+    /// True or false.
+    Boolean,
+    /// A whole number or text.
+    IntOrString,
+    /// Anything.
+    #[default]
+    Any,
+}
+
+/// How server-side apply merges a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum ListType {
+    /// Replaced as a whole.
+    #[default]
+    Atomic,
+    /// A set of scalars.
+    Set,
+    /// Items with keys.
+    Map,
+}
+
+/// How server-side apply merges a map or struct.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum MapType {
+    /// Field by field.
+    #[default]
+    Granular,
+    /// Replaced as a whole.
+    Atomic,
+}
+
+/// How a strategic merge patch treats a field: `patchStrategy`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct PatchStrategy {
+    /// Lists merge by key or as a set.
+    pub merge: bool,
+    /// The value is replaced.
+    pub replace: bool,
+    /// Only the keys that the patch names remain.
+    pub retain_keys: bool,
+}
+
+/// Facts that few nodes have, kept out of [`Node`] to keep the arena small.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Extras {
+    pub list_map_keys: Vec<Text>,
+    pub patch_strategy: PatchStrategy,
+    pub patch_merge_key: Option<Text>,
+    pub default: Option<Value>,
+    pub required: Vec<Text>,
+}
+
+/// One field of a struct.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Field {
+    pub name: Text,
+    pub schema: SchemaId,
+    /// The protobuf field number; 0 where there is none.
+    pub proto: u16,
+}
+
+/// One node of the arena.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Node {
+    pub kind: TypeKind,
+    pub list_type: ListType,
+    pub map_type: MapType,
+    pub nullable: bool,
+    pub preserve_unknown: bool,
+    pub embedded: bool,
+    /// The named type whose structure this use has.
+    pub target: Option<SchemaId>,
+    /// Items of a list, values of a map.
+    pub element: Option<SchemaId>,
+    /// Where this struct's fields stand in [`SchemaSet::fields`], sorted by name.
+    pub fields: (u32, u32),
+    pub format: Option<Text>,
+    /// The definition's name, `io.k8s.api.core.v1.Pod`; named types only.
+    pub name: Option<Text>,
+    pub extras: Option<Box<Extras>>,
+}
+
+/// An arena of schema nodes.
+#[derive(Debug, Default)]
+pub struct SchemaSet {
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) fields: Vec<Field>,
+    /// Named types, sorted by name.
+    pub(crate) types: Vec<(Text, SchemaId)>,
+}
+
+impl SchemaSet {
+    /// The schemas of every built-in type, decoded from the generated table at first use.
+    pub fn builtin() -> &'static SchemaSet {
+        builtin::set()
+    }
+
+    /// The named type, by its definition name: `io.k8s.api.core.v1.Pod`.
+    pub fn get(&self, name: &str) -> Option<SchemaRef<'_>> {
+        let at = self.types.binary_search_by(|(n, _)| n.as_ref().cmp(name)).ok()?;
+        Some(self.at(self.types[at].1))
+    }
+
+    /// A handle on the node with this id. Ids come from the same set.
+    pub fn at(&self, id: SchemaId) -> SchemaRef<'_> {
+        SchemaRef { set: self, id }
+    }
+
+    /// All named types, sorted by name.
+    pub fn types(&self) -> impl Iterator<Item = (&str, SchemaRef<'_>)> {
+        self.types.iter().map(|(name, id)| (name.as_ref(), self.at(*id)))
+    }
+}
+
+/// A cheap handle on one schema.
+#[derive(Clone, Copy)]
+pub struct SchemaRef<'a> {
+    set: &'a SchemaSet,
+    id: SchemaId,
+}
+
+impl std::fmt::Debug for SchemaRef<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SchemaRef({:?}, {:?})", self.kind(), self.type_name().unwrap_or_default())
+    }
+}
+
+impl<'a> SchemaRef<'a> {
+    fn node(&self) -> &'a Node {
+        &self.set.nodes[self.id.0 as usize]
+    }
+
+    /// The node that holds the structure: the named type for a use of one.
+    fn structure(&self) -> &'a Node {
+        let node = self.node();
+        match node.target {
+            Some(target) => &self.set.nodes[target.0 as usize],
+            None => node,
+        }
+    }
+
+    fn extras(&self) -> Option<&'a Extras> {
+        self.node().extras.as_deref()
+    }
+
+    /// This node's id in its set.
+    pub fn id(&self) -> SchemaId {
+        self.id
+    }
+
+    /// The set this schema belongs to.
+    pub fn set(&self) -> &'a SchemaSet {
+        self.set
+    }
+
+    /// The shape.
+    pub fn kind(&self) -> TypeKind {
+        self.structure().kind
+    }
+
+    /// A struct's field.
+    pub fn field(&self, name: &str) -> Option<SchemaRef<'a>> {
+        self.field_entry(name).map(|field| self.set.at(field.schema))
+    }
+
+    fn field_slice(&self) -> &'a [Field] {
+        let (start, end) = self.structure().fields;
+        &self.set.fields[start as usize..end as usize]
+    }
+
+    fn field_entry(&self, name: &str) -> Option<&'a Field> {
+        let fields = self.field_slice();
+        fields.binary_search_by(|f| f.name.as_ref().cmp(name)).ok().map(|at| &fields[at])
+    }
+
+    /// A struct's fields, sorted by name.
+    pub fn fields(&self) -> impl Iterator<Item = (&'a str, SchemaRef<'a>)> + use<'a> {
+        let set = self.set;
+        self.field_slice().iter().map(move |f| (f.name.as_ref(), set.at(f.schema)))
+    }
+
+    /// A struct's fields with their protobuf numbers (0: not in protobuf).
+    pub fn proto_fields(&self) -> impl Iterator<Item = (u16, &'a str, SchemaRef<'a>)> + use<'a> {
+        let set = self.set;
+        self.field_slice().iter().map(move |f| (f.proto, f.name.as_ref(), set.at(f.schema)))
+    }
+
+    /// A list's items.
+    pub fn items(&self) -> Option<SchemaRef<'a>> {
+        let node = self.structure();
+        if node.kind != TypeKind::Array {
+            return None;
+        }
+        node.element.map(|id| self.set.at(id))
+    }
+
+    /// A map's values (`additionalProperties`).
+    pub fn values(&self) -> Option<SchemaRef<'a>> {
+        let node = self.structure();
+        if node.kind != TypeKind::Map {
+            return None;
+        }
+        node.element.map(|id| self.set.at(id))
+    }
+
+    /// How server-side apply merges this list. Lists without a marker are atomic.
+    pub fn list_type(&self) -> ListType {
+        self.node().list_type
+    }
+
+    /// The keys of a list of type map.
+    pub fn list_map_keys(&self) -> &'a [Text] {
+        self.extras().map(|e| e.list_map_keys.as_slice()).unwrap_or_default()
+    }
+
+    /// How server-side apply merges this map or struct.
+    pub fn map_type(&self) -> MapType {
+        if self.node().map_type == MapType::Atomic { MapType::Atomic } else { self.structure().map_type }
+    }
+
+    /// How a strategic merge patch treats this field.
+    pub fn patch_strategy(&self) -> PatchStrategy {
+        self.extras().map(|e| e.patch_strategy).unwrap_or_default()
+    }
+
+    /// The key by which a strategic merge patch matches this list's items.
+    pub fn patch_merge_key(&self) -> Option<&'a str> {
+        self.extras().and_then(|e| e.patch_merge_key.as_deref())
+    }
+
+    /// The value of an absent field.
+    pub fn default(&self) -> Option<&'a Value> {
+        self.extras().and_then(|e| e.default.as_ref())
+    }
+
+    /// The names of a struct's required fields.
+    pub fn required(&self) -> &'a [Text] {
+        self.structure().extras.as_deref().map(|e| e.required.as_slice()).unwrap_or_default()
+    }
+
+    /// `int32`, `int64`, `double`, `date-time`, `byte`, `quantity`, …
+    pub fn format(&self) -> Option<&'a str> {
+        self.structure().format.as_deref()
+    }
+
+    /// Whether an explicit null is a value of its own (custom kinds only; a built-in kind's null is absence).
+    pub fn nullable(&self) -> bool {
+        self.node().nullable
+    }
+
+    /// Whether unknown fields stay (`x-kubernetes-preserve-unknown-fields`).
+    pub fn preserve_unknown(&self) -> bool {
+        self.structure().preserve_unknown
+    }
+
+    /// Whether the value is a whole Kubernetes object (`x-kubernetes-embedded-resource`).
+    pub fn embedded(&self) -> bool {
+        self.structure().embedded
+    }
+
+    /// The definition's name, `io.k8s.api.core.v1.PodSpec`, for a named type or a use of one.
+    pub fn type_name(&self) -> Option<&'a str> {
+        self.structure().name.as_deref()
+    }
+}

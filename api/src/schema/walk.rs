@@ -1,0 +1,1 @@
+//! One walk over an object: types, unknown fields, nulls, canonical forms and defaults.
