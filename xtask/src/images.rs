@@ -49,9 +49,20 @@ const APPLETS: &str = "ash awk basename cat chmod chown cp cut date dd df dirnam
     hostname id ip kill ln ls mkdir mkfifo mktemp mv nc printf ps pwd readlink rm rmdir sed seq sh sleep sort stat sync \
     tail tar tee test timeout touch tr true uname uniq vi wc wget which whoami xargs yes";
 
+/// Packages that are there only for set-up scripts, which are not run: their names, or the start of them.
+const SETUP_ONLY: &[&str] =
+    &["adduser_", "debconf_", "dpkg_", "iproute2_", "libdb5.3_", "libpam", "libperl", "passwd_", "perl", "tar_"];
+
 /// Files of packages that no container needs.
-const LEFT_OUT: &[&str] =
-    &["usr/share/doc/", "usr/share/man/", "usr/share/locale/", "usr/share/lintian/", "usr/share/bash-completion/"];
+const LEFT_OUT: &[&str] = &[
+    "usr/lib/x86_64-linux-gnu/gconv/",
+    "usr/lib/aarch64-linux-gnu/gconv/",
+    "usr/share/doc/",
+    "usr/share/man/",
+    "usr/share/locale/",
+    "usr/share/lintian/",
+    "usr/share/bash-completion/",
+];
 
 const USERS: &str = "root:x:0:0:root:/root:/bin/sh\nwww-data:x:33:33:www-data:/var/www:/usr/sbin/nologin\n\
     redis:x:101:101::/var/lib/redis:/usr/sbin/nologin\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n";
@@ -70,7 +81,7 @@ pub fn ensure_all() -> Result<Vec<PathBuf>> {
 fn ensure(dir: &Path, image: &Image) -> Result<PathBuf> {
     // The recipe is part of the name: a changed recipe makes a new archive.
     let recipe = format!(
-        "{} {:?} {:?} {:?} {APPLETS} {USERS}",
+        "{} {:?} {:?} {:?} {APPLETS} {USERS} {LEFT_OUT:?} {SETUP_ONLY:?}",
         image.reference, image.packages, image.entrypoint, image.command
     );
     let stem = image.reference.rsplit('/').next().unwrap_or(image.reference).replace(':', "-");
@@ -109,7 +120,10 @@ fn download(dir: &Path, packages: &[&str]) -> Result<Vec<PathBuf>> {
         apt(&install)?;
     }
     let mut files: Vec<PathBuf> = fs::read_dir(&archives)?.flatten().map(|entry| entry.path()).collect();
-    files.retain(|file| file.extension().is_some_and(|extension| extension == "deb"));
+    files.retain(|file| {
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        name.ends_with(".deb") && !SETUP_ONLY.iter().any(|start| name.starts_with(start))
+    });
     files.sort();
     Ok(files)
 }
