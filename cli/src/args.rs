@@ -1,0 +1,249 @@
+//! The command line: every flag of every component, and where each command goes.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::client::ClientFlags;
+use crate::{components, logging, verbs};
+
+/// Gantry turns a room of machines into one computer and speaks the Kubernetes API.
+#[derive(Parser, Debug)]
+#[command(name = "gantry", version, propagate_version = true, max_term_width = 110)]
+pub struct Cli {
+    #[command(flatten)]
+    pub logging: logging::Flags,
+    #[command(flatten)]
+    pub client: ClientFlags,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Start everything in one process: API server, store, controllers, scheduler and node agent
+    Up(Up),
+    /// Start the API server alone
+    Apiserver(ApiServer),
+    /// Start the controllers alone
+    Controllers(Controllers),
+    /// Start the scheduler alone
+    Scheduler(Scheduler),
+    /// Start the node agent alone
+    Agent(Agent),
+    /// Print a kubeconfig with a new identity, signed by the authority in an API server's data directory
+    Kubeconfig(Kubeconfig),
+    /// Stop every pod of this machine's node and remove what the node agent made: containerd, bridge, nft table, cgroups
+    Reset(Reset),
+    /// Print a completion script for a shell
+    Completion {
+        /// Which shell
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    #[command(flatten)]
+    Verb(verbs::Verb),
+}
+
+/// Where a server keeps its data.
+#[derive(clap::Args, Debug, Clone)]
+pub struct DataDir {
+    /// Folder of certificates, the embedded store, images and pods
+    #[arg(long, env = "GANTRY_DATA_DIR", value_name = "DIR", default_value_os_t = components::default_data_dir())]
+    pub data_dir: PathBuf,
+}
+
+/// The API server's flags.
+#[derive(clap::Args, Debug, Clone)]
+pub struct ApiFlags {
+    /// Address and port of the API server; port 0 takes a free one
+    #[arg(long, default_value = "127.0.0.1:6443", value_name = "ADDRESS")]
+    pub listen: SocketAddr,
+    /// The address that others reach the API server at; by default the listening one, or this machine's when it listens on all
+    #[arg(long, value_name = "IP")]
+    pub advertise: Option<IpAddr>,
+    /// `embedded`, or `etcd://HOST:PORT[,HOST:PORT…]`
+    #[arg(long, default_value = "embedded", value_name = "STORE")]
+    pub store: String,
+    /// The range that Services get their addresses from
+    #[arg(long, default_value = "10.96.0.0/16", value_name = "CIDR")]
+    pub service_cidr: String,
+}
+
+/// The controllers' flags.
+#[derive(clap::Args, Debug, Clone)]
+pub struct ControllerFlags {
+    /// The range that nodes get their pods' addresses from, a /24 each
+    #[arg(long, default_value = "10.244.0.0/16", value_name = "CIDR")]
+    pub pod_cidr: String,
+    /// How long a node may be silent before it counts as unknown
+    #[arg(long, default_value = "40s", value_name = "DURATION", value_parser = components::duration)]
+    pub node_monitor_grace_period: std::time::Duration,
+}
+
+/// The node agent's flags.
+#[derive(clap::Args, Debug, Clone)]
+pub struct AgentFlags {
+    /// Name of this machine's node; by default the host's name
+    #[arg(long, env = "GANTRY_NODE_NAME", value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// Address of this machine's node; by default that of the interface with the default route
+    #[arg(long, value_name = "IP")]
+    pub node_ip: Option<IpAddr>,
+    /// Labels for this machine's node, `key=value`; may be given several times
+    #[arg(long = "node-label", value_name = "LABEL", value_parser = components::label)]
+    pub node_labels: Vec<(String, String)>,
+    /// Attach to the containerd at this address instead of starting one
+    #[arg(long, value_name = "ADDRESS")]
+    pub containerd: Option<String>,
+    /// Address and port of the node's own API; port 0 takes a free one
+    #[arg(long, default_value = "0.0.0.0:10250", value_name = "ADDRESS")]
+    pub agent_listen: SocketAddr,
+    /// Cgroup below which all pods live
+    #[arg(long, default_value = "/gantry", value_name = "PATH")]
+    pub cgroup_root: String,
+    /// How many pods may run on the node
+    #[arg(long, default_value_t = 110, value_name = "N")]
+    pub max_pods: u32,
+}
+
+/// Health and metrics of a component that runs alone.
+#[derive(clap::Args, Debug, Clone)]
+pub struct HealthFlags {
+    /// Where /healthz, /livez, /readyz and /metrics are served (plain HTTP); port 0 takes a free one
+    #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDRESS")]
+    pub health_listen: SocketAddr,
+}
+
+/// `gantry up`
+#[derive(clap::Args, Debug)]
+pub struct Up {
+    #[command(flatten)]
+    pub data: DataDir,
+    #[command(flatten)]
+    pub api: ApiFlags,
+    #[command(flatten)]
+    pub controllers: ControllerFlags,
+    #[command(flatten)]
+    pub agent: AgentFlags,
+    /// Run no pods on this machine
+    #[arg(long)]
+    pub no_agent: bool,
+}
+
+/// `gantry apiserver`
+#[derive(clap::Args, Debug)]
+pub struct ApiServer {
+    #[command(flatten)]
+    pub data: DataDir,
+    #[command(flatten)]
+    pub api: ApiFlags,
+}
+
+/// `gantry controllers`
+#[derive(clap::Args, Debug)]
+pub struct Controllers {
+    #[command(flatten)]
+    pub controllers: ControllerFlags,
+    #[command(flatten)]
+    pub health: HealthFlags,
+}
+
+/// `gantry scheduler`
+#[derive(clap::Args, Debug)]
+pub struct Scheduler {
+    #[command(flatten)]
+    pub health: HealthFlags,
+}
+
+/// `gantry agent`
+#[derive(clap::Args, Debug)]
+pub struct Agent {
+    #[command(flatten)]
+    pub data: DataDir,
+    #[command(flatten)]
+    pub agent: AgentFlags,
+    #[command(flatten)]
+    pub health: HealthFlags,
+}
+
+/// `gantry kubeconfig`
+#[derive(clap::Args, Debug)]
+pub struct Kubeconfig {
+    #[command(flatten)]
+    pub data: DataDir,
+    /// The API server's URL in the kubeconfig
+    #[arg(long, default_value = "https://127.0.0.1:6443", value_name = "URL")]
+    pub url: String,
+    #[command(subcommand)]
+    pub identity: Identity,
+}
+
+/// Whose kubeconfig to print.
+#[derive(Subcommand, Debug)]
+pub enum Identity {
+    /// A person or program
+    User {
+        /// The user's name
+        name: String,
+        /// A group that the user is in; may be given several times
+        #[arg(long = "group", value_name = "GROUP")]
+        groups: Vec<String>,
+    },
+    /// The controllers
+    Controllers,
+    /// The scheduler
+    Scheduler,
+    /// The agent of one node; its certificate also serves the node's own API
+    Node {
+        /// The node's name
+        name: String,
+        /// An address of the node; may be given several times
+        #[arg(long = "ip", value_name = "IP")]
+        ips: Vec<IpAddr>,
+    },
+}
+
+/// `gantry reset`
+#[derive(clap::Args, Debug)]
+pub struct Reset {
+    #[command(flatten)]
+    pub data: DataDir,
+    /// Cgroup below which the node's pods live
+    #[arg(long, default_value = "/gantry", value_name = "PATH")]
+    pub cgroup_root: String,
+    /// Do not ask
+    #[arg(long, short = 'y')]
+    pub yes: bool,
+}
+
+/// Hands the command to what carries it out.
+pub async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
+    match cli.command {
+        Command::Up(up) => components::up::run(up).await?,
+        Command::Apiserver(options) => components::alone::apiserver(options).await?,
+        Command::Controllers(options) => components::alone::controllers(options, &cli.client).await?,
+        Command::Scheduler(options) => components::alone::scheduler(options, &cli.client).await?,
+        Command::Agent(options) => components::alone::agent(options, &cli.client).await?,
+        Command::Kubeconfig(options) => components::identity::print_kubeconfig(&options)?,
+        Command::Reset(options) => components::reset::run(&options).await?,
+        Command::Completion { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "gantry", &mut std::io::stdout());
+        }
+        Command::Verb(verb) => return verbs::run(verb, &cli.client).await,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,101 @@
+//! Each component in a process of its own, against an API server reached over the network.
+
+use anyhow::{Context, Result};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use kube::config::Kubeconfig;
+use prometheus_client::registry::Registry;
+use tokio_util::sync::CancellationToken;
+
+use super::health::{self, Readiness};
+use super::{agent_options, node_name, shutdown_on_signal, up};
+use crate::args;
+use crate::client::ClientFlags;
+
+/// `gantry apiserver`: the API server with its store; writes the kubeconfigs of the other components.
+pub async fn apiserver(options: args::ApiServer) -> Result<()> {
+    let shutdown = shutdown_on_signal()?;
+    let server = up::start_api_server(&options.data, &options.api, &[], Registry::default(), shutdown.clone()).await?;
+    shutdown.cancelled().await;
+    server.stopped().await;
+    Ok(())
+}
+
+/// `gantry controllers`
+pub async fn controllers(options: args::Controllers, flags: &ClientFlags) -> Result<()> {
+    let shutdown = shutdown_on_signal()?;
+    let client = flags.client().await?;
+    let ca = authority(&flags.kubeconfig()?)?;
+    let mut registry = Registry::default();
+    let metrics = gantry_controllers::Metrics::new(&mut registry);
+    let ready = announce("controllers", options.health, registry, &shutdown).await?;
+    gantry_controllers::run(client, up::controller_options(&options.controllers, ca), metrics, ready, shutdown).await?;
+    Ok(())
+}
+
+/// `gantry scheduler`
+pub async fn scheduler(options: args::Scheduler, flags: &ClientFlags) -> Result<()> {
+    let shutdown = shutdown_on_signal()?;
+    let client = flags.client().await?;
+    let mut registry = Registry::default();
+    let metrics = gantry_scheduler::Metrics::new(&mut registry);
+    let ready = announce("scheduler", options.health, registry, &shutdown).await?;
+    gantry_scheduler::run(client, gantry_scheduler::Options::default(), metrics, ready, shutdown).await?;
+    Ok(())
+}
+
+/// `gantry agent`: its kubeconfig's certificate is also the one that it serves with.
+pub async fn agent(options: args::Agent, flags: &ClientFlags) -> Result<()> {
+    let shutdown = shutdown_on_signal()?;
+    let client = flags.client().await?;
+    let serving = serving_identity(&flags.kubeconfig()?)?;
+    let mut registry = Registry::default();
+    let metrics = gantry_node_agent::Metrics::new(&mut registry);
+    let ready = announce("agent", options.health, registry, &shutdown).await?;
+    let name = node_name(&options.agent)?;
+    let agent = agent_options(&options.agent, name, options.data.data_dir, serving);
+    gantry_node_agent::run(client, agent, metrics, ready, shutdown).await?;
+    Ok(())
+}
+
+/// Serves health, and returns what says on standard error that the component is ready.
+async fn announce(
+    name: &'static str,
+    flags: args::HealthFlags,
+    registry: Registry,
+    shutdown: &CancellationToken,
+) -> Result<impl FnOnce() + Send + 'static + use<>> {
+    let readiness = Readiness::default();
+    let address = health::serve(flags.health_listen, registry, readiness.clone(), shutdown.clone()).await?;
+    Ok(move || {
+        readiness.set();
+        up::say_ready(name, &format!("health at http://{address}"));
+    })
+}
+
+/// The PEM of the authority that signs the server's certificate.
+fn authority(kubeconfig: &Kubeconfig) -> Result<String> {
+    let cluster = kubeconfig.clusters.first().and_then(|named| named.cluster.as_ref()).context("the kubeconfig names no cluster")?;
+    pem(cluster.certificate_authority_data.as_deref(), cluster.certificate_authority.as_deref(), "certificate-authority")
+}
+
+fn serving_identity(kubeconfig: &Kubeconfig) -> Result<gantry_node_agent::ServingIdentity> {
+    use kube::core::secret::ExposeSecret;
+    let user = kubeconfig.auth_infos.first().and_then(|named| named.auth_info.as_ref()).context("the kubeconfig names no user")?;
+    let key = user.client_key_data.as_ref().map(|key| key.expose_secret().to_owned());
+    Ok(gantry_node_agent::ServingIdentity {
+        cert_chain_pem: pem(user.client_certificate_data.as_deref(), user.client_certificate.as_deref(), "client-certificate")?,
+        key_pem: pem(key.as_deref(), user.client_key.as_deref(), "client-key")?,
+        client_ca_pem: authority(kubeconfig)?,
+    })
+}
+
+/// A kubeconfig's PEM, from the data in it or from the file it names.
+fn pem(data: Option<&str>, file: Option<&str>, what: &str) -> Result<String> {
+    if let Some(data) = data {
+        let bytes = STANDARD.decode(data.trim()).with_context(|| format!("{what}-data is not base64"))?;
+        return String::from_utf8(bytes).with_context(|| format!("{what}-data is not PEM"));
+    }
+    let file = file.with_context(|| format!("the kubeconfig has no {what}"))?;
+    std::fs::read_to_string(file).with_context(|| format!("cannot read {file}"))
+}

@@ -1,0 +1,146 @@
+//! Starts components: all in one process, or one alone; and what they share.
+
+pub mod alone;
+pub mod health;
+pub mod identity;
+pub mod reset;
+pub mod up;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio_util::sync::CancellationToken;
+
+use crate::args::{AgentFlags, Command};
+
+/// The data directory where none is named: the platform's place for a service's data.
+pub fn default_data_dir() -> PathBuf {
+    if cfg!(windows) {
+        let base = std::env::var_os("ProgramData").map_or_else(|| PathBuf::from(r"C:\ProgramData"), PathBuf::from);
+        base.join("gantry")
+    } else {
+        PathBuf::from("/var/lib/gantry")
+    }
+}
+
+/// The executor for a command. Client commands wait for one answer at a time and need no threads.
+pub fn runtime(command: &Command) -> Result<tokio::runtime::Runtime> {
+    let mut builder = match command {
+        Command::Up(_) | Command::Apiserver(_) | Command::Controllers(_) | Command::Scheduler(_) | Command::Agent(_) => {
+            tokio::runtime::Builder::new_multi_thread()
+        }
+        _ => tokio::runtime::Builder::new_current_thread(),
+    };
+    builder.enable_all().build().context("cannot start the executor")
+}
+
+/// A token that is cancelled by SIGTERM, SIGINT or, on Windows, Ctrl-C.
+pub fn shutdown_on_signal() -> Result<CancellationToken> {
+    let token = CancellationToken::new();
+    let cancelled = token.clone();
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            cancelled.cancel();
+        });
+    }
+    #[cfg(not(unix))]
+    tokio::spawn(async move {
+        // An error means that the signal cannot be listened for; ending at once would be worse than not ending by it.
+        if tokio::signal::ctrl_c().await.is_ok() {
+            cancelled.cancel();
+        }
+    });
+    Ok(token)
+}
+
+/// This machine's name as a node's name: lower case, as the host calls itself.
+pub fn node_name(flags: &AgentFlags) -> Result<String> {
+    if let Some(name) = &flags.node_name {
+        return Ok(name.clone());
+    }
+    #[cfg(unix)]
+    let name = rustix::system::uname().nodename().to_str().context("the host's name is not UTF-8; use --node-name")?.to_owned();
+    #[cfg(not(unix))]
+    let name = std::env::var("COMPUTERNAME").context("the host has no name; use --node-name")?;
+    Ok(name.to_lowercase())
+}
+
+/// What the agent is told by the command line.
+pub fn agent_options(
+    flags: &AgentFlags,
+    node_name: String,
+    data_dir: PathBuf,
+    serving: gantry_node_agent::ServingIdentity,
+) -> gantry_node_agent::Options {
+    use gantry_node_agent::RuntimeChoice;
+    let AgentFlags { node_name: _, node_ip, node_labels, containerd, agent_listen, cgroup_root, max_pods } = flags.clone();
+    gantry_node_agent::Options {
+        node_name,
+        data_dir,
+        runtime: containerd.map_or(RuntimeChoice::Own, RuntimeChoice::Attach),
+        cgroup_root,
+        serving: Some(serving),
+        listen: agent_listen,
+        node_ip,
+        labels: node_labels.into_iter().collect(),
+        max_pods,
+        ..Default::default()
+    }
+}
+
+/// Parses `90`, `90s`, `500ms`, `2m`, `1h` or a sum such as `1m30s`.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("`{text}` is not a duration such as 90s, 2m or 1m30s");
+    if let Ok(seconds) = text.parse() {
+        return Ok(Duration::from_secs(seconds));
+    }
+    let mut rest = text;
+    let mut total = Duration::ZERO;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+        let (number, tail) = rest.split_at(digits);
+        let unit = tail.find(|c: char| c.is_ascii_digit()).unwrap_or(tail.len());
+        let number: u64 = number.parse().map_err(|_| wrong())?;
+        let part = match &tail[..unit] {
+            "ms" => Some(Duration::from_millis(number)),
+            "s" => Some(Duration::from_secs(number)),
+            "m" => number.checked_mul(60).map(Duration::from_secs),
+            "h" => number.checked_mul(3600).map(Duration::from_secs),
+            _ => None,
+        };
+        total = part.and_then(|part| total.checked_add(part)).ok_or_else(wrong)?;
+        rest = &tail[unit..];
+    }
+    if text.is_empty() { Err(wrong()) } else { Ok(total) }
+}
+
+/// Parses `key=value`.
+pub fn label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or_else(|| format!("`{text}` is not of the form key=value"))?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    #[test]
+    fn durations_are_read_as_people_write_them() {
+        for (text, seconds) in [("90", 90), ("90s", 90), ("1m30s", 90), ("1h", 3600), ("0s", 0)] {
+            assert_eq!(super::duration(text), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+        assert_eq!(super::duration("250ms"), Ok(Duration::from_millis(250)));
+        for text in ["", "s", "1x", "1.5h", "-1s", "99999999999999999999h", "18446744073709551615h"] {
+            assert!(super::duration(text).is_err(), "{text}");
+        }
+    }
+}
