@@ -44,6 +44,9 @@ pub use watch::Watch;
 /// A point in the store's one order of changes. Never 0 for a stored key; strictly increasing over all keys.
 pub type Revision = u64;
 
+/// The revision of an empty store, as in etcd. Nothing is ever stored at it.
+pub const FIRST_REVISION: Revision = 1;
+
 /// The longest key, in bytes.
 pub const KEY_BYTES_MAX: usize = 2048;
 /// The most bytes of keys and values in one transaction: etcd's request limit (1.5 MiB) less room for its framing.
@@ -219,7 +222,7 @@ pub trait Store: Send + Sync + 'static {
     /// Every change with a revision greater than `after` of keys that start with `prefix`, in revision order, with no
     /// gap and no duplicate, for as long as the stream is polled; connections lost meanwhile are made again unseen.
     ///
-    /// To follow a list, pass the page's revision. All events of a transaction come in one batch. An idle
+    /// To follow a list, pass the page's revision; 0 means from the very beginning. All events of a transaction come in one batch. An idle
     /// watch yields progress notifications (see [`EventBatch`]) now and then, and soon after
     /// [`Store::request_progress`]. One watch over everything (`""`) is cheaper than many and sees each revision.
     ///
@@ -270,10 +273,8 @@ pub trait Store: Send + Sync + 'static {
 /// [`Error::Unavailable`] if no endpoint answers.
 pub async fn open(target: &Target, options: Options) -> Result<Arc<dyn Store>, Error> {
     match target {
-        Target::Embedded(_) | Target::Etcd(_) => {
-            let _ = options;
-            Err(Error::Unsupported { what: "no engine is in yet" })
-        }
+        Target::Embedded(path) => Ok(Arc::new(embedded::Embedded::open(path, &options).await?)),
+        Target::Etcd(_) => Err(Error::Unsupported { what: "etcd is not in yet" }),
     }
 }
 

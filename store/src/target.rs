@@ -120,13 +120,27 @@ mod tests {
             ("embedded", Target::Embedded(dir.into()), "embedded:/var/lib/gantry/store"),
             ("embedded:/data", Target::Embedded("/data".into()), "embedded:/data"),
             ("etcd://a:2379", Target::Etcd(vec!["http://a:2379".into()]), "etcd://a:2379"),
-            ("etcd://a:1,[::1]:2/", Target::Etcd(vec!["http://a:1".into(), "http://[::1]:2".into()]), "etcd://a:1,[::1]:2"),
+            (
+                "etcd://a:1,[::1]:2/",
+                Target::Etcd(vec!["http://a:1".into(), "http://[::1]:2".into()]),
+                "etcd://a:1,[::1]:2",
+            ),
         ];
         for (text, target, shown) in cases {
             assert_eq!(Target::parse(text, dir).unwrap(), target, "{text}");
             assert_eq!(target.to_string(), shown);
         }
-        for text in ["", "etcd", "etcd://", "etcd://a", "etcd://a:", "etcd://:1", "etcd://a:99999", "etcd://a:1,,b:2", "embedded:"] {
+        for text in [
+            "",
+            "etcd",
+            "etcd://",
+            "etcd://a",
+            "etcd://a:",
+            "etcd://:1",
+            "etcd://a:99999",
+            "etcd://a:1,,b:2",
+            "embedded:",
+        ] {
             assert!(matches!(Target::parse(text, dir), Err(Error::Invalid { .. })), "{text}");
         }
     }

@@ -1,0 +1,245 @@
+//! Between redb and the file. In: redb's reads and writes. Out: the same on the real file, or, once a write has failed,
+//! reads of the file as it is with all further writes kept in memory.
+//!
+//! redb refuses everything, reads too, after one failed write. Reopening it *frozen* brings the reads back: whatever
+//! redb's recovery wants to write goes to memory and the file stays as the failure left it, for the next start.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::Bound;
+use std::path::PathBuf;
+use std::sync::Mutex;
+
+use redb::backends::FileBackend;
+use redb::{BackendError, StorageBackend};
+
+/// Opens the bytes a database is in; a seam for tests that let disks fail.
+pub(super) trait Disk: Send + Sync + 'static {
+    /// Opens them, again if need be.
+    fn open(&self) -> io::Result<Box<dyn StorageBackend>>;
+}
+
+/// A file on the real disk.
+pub(super) struct FileDisk(pub(super) PathBuf);
+
+impl Disk for FileDisk {
+    fn open(&self) -> io::Result<Box<dyn StorageBackend>> {
+        let mut options = std::fs::OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let backend = FileBackend::new(options.open(&self.0)?).map_err(io::Error::other)?;
+        Ok(Box::new(backend))
+    }
+}
+
+/// What redb sees.
+#[derive(Debug)]
+pub(super) struct Backend {
+    inner: Box<dyn StorageBackend>,
+    /// Present once frozen.
+    overlay: Option<Mutex<Overlay>>,
+}
+
+/// What was written since the freeze, in blocks.
+#[derive(Debug)]
+struct Overlay {
+    len: u64,
+    blocks: BTreeMap<u64, Box<[u8]>>,
+}
+
+/// The overlay's unit. redb writes pages of at least this size.
+const BLOCK_BYTES: usize = 4096;
+
+impl Backend {
+    /// Passes everything through.
+    pub(super) fn live(inner: Box<dyn StorageBackend>) -> Self {
+        Backend { inner, overlay: None }
+    }
+
+    /// Writes nothing to `inner` any more.
+    pub(super) fn frozen(inner: Box<dyn StorageBackend>) -> io::Result<Self> {
+        let len = inner.len()?;
+        Ok(Backend { inner, overlay: Some(Mutex::new(Overlay { len, blocks: BTreeMap::new() })) })
+    }
+}
+
+impl Overlay {
+    /// A block as it is now.
+    fn block(&self, inner: &dyn StorageBackend, number: u64) -> io::Result<Box<[u8]>> {
+        if let Some(block) = self.blocks.get(&number) {
+            return Ok(block.clone());
+        }
+        let mut block = vec![0; BLOCK_BYTES].into_boxed_slice();
+        let from = number * BLOCK_BYTES as u64;
+        let there = inner.len()?.min(self.len).saturating_sub(from).min(BLOCK_BYTES as u64);
+        inner.read(from, &mut block[..usize::try_from(there).unwrap_or(BLOCK_BYTES)])?;
+        Ok(block)
+    }
+
+    /// Calls `with` for each block that `len` bytes from `offset` touch: its number, the range in it, the range in the
+    /// bytes.
+    fn each_block(
+        offset: u64,
+        len: usize,
+        mut with: impl FnMut(u64, std::ops::Range<usize>, std::ops::Range<usize>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let mut done = 0;
+        while done < len {
+            let at = offset + done as u64;
+            let within = usize::try_from(at % BLOCK_BYTES as u64).unwrap_or(0);
+            let count = (BLOCK_BYTES - within).min(len - done);
+            with(at / BLOCK_BYTES as u64, within..within + count, done..done + count)?;
+            done += count;
+        }
+        Ok(())
+    }
+
+    fn read(&self, inner: &dyn StorageBackend, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        if offset.checked_add(out.len() as u64).is_none_or(|end| end > self.len) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Self::each_block(offset, out.len(), |number, within, bytes| {
+            out[bytes].copy_from_slice(&self.block(inner, number)?[within]);
+            Ok(())
+        })
+    }
+
+    fn write(&mut self, inner: &dyn StorageBackend, offset: u64, data: &[u8]) -> io::Result<()> {
+        Self::each_block(offset, data.len(), |number, within, bytes| {
+            let mut block = self.block(inner, number)?;
+            block[within].copy_from_slice(&data[bytes]);
+            self.blocks.insert(number, block);
+            Ok(())
+        })?;
+        self.len = self.len.max(offset + data.len() as u64);
+        Ok(())
+    }
+
+    /// Growing adds zeroes; shrinking forgets what was behind the new end.
+    fn set_len(&mut self, inner: &dyn StorageBackend, len: u64) -> io::Result<()> {
+        if len > self.len {
+            // What the file still has between an earlier, shorter end and the new one must read as zeroes.
+            let hidden = inner.len()?.min(len);
+            let (from, count) = (self.len, hidden.saturating_sub(self.len));
+            self.len = len;
+            let zeroes = vec![0; BLOCK_BYTES];
+            let mut done = 0;
+            while done < count {
+                let part = (count - done).min(BLOCK_BYTES as u64);
+                self.write(inner, from + done, &zeroes[..usize::try_from(part).unwrap_or(BLOCK_BYTES)])?;
+                done += part;
+            }
+        } else {
+            let edge = len / BLOCK_BYTES as u64;
+            let within = usize::try_from(len % BLOCK_BYTES as u64).unwrap_or(0);
+            self.blocks.retain(|number, _| *number <= edge);
+            if let Some(block) = self.blocks.get_mut(&edge) {
+                block[within..].fill(0);
+            }
+        }
+        self.len = len;
+        Ok(())
+    }
+}
+
+impl StorageBackend for Backend {
+    fn len(&self) -> io::Result<u64> {
+        match &self.overlay {
+            None => self.inner.len(),
+            Some(overlay) => Ok(lock(overlay).len),
+        }
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        match &self.overlay {
+            None => self.inner.read(offset, out),
+            Some(overlay) => lock(overlay).read(&*self.inner, offset, out),
+        }
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        match &self.overlay {
+            None => self.inner.set_len(len),
+            Some(overlay) => lock(overlay).set_len(&*self.inner, len),
+        }
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        if self.overlay.is_some() { Ok(()) } else { self.inner.sync_data() }
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        match &self.overlay {
+            None => self.inner.write(offset, data),
+            Some(overlay) => lock(overlay).write(&*self.inner, offset, data),
+        }
+    }
+
+    fn close(&self) -> io::Result<()> {
+        self.inner.close()
+    }
+
+    fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.inner.try_lock_range(start, end)
+    }
+
+    fn try_lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.inner.try_lock_shared_range(start, end)
+    }
+
+    fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.inner.lock_range(start, end)
+    }
+
+    fn lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.inner.lock_shared_range(start, end)
+    }
+
+    fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.inner.unlock_range(start, end)
+    }
+
+    fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.inner.query_lock_range(start, end)
+    }
+}
+
+fn lock(overlay: &Mutex<Overlay>) -> std::sync::MutexGuard<'_, Overlay> {
+    overlay.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use redb::backends::InMemoryBackend;
+
+    use super::*;
+
+    /// The overlay behaves as a plain copy of the bytes would, and leaves the bytes beneath alone.
+    #[test]
+    fn a_frozen_backend_reads_what_is_there_and_writes_elsewhere() {
+        let inner = InMemoryBackend::new();
+        inner.set_len(10_000).unwrap();
+        let original: Vec<u8> = (0..10_000u32).map(|i| i as u8).collect();
+        inner.write(0, &original).unwrap();
+        let frozen = Backend::frozen(Box::new(inner)).unwrap();
+        let mut model = original.clone();
+        let mut set = |len: usize| {
+            frozen.set_len(len as u64).unwrap();
+            model.resize(len, 0);
+        };
+        set(6_000);
+        set(9_000);
+        frozen.write(4_000, &[7; 300]).unwrap();
+        model[4_000..4_300].fill(7);
+        frozen.write(8_190, &[9; 5]).unwrap();
+        model[8_190..8_195].fill(9);
+        let mut out = vec![1; 9_000];
+        frozen.read(0, &mut out).unwrap();
+        assert_eq!(out, model);
+        assert!(frozen.read(8_999, &mut [0; 2]).is_err());
+        let mut beneath = vec![0; 10_000];
+        frozen.inner.read(0, &mut beneath).unwrap();
+        assert_eq!(beneath, original);
+    }
+}

@@ -1,0 +1,378 @@
+//! The one thread that writes the embedded engine's file. In: transactions and compactions, from a bounded queue.
+//! Out: durable commits, each serving all transactions that waited; their answers; and their events.
+//!
+//! While a commit is under way the queue fills, and the next commit takes all of it: many writers share the price of
+//! one, and one writer alone never waits for others.
+
+use std::sync::Arc;
+
+use redb::{Database, Durability, ReadableTable, Table, WriteTransaction};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+
+use super::engine_error;
+use super::handle::Handle;
+use super::hub::Hub;
+use super::schema::{self, CURRENT, LOG, META, META_OLDEST, META_REVISION, PAST};
+use crate::{Error, Event, EventBatch, EventKind, FIRST_REVISION, KeyValue, Op, Precondition, Revision};
+
+/// The most transactions in one commit, which bounds how long the first of them waits.
+const BATCH_TXNS_MAX: usize = 1_024;
+/// The most bytes of keys and values in one commit, for the same reason.
+const BATCH_BYTES_MAX: usize = 16 << 20;
+/// How many log entries one commit compacts at least; a commit compacts twice what it adds, if that is more, so
+/// compaction gains on any load. Small enough that a waiting transaction does not notice.
+const COMPACT_ENTRIES: usize = 256;
+
+/// What a writer is asked.
+pub(super) enum Command {
+    /// Do these, all or none.
+    Txn { ops: Vec<Op>, bytes: usize, waiting: Waiting },
+    /// Drop the history before this revision.
+    Compact { before: Revision, reply: oneshot::Sender<Result<(), Error>> },
+    /// Finish what came before, and end.
+    Close,
+}
+
+/// The writer's state, all of which is also in the file.
+pub(super) struct Writer {
+    pub(super) handle: Arc<Handle>,
+    pub(super) hub: Arc<Hub>,
+    pub(super) commands: mpsc::Receiver<Command>,
+    pub(super) revision: Revision,
+    pub(super) oldest: Revision,
+}
+
+/// Who waits for a transaction's answer, and its share of the queue's bytes, given back once answered.
+type Waiting = (oneshot::Sender<Result<Revision, Error>>, OwnedSemaphorePermit);
+
+/// The transactions of one commit and the compactions asked for meanwhile.
+#[derive(Default)]
+struct Batch {
+    txns: Vec<(Vec<Op>, Waiting)>,
+    bytes: usize,
+    compactions: Vec<(Revision, oneshot::Sender<Result<(), Error>>)>,
+    close: bool,
+}
+
+/// Why a commit failed.
+struct Failure {
+    error: Error,
+    /// Whether it may have taken effect nonetheless.
+    in_doubt: bool,
+}
+
+impl Writer {
+    /// Works until it is told to close or nobody can ask any more, or until a write fails.
+    pub(super) fn run(mut self) {
+        // Remains of a compaction may be left from before; the first look finds out.
+        let mut garbage = true;
+        loop {
+            let Some(batch) = self.next_batch(garbage) else { break };
+            let close = batch.close;
+            match self.commit(batch) {
+                Ok(left) => garbage = left,
+                Err(reason) if !close => {
+                    self.refuse(&reason);
+                    break;
+                }
+                Err(_) => break,
+            }
+            if close {
+                break;
+            }
+        }
+        self.hub.close();
+        self.handle.close();
+    }
+
+    /// Everything that waits, up to a commit's size; waits for something unless there is garbage to clear away.
+    fn next_batch(&mut self, garbage: bool) -> Option<Batch> {
+        let mut batch = Batch::default();
+        if !garbage {
+            batch.add(self.commands.blocking_recv()?);
+        }
+        while !batch.is_full() {
+            match self.commands.try_recv() {
+                Ok(command) => batch.add(command),
+                Err(mpsc::error::TryRecvError::Empty) => break,
+                Err(mpsc::error::TryRecvError::Disconnected) => {
+                    batch.close = true;
+                    break;
+                }
+            }
+        }
+        Some(batch)
+    }
+
+    /// Does a batch and answers everyone in it. Whether garbage is left; or why writing cannot go on.
+    fn commit(&mut self, batch: Batch) -> Result<bool, String> {
+        let Batch { txns, compactions, .. } = batch;
+        let (ops, waiting): (Vec<_>, Vec<_>) = txns.into_iter().unzip();
+        let mut targets = Vec::new();
+        for (before, reply) in compactions {
+            if before > self.revision {
+                // The sender may have gone; then nobody wants to know.
+                let current = self.revision;
+                let _ = reply.send(Err(Error::FutureRevision { requested: before, current }));
+            } else {
+                targets.push((before, reply));
+            }
+        }
+        let oldest = targets.iter().map(|(before, _)| *before).fold(self.oldest, Revision::max);
+        match self.write(ops, oldest) {
+            Ok(done) => {
+                let batches = done.batches;
+                (self.revision, self.oldest) = (done.revision, oldest);
+                self.hub.publish(batches);
+                for ((reply, _permit), answer) in waiting.into_iter().zip(done.answers) {
+                    // The caller may have given up waiting; the outcome stands.
+                    let _ = reply.send(answer);
+                }
+                for (_, reply) in targets {
+                    let _ = reply.send(Ok(()));
+                }
+                Ok(done.garbage)
+            }
+            Err(failure) => {
+                let reason = describe(&failure.error);
+                tracing::error!(reason, "a write to the store failed; it takes no more writes until it is reopened");
+                self.freeze();
+                for (reply, _permit) in waiting {
+                    let _ = reply.send(Err(failure.answer(&reason)));
+                }
+                for (_, reply) in targets {
+                    let _ = reply.send(Err(failure.answer(&reason)));
+                }
+                Err(reason)
+            }
+        }
+    }
+
+    /// Writes a commit: the operations of each transaction, the new oldest revision, and a step of compaction.
+    fn write(&self, txns: Vec<Vec<Op>>, oldest: Revision) -> Result<Done, Failure> {
+        let before = |error| Failure { error, in_doubt: false };
+        let db = self.handle.database().map_err(before)?;
+        let mut txn = db.begin_write().map_err(|e| before(engine_error(e)))?;
+        txn.set_quick_repair(true);
+        txn.set_durability(Durability::Immediate).map_err(|e| before(engine_error(e)))?;
+        let (done, dirty) = apply(&txn, self.revision, self.oldest, oldest, txns).map_err(before)?;
+        if dirty {
+            // Whatever fails in here, the commit may yet be found to have happened.
+            txn.commit().map_err(|e| Failure { error: engine_error(e), in_doubt: true })?;
+        } else {
+            txn.abort().map_err(|e| before(engine_error(e)))?;
+        }
+        Ok(done)
+    }
+
+    /// Brings the reads back after a failed write.
+    fn freeze(&self) {
+        match self.handle.freeze() {
+            // A commit in doubt may have happened: then watchers hear of it.
+            Ok(revision) => self.hub.resume_at(revision),
+            Err(error) => tracing::error!(reason = describe(&error), "the store cannot be read any more either"),
+        }
+    }
+
+    /// Answers every request with the reason why there are no more writes, until it is told to close.
+    fn refuse(&mut self, reason: &str) {
+        let stopped = || Error::WritesStopped { reason: reason.to_owned() };
+        while let Some(command) = self.commands.blocking_recv() {
+            match command {
+                Command::Txn { waiting: (reply, _permit), .. } => drop(reply.send(Err(stopped()))),
+                Command::Compact { reply, .. } => drop(reply.send(Err(stopped()))),
+                Command::Close => break,
+            }
+        }
+    }
+}
+
+impl Batch {
+    fn is_full(&self) -> bool {
+        self.close || self.txns.len() >= BATCH_TXNS_MAX || self.bytes >= BATCH_BYTES_MAX
+    }
+
+    fn add(&mut self, command: Command) {
+        match command {
+            Command::Txn { ops, bytes, waiting } => {
+                self.bytes += bytes;
+                self.txns.push((ops, waiting));
+            }
+            Command::Compact { before, reply } => self.compactions.push((before, reply)),
+            Command::Close => self.close = true,
+        }
+    }
+}
+
+impl Failure {
+    /// What one of the waiting transactions is told.
+    fn answer(&self, reason: &str) -> Error {
+        let cause = || -> crate::Source { reason.to_owned().into() };
+        match &self.error {
+            _ if self.in_doubt => Error::UnknownOutcome(cause()),
+            Error::NoSpace(_) => Error::NoSpace(cause()),
+            Error::Closed => Error::Closed,
+            _ => Error::WritesStopped { reason: reason.to_owned() },
+        }
+    }
+}
+
+/// An error and its causes in one line.
+pub(super) fn describe(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+/// What a commit did.
+struct Done {
+    answers: Vec<Result<Revision, Error>>,
+    batches: Vec<EventBatch>,
+    revision: Revision,
+    garbage: bool,
+}
+
+/// The tables a commit works on.
+struct Tables<'txn> {
+    current: Table<'txn, &'static str, &'static [u8]>,
+    past: Table<'txn, (&'static str, u64), &'static [u8]>,
+    log: Table<'txn, (u64, u32), (u8, &'static str)>,
+}
+
+/// Applies a batch to the tables, and says whether that changed any.
+fn apply(
+    txn: &WriteTransaction,
+    mut revision: Revision,
+    old_oldest: Revision,
+    oldest: Revision,
+    txns: Vec<Vec<Op>>,
+) -> Result<(Done, bool), Error> {
+    let mut tables = Tables {
+        current: txn.open_table(CURRENT).map_err(engine_error)?,
+        past: txn.open_table(PAST).map_err(engine_error)?,
+        log: txn.open_table(LOG).map_err(engine_error)?,
+    };
+    let mut answers = Vec::with_capacity(txns.len());
+    let mut batches = Vec::new();
+    for ops in txns {
+        match tables.transact(revision + 1, ops)? {
+            Ok(events) => {
+                if !events.is_empty() {
+                    revision += 1;
+                    batches.push(EventBatch { revision, events });
+                }
+                answers.push(Ok(revision));
+            }
+            Err(conflict) => answers.push(Err(conflict)),
+        }
+    }
+    let added: usize = batches.iter().map(|batch| batch.events.len()).sum();
+    let (removed, garbage) = tables.compact(oldest, COMPACT_ENTRIES.max(2 * added))?;
+    let dirty = added > 0 || removed > 0 || oldest != old_oldest;
+    if dirty {
+        let mut meta = txn.open_table(META).map_err(engine_error)?;
+        meta.insert(META_REVISION, revision).map_err(engine_error)?;
+        meta.insert(META_OLDEST, oldest).map_err(engine_error)?;
+    }
+    Ok((Done { answers, batches, revision, garbage }, dirty))
+}
+
+impl Tables<'_> {
+    /// Does one transaction at `revision`: its events, or the conflict that kept it from happening.
+    fn transact(&mut self, revision: Revision, ops: Vec<Op>) -> Result<Result<Vec<Event>, Error>, Error> {
+        let mut befores = Vec::with_capacity(ops.len());
+        for op in &ops {
+            let current = self.get(op.key())?;
+            if !holds(op.precondition(), current.as_ref()) {
+                return Ok(Err(Error::Conflict { key: op.key().to_owned(), current }));
+            }
+            befores.push(current);
+        }
+        let mut events = Vec::with_capacity(ops.len());
+        for (op, prev) in ops.into_iter().zip(befores) {
+            let event = match (op, prev) {
+                (Op::Delete { .. }, None) => continue,
+                (Op::Delete { .. }, Some(prev)) => {
+                    self.current.remove(prev.key.as_str()).map_err(engine_error)?;
+                    let kv = KeyValue { mod_revision: revision, ..prev.clone() };
+                    Event { kind: EventKind::Delete, kv, prev: Some(prev) }
+                }
+                (Op::Put { key, value, .. }, prev) => {
+                    let create_revision = prev.as_ref().map_or(revision, |prev| prev.create_revision);
+                    let record = schema::encode(create_revision, revision, &value);
+                    self.current.insert(key.as_str(), record.as_slice()).map_err(engine_error)?;
+                    let kv = KeyValue { key, value, create_revision, mod_revision: revision };
+                    Event { kind: EventKind::Put, kv, prev }
+                }
+            };
+            self.remember(revision, events.len(), &event)?;
+            events.push(event);
+        }
+        Ok(Ok(events))
+    }
+
+    fn get(&self, key: &str) -> Result<Option<KeyValue>, Error> {
+        let record = self.current.get(key).map_err(engine_error)?;
+        record.map(|record| schema::decode(key, record.value())).transpose()
+    }
+
+    /// Adds an event to the history.
+    fn remember(&mut self, revision: Revision, position: usize, event: &Event) -> Result<(), Error> {
+        let key = event.kv.key.as_str();
+        if let Some(prev) = &event.prev {
+            let record = schema::encode(prev.create_revision, prev.mod_revision, &prev.value);
+            self.past.insert((key, revision), record.as_slice()).map_err(engine_error)?;
+        }
+        // A transaction has at most TXN_OPS_MAX events.
+        let position = u32::try_from(position).unwrap_or(u32::MAX);
+        self.log.insert((revision, position), (schema::kind_code(event.kind), key)).map_err(engine_error)?;
+        Ok(())
+    }
+
+    /// Removes up to `budget` events at or before `oldest` from the history: how many, and whether some are left.
+    fn compact(&mut self, oldest: Revision, budget: usize) -> Result<(usize, bool), Error> {
+        let mut dropped = Vec::new();
+        for entry in self.log.range(..=(oldest, u32::MAX)).map_err(engine_error)?.take(budget) {
+            let (position, change) = entry.map_err(engine_error)?;
+            dropped.push((position.value(), change.value().1.to_owned()));
+        }
+        for ((revision, position), key) in &dropped {
+            self.past.remove((key.as_str(), *revision)).map_err(engine_error)?;
+            self.log.remove((*revision, *position)).map_err(engine_error)?;
+        }
+        Ok((dropped.len(), dropped.len() == budget))
+    }
+}
+
+/// Whether a precondition holds.
+fn holds(precondition: Option<Precondition>, current: Option<&KeyValue>) -> bool {
+    match precondition {
+        None => true,
+        Some(Precondition::Absent) => current.is_none(),
+        Some(Precondition::Present) => current.is_some(),
+        Some(Precondition::ModRevision(revision)) => current.is_some_and(|kv| kv.mod_revision == revision),
+    }
+}
+
+/// Makes the tables of a new file.
+pub(super) fn initialise(db: &Database) -> Result<(), Error> {
+    let mut txn = db.begin_write().map_err(engine_error)?;
+    txn.set_quick_repair(true);
+    {
+        let mut meta = txn.open_table(META).map_err(engine_error)?;
+        if meta.get(schema::META_FORMAT).map_err(engine_error)?.is_none() {
+            meta.insert(schema::META_FORMAT, schema::FORMAT).map_err(engine_error)?;
+            meta.insert(META_REVISION, FIRST_REVISION).map_err(engine_error)?;
+            meta.insert(META_OLDEST, FIRST_REVISION).map_err(engine_error)?;
+        }
+        txn.open_table(CURRENT).map_err(engine_error)?;
+        txn.open_table(PAST).map_err(engine_error)?;
+        txn.open_table(LOG).map_err(engine_error)?;
+    }
+    txn.commit().map_err(engine_error)
+}
