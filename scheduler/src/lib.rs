@@ -1,1 +1,7 @@
-//! Placeholder.
+//! Gantry's scheduler.
+//!
+//! `core` decides where pods go: pure, deterministic, usable without a cluster. `convert` turns
+//! Kubernetes objects into core's types. `driver` is the component around it: it watches pods and
+//! nodes, keeps the queue, asks the core, and binds.
+
+pub mod core;

@@ -1,0 +1,187 @@
+//! Why a pod has no place: reasons a node, and Kubernetes' one-line summary of them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use super::resources::ResourceId;
+use super::rules::{Plugin, PluginSet};
+
+/// One reason why a node does not take a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Reason {
+    /// The node is marked unschedulable.
+    Unschedulable,
+    /// The pod names another node.
+    NodeName,
+    /// The node has a taint that the pod does not tolerate.
+    Taint,
+    /// Node selector or required node affinity.
+    NodeAffinity,
+    /// The pod's affinity names nodes, and this is none of them.
+    NotNamed,
+    /// The terms of the pod's affinity contradict each other in the node's name.
+    AffinityConflict,
+    /// A host port is taken.
+    Ports,
+    /// The node runs as many pods as it may.
+    TooManyPods,
+    /// Not enough of a resource is free.
+    Insufficient(ResourceId),
+}
+
+impl Reason {
+    /// The text that Kubernetes prints.
+    pub fn text(self, resource_name: impl Fn(ResourceId) -> String) -> String {
+        match self {
+            Reason::Unschedulable => "node(s) were unschedulable".into(),
+            Reason::NodeName => "node(s) didn't match the requested node name".into(),
+            Reason::Taint => "node(s) had untolerated taint(s)".into(),
+            Reason::NodeAffinity => "node(s) didn't match Pod's node affinity/selector".into(),
+            Reason::NotNamed => "node(s) didn't satisfy plugin(s) [NodeAffinity]".into(),
+            Reason::AffinityConflict => "pod affinity terms conflict".into(),
+            Reason::Ports => "node(s) didn't have free ports for the requested pod ports".into(),
+            Reason::TooManyPods => "Too many pods".into(),
+            Reason::Insufficient(resource) => format!("Insufficient {}", resource_name(resource)),
+        }
+    }
+}
+
+/// What the rules found for one node: nothing, or the reasons of the first rule that refused it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// The rule that refused.
+    pub plugin: Plugin,
+    /// Its reasons.
+    pub reasons: Vec<Reason>,
+    /// Would it stay refused with all its pods gone? Then preemption cannot help.
+    pub unresolvable: bool,
+}
+
+/// The reasons, node by node in name order. `None`: the node fits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explanation {
+    /// Node name and verdict.
+    pub nodes: Vec<(Arc<str>, Option<Verdict>)>,
+}
+
+/// The reasons, counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Diagnosis {
+    /// How many nodes there are.
+    pub nodes: usize,
+    /// How many of them fit.
+    pub feasible: usize,
+    /// How often each reason was given, by its text.
+    pub reasons: BTreeMap<String, usize>,
+    /// The rules that refused some node.
+    pub plugins: PluginSet,
+    /// How many nodes preemption cannot help with.
+    pub unresolvable: usize,
+    /// The affinity names contradictory nodes: every node is refused at once.
+    pub conflict: bool,
+}
+
+/// What can truthfully be said about preemption, which this engine does not do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Preemption {
+    /// The pod has `preemptionPolicy: Never`.
+    Never,
+    /// No placed pod has a lower priority: there are no victims anywhere.
+    NoLowerPriority,
+    /// There are pods of lower priority; whether evicting them would help was not examined.
+    NotExamined,
+}
+
+impl Diagnosis {
+    /// Kubernetes' message, as in the event and the pod's condition.
+    pub fn message(&self, preemption: Preemption) -> String {
+        Message { diagnosis: self, preemption }.to_string()
+    }
+}
+
+struct Message<'a> {
+    diagnosis: &'a Diagnosis,
+    preemption: Preemption,
+}
+
+impl fmt::Display for Message<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Diagnosis { nodes, unresolvable, reasons, .. } = self.diagnosis;
+        if *nodes == 0 {
+            return f.write_str("no nodes available to schedule pods");
+        }
+        write!(f, "0/{nodes} nodes are available:")?;
+        if self.diagnosis.conflict {
+            write!(f, " {}.", Reason::AffinityConflict.text(|_| String::new()))?;
+        } else {
+            // Sorted as text, count first, as Kubernetes does.
+            let mut counted: Vec<_> = reasons.iter().map(|(text, count)| format!("{count} {text}")).collect();
+            counted.sort_unstable();
+            write!(f, " {}.", counted.join(", "))?;
+        }
+        const NOT_HELPFUL: &str = "Preemption is not helpful for scheduling";
+        const NO_VICTIMS: &str = "No preemption victims found for incoming pod";
+        let resolvable = nodes - unresolvable;
+        match (self.preemption, resolvable, *unresolvable) {
+            (Preemption::Never, ..) => f.write_str(" preemption: not eligible due to preemptionPolicy=Never."),
+            (_, 0, none) => write!(f, " preemption: 0/{nodes} nodes are available: {none} {NOT_HELPFUL}."),
+            (Preemption::NoLowerPriority, some, none) => {
+                let mut parts = vec![format!("{some} {NO_VICTIMS}")];
+                if none > 0 {
+                    parts.push(format!("{none} {NOT_HELPFUL}"));
+                }
+                parts.sort_unstable();
+                write!(f, " preemption: 0/{nodes} nodes are available: {}.", parts.join(", "))
+            }
+            (Preemption::NotExamined, ..) => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn diagnosis(nodes: usize, unresolvable: usize, reasons: &[(&str, usize)]) -> Diagnosis {
+        let reasons = reasons.iter().map(|(text, count)| ((*text).to_owned(), *count)).collect();
+        Diagnosis { nodes, unresolvable, reasons, ..Diagnosis::default() }
+    }
+
+    #[test]
+    fn messages_read_as_kubernetes_writes_them() {
+        let cpu = ("Insufficient cpu", 1);
+        let affinity = ("node(s) didn't match Pod's node affinity/selector", 2);
+        let cases = [
+            (diagnosis(0, 0, &[]), Preemption::Never, "no nodes available to schedule pods"),
+            (
+                diagnosis(3, 2, &[affinity, cpu]),
+                Preemption::NoLowerPriority,
+                "0/3 nodes are available: 1 Insufficient cpu, 2 node(s) didn't match Pod's node affinity/selector. \
+                 preemption: 0/3 nodes are available: 1 No preemption victims found for incoming pod, \
+                 2 Preemption is not helpful for scheduling.",
+            ),
+            (
+                diagnosis(2, 2, &[affinity]),
+                Preemption::NotExamined,
+                "0/2 nodes are available: 2 node(s) didn't match Pod's node affinity/selector. \
+                 preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling.",
+            ),
+            (diagnosis(1, 0, &[cpu]), Preemption::NotExamined, "0/1 nodes are available: 1 Insufficient cpu."),
+            (
+                diagnosis(1, 0, &[cpu]),
+                Preemption::Never,
+                "0/1 nodes are available: 1 Insufficient cpu. preemption: not eligible due to preemptionPolicy=Never.",
+            ),
+            (
+                Diagnosis { conflict: true, ..diagnosis(2, 2, &[]) },
+                Preemption::NoLowerPriority,
+                "0/2 nodes are available: pod affinity terms conflict. preemption: 0/2 nodes are available: \
+                 2 Preemption is not helpful for scheduling.",
+            ),
+        ];
+        for (diagnosis, preemption, expected) in cases {
+            assert_eq!(diagnosis.message(preemption), expected);
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! The placement engine: pure, deterministic, no I/O, no clock, no Kubernetes client types.
+//!
+//! In go nodes, the pods that sit on them, and the *classes* of pods that want a place. Out comes,
+//! for a class, the best node ([`Engine::place`]) or, per node, why not ([`Engine::explain`]).
+//!
+//! How the cost of a decision is kept independent of the number of nodes:
+//!
+//! * pods that are the same to the scheduler are one [`ClassSpec`], interned to a [`ClassId`];
+//! * nodes are a structure of arrays, one `i64` column a resource, addressed by a slot number;
+//! * what changes slowly (taints, labels, names) is compiled for a class once, through bitsets;
+//! * what changes with every placement (resources, ports) is kept per class in an index ordered
+//!   by (score, node name); every change of a node goes into one log, and a class that has to
+//!   decide reads just the part of the log that it has not seen.
+//!
+//! Each rule is one file in [`rules`]. [`oracle`] says the same again in plain loops over plain
+//! structures, and a property test holds the engine against it.
+
+pub mod bitset;
+mod changelog;
+mod class;
+mod engine;
+pub mod explain;
+mod labels;
+mod nodes;
+pub mod oracle;
+mod order;
+pub mod resources;
+pub mod rules;
+pub mod score;
+mod selector;
+pub mod spec;
+mod tournament;
+
+pub use class::ClassId;
+pub use engine::{Engine, NodeChange, PodKey, PodRemoval};
+pub use explain::{Diagnosis, Explanation, Preemption, Reason};
+pub use nodes::{NodeId, Nodes};
+pub use resources::{Demand, PodDemand, ResourceId, Resources};
+pub use rules::{Plugin, PluginSet};
+pub use spec::{ClassSpec, HostPort, NodeSpec, PreferredTerm, Protocol, Requirement, Taint, Term, Toleration};

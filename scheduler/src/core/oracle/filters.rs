@@ -1,0 +1,161 @@
+//! Whether one node takes one pod, rule after rule in Kubernetes' order.
+
+use super::{Refusal, Usage};
+use crate::core::spec::{ClassSpec, Effect, NodeSpec, Operator, Requirement, Taint, Term, Toleration};
+
+/// The first rule that refuses speaks.
+pub(super) fn refusal(pod: &ClassSpec, node: &NodeSpec, usage: &Usage) -> Option<Refusal> {
+    let never = |text: &str| Some(Refusal { reasons: vec![text.to_owned()], unresolvable: true });
+    if !named(pod, node) {
+        return never("node(s) didn't satisfy plugin(s) [NodeAffinity]");
+    }
+    if node.unschedulable {
+        let key = "node.kubernetes.io/unschedulable".to_owned();
+        let taint = Taint { key, value: String::new(), effect: Effect::NoSchedule };
+        if !tolerated(pod, &taint) {
+            return never("node(s) were unschedulable");
+        }
+    }
+    if let Some(wanted) = &pod.node_name
+        && *wanted != node.name
+    {
+        return never("node(s) didn't match the requested node name");
+    }
+    for taint in &node.taints {
+        if taint.effect != Effect::PreferNoSchedule && !tolerated(pod, taint) {
+            return never("node(s) had untolerated taint(s)");
+        }
+    }
+    if !selected(pod, node) {
+        return never("node(s) didn't match Pod's node affinity/selector");
+    }
+    for wanted in &pod.demand.ports {
+        for used in &usage.ports {
+            let overlap = wanted.ip == used.ip || wanted.ip == "0.0.0.0" || used.ip == "0.0.0.0";
+            if wanted.port == used.port && wanted.protocol == used.protocol && overlap {
+                let text = "node(s) didn't have free ports for the requested pod ports".to_owned();
+                return Some(Refusal { reasons: vec![text], unresolvable: false });
+            }
+        }
+    }
+    resources(pod, node, usage)
+}
+
+fn resources(pod: &ClassSpec, node: &NodeSpec, usage: &Usage) -> Option<Refusal> {
+    let mut reasons = Vec::new();
+    let mut unresolvable = false;
+    if usage.pods + 1 > node.allocatable.pods {
+        reasons.push("Too many pods".to_owned());
+    }
+    for (name, amount) in pod.demand.requests.iter() {
+        if name == "pods" {
+            continue;
+        }
+        let mut allocatable = 0;
+        for (other, has) in node.allocatable.iter() {
+            if other == name {
+                allocatable = has;
+            }
+        }
+        let used = usage.amounts.get(name).copied().unwrap_or(0);
+        if amount > allocatable - used {
+            reasons.push(format!("Insufficient {name}"));
+            if amount > allocatable {
+                unresolvable = true;
+            }
+        }
+    }
+    (!reasons.is_empty()).then_some(Refusal { reasons, unresolvable })
+}
+
+/// If every required term names nodes in its fields, only those are looked at.
+fn named(pod: &ClassSpec, node: &NodeSpec) -> bool {
+    let Some(terms) = &pod.required else { return true };
+    if terms.is_empty() {
+        return true;
+    }
+    let mut named = false;
+    for term in terms {
+        let mut restricts = false;
+        let mut includes = true;
+        for field in &term.fields {
+            if field.key == "metadata.name" && field.operator == Operator::In {
+                restricts = true;
+                includes = includes && field.values.contains(&node.name);
+            }
+        }
+        if !restricts {
+            return true;
+        }
+        named = named || includes;
+    }
+    named
+}
+
+fn selected(pod: &ClassSpec, node: &NodeSpec) -> bool {
+    for (key, value) in &pod.node_selector {
+        if node.labels.get(key) != Some(value) {
+            return false;
+        }
+    }
+    let Some(terms) = &pod.required else { return true };
+    for term in terms {
+        if term_matches(term, node) {
+            return true;
+        }
+    }
+    false
+}
+
+pub(super) fn term_matches(term: &Term, node: &NodeSpec) -> bool {
+    if term.expressions.is_empty() && term.fields.is_empty() {
+        return false;
+    }
+    for wanted in &term.expressions {
+        if !holds(wanted, node.labels.get(&wanted.key)) {
+            return false;
+        }
+    }
+    for wanted in &term.fields {
+        let known = wanted.key == "metadata.name" && matches!(wanted.operator, Operator::In | Operator::NotIn);
+        if !known || !holds(wanted, Some(&node.name)) {
+            return false;
+        }
+    }
+    true
+}
+
+fn holds(wanted: &Requirement, value: Option<&String>) -> bool {
+    match (wanted.operator, value) {
+        (Operator::In, Some(value)) => wanted.values.contains(value),
+        (Operator::NotIn, Some(value)) => !wanted.values.contains(value),
+        (Operator::Exists, Some(_)) | (Operator::NotIn | Operator::DoesNotExist, None) => true,
+        (Operator::Gt | Operator::Lt, Some(value)) => {
+            let Ok(number) = value.parse::<i64>() else { return false };
+            let Some(Ok(bound)) = wanted.values.first().map(|bound| bound.parse::<i64>()) else { return false };
+            if wanted.operator == Operator::Gt { number > bound } else { number < bound }
+        }
+        _ => false,
+    }
+}
+
+pub(super) fn tolerated(pod: &ClassSpec, taint: &Taint) -> bool {
+    for toleration in &pod.tolerations {
+        if tolerates(toleration, taint) {
+            return true;
+        }
+    }
+    false
+}
+
+fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
+    if let Some(effect) = toleration.effect
+        && effect != taint.effect
+    {
+        return false;
+    }
+    if !toleration.key.is_empty() && toleration.key != taint.key {
+        return false;
+    }
+    toleration.exists || toleration.value == taint.value
+}

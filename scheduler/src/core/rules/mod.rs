@@ -1,0 +1,129 @@
+//! The rules that decide whether a node may take a pod: one file each, in Kubernetes' order.
+//!
+//! A rule is *static* if only a change of the node itself (labels, taints, its being marked
+//! unschedulable) can change its answer; those are compiled. The others look at what the pods on
+//! the node use, and are asked again whenever that changes.
+
+pub mod host_ports;
+pub mod node_affinity;
+pub mod node_name;
+pub mod resources;
+pub mod taints;
+pub mod unschedulable;
+
+use super::bitset::Bitset;
+use super::explain::{Reason, Verdict};
+use super::nodes::Nodes;
+use super::resources::Demand;
+use super::spec::ClassSpec;
+
+/// A class as the rules see it.
+#[derive(Clone, Copy, Debug)]
+pub struct Candidate<'a> {
+    /// What the pod is.
+    pub spec: &'a ClassSpec,
+    /// What it takes, by column.
+    pub demand: &'a Demand,
+}
+
+/// One rule.
+pub trait Rule: Sync {
+    /// Its name, as in Kubernetes.
+    fn plugin(&self) -> Plugin;
+
+    /// Can only a change of the node itself change the answer?
+    fn is_static(&self) -> bool;
+
+    /// Appends to `reasons` why the node does not do; nothing if it does. Returns whether the node
+    /// would be refused even with all its pods gone.
+    fn refuse(&self, candidate: Candidate<'_>, nodes: &Nodes, slot: u32, reasons: &mut Vec<Reason>) -> bool;
+
+    /// Takes out of `eligible` all nodes that a static rule refuses: the same answer as asking
+    /// [`Rule::refuse`] for each, at less cost.
+    fn narrow(&self, _candidate: Candidate<'_>, _nodes: &Nodes, _eligible: &mut Bitset) {}
+}
+
+/// All rules, in the order in which they are asked. The first that refuses gives the reasons.
+pub const RULES: [&dyn Rule; 6] = [
+    &unschedulable::Unschedulable,
+    &node_name::NodeName,
+    &taints::Taints,
+    &node_affinity::NodeAffinity,
+    &host_ports::HostPorts,
+    &resources::Fit,
+];
+
+/// Asks all rules about one node. `None`: the node fits.
+pub fn judge(candidate: Candidate<'_>, nodes: &Nodes, slot: u32) -> Option<Verdict> {
+    if !node_affinity::is_named(candidate.spec, nodes.name(slot)) {
+        return Some(Verdict { plugin: Plugin::NodeAffinity, reasons: vec![Reason::NotNamed], unresolvable: true });
+    }
+    RULES.iter().find_map(|rule| {
+        let mut reasons = Vec::new();
+        let unresolvable = rule.refuse(candidate, nodes, slot, &mut reasons);
+        (!reasons.is_empty()).then(|| Verdict { plugin: rule.plugin(), reasons, unresolvable })
+    })
+}
+
+/// Do all static rules accept the node?
+pub fn accepts_statically(candidate: Candidate<'_>, nodes: &Nodes, slot: u32) -> bool {
+    let mut reasons = Vec::new();
+    RULES.iter().filter(|rule| rule.is_static()).all(|rule| {
+        rule.refuse(candidate, nodes, slot, &mut reasons);
+        reasons.is_empty()
+    })
+}
+
+/// Do the rules about usage accept the node? The hot path: no allocation, no reasons.
+#[inline]
+pub fn accepts_usage(candidate: Candidate<'_>, nodes: &Nodes, slot: u32) -> bool {
+    resources::fits(candidate.demand, nodes, slot)
+        && (candidate.demand.ports.is_empty() || host_ports::fits(candidate.demand, nodes, slot))
+}
+
+/// A rule's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Plugin {
+    /// `NodeUnschedulable`
+    NodeUnschedulable,
+    /// `NodeName`
+    NodeName,
+    /// `TaintToleration`
+    TaintToleration,
+    /// `NodeAffinity`
+    NodeAffinity,
+    /// `NodePorts`
+    NodePorts,
+    /// `NodeResourcesFit`
+    NodeResourcesFit,
+}
+
+/// A set of rules.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct PluginSet(u8);
+
+impl PluginSet {
+    /// No rule.
+    pub const NONE: PluginSet = PluginSet(0);
+
+    /// These rules.
+    pub fn of(plugins: impl IntoIterator<Item = Plugin>) -> Self {
+        plugins.into_iter().fold(Self::NONE, |set, plugin| set.with(plugin))
+    }
+
+    /// The set with `plugin` added.
+    #[must_use]
+    pub fn with(self, plugin: Plugin) -> Self {
+        PluginSet(self.0 | 1 << plugin as u8)
+    }
+
+    /// Is `plugin` in the set?
+    pub fn contains(self, plugin: Plugin) -> bool {
+        self.0 & (1 << plugin as u8) != 0
+    }
+
+    /// Is some rule in both sets?
+    pub fn overlaps(self, other: PluginSet) -> bool {
+        self.0 & other.0 != 0
+    }
+}

@@ -1,0 +1,48 @@
+//! `NodeResourcesFit`: what the pod asks for must be free on the node, one by one, and the number
+//! of pods below the node's limit.
+
+use super::{Candidate, Plugin, Rule};
+use crate::core::explain::Reason;
+use crate::core::nodes::Nodes;
+use crate::core::resources::{Demand, ResourceId};
+
+/// The rule.
+pub struct Fit;
+
+impl Rule for Fit {
+    fn plugin(&self) -> Plugin {
+        Plugin::NodeResourcesFit
+    }
+
+    fn is_static(&self) -> bool {
+        false
+    }
+
+    fn refuse(&self, candidate: Candidate<'_>, nodes: &Nodes, slot: u32, reasons: &mut Vec<Reason>) -> bool {
+        if !pod_fits(nodes, slot) {
+            reasons.push(Reason::TooManyPods);
+        }
+        let mut unresolvable = false;
+        for (resource, amount) in &candidate.demand.requests {
+            let allocatable = nodes.allocatable(*resource, slot);
+            if *amount > allocatable.saturating_sub(nodes.requested(*resource, slot)) {
+                reasons.push(Reason::Insufficient(*resource));
+                unresolvable |= *amount > allocatable;
+            }
+        }
+        unresolvable
+    }
+}
+
+fn pod_fits(nodes: &Nodes, slot: u32) -> bool {
+    nodes.requested(ResourceId::PODS, slot) < nodes.allocatable(ResourceId::PODS, slot)
+}
+
+/// Is all that is asked for free?
+#[inline]
+pub fn fits(demand: &Demand, nodes: &Nodes, slot: u32) -> bool {
+    pod_fits(nodes, slot)
+        && demand.requests.iter().all(|(resource, amount)| {
+            *amount <= nodes.allocatable(*resource, slot).saturating_sub(nodes.requested(*resource, slot))
+        })
+}
