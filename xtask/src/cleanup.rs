@@ -88,5 +88,9 @@ fn reset(record: &ledger::Record) -> Result<()> {
         }
         None => host::privileged(gantry),
     };
-    host::run(command.args(["reset", "--yes", "--data-dir"]).arg(&record.data_dir))
+    command.args(["reset", "--yes", "--data-dir"]).arg(&record.data_dir);
+    if let Some(cgroup_root) = &record.cgroup_root {
+        command.args(["--cgroup-root", cgroup_root]);
+    }
+    host::run(&mut command)
 }

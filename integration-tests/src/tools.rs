@@ -1,0 +1,58 @@
+//! What the tests find on the machine, and what they do where it is missing.
+
+use std::path::PathBuf;
+
+/// The programs and files that a cluster test needs.
+#[derive(Clone, Debug)]
+pub struct Tools {
+    /// The `gantry` binary under test.
+    pub gantry: PathBuf,
+    /// The kubectl that tests type.
+    pub kubectl: PathBuf,
+    /// Folder of image archives.
+    pub images: PathBuf,
+    /// Where the ledger of started instances is.
+    pub work_dir: PathBuf,
+}
+
+/// The tools, or `None` after a message that says which is missing.
+///
+/// # Panics
+/// With `CI` set, where a missing tool is a failure.
+pub fn find() -> Option<Tools> {
+    match look() {
+        Ok(tools) => Some(tools),
+        Err(missing) if std::env::var_os("CI").is_some() => panic!("this test needs {missing}"),
+        Err(missing) => {
+            eprintln!("skipped: this test needs {missing}; `cargo xtask test` provides it");
+            None
+        }
+    }
+}
+
+fn look() -> Result<Tools, String> {
+    let variable = |name: &str| std::env::var_os(name).map(PathBuf::from).ok_or_else(|| format!("${name}"));
+    let tools = Tools {
+        gantry: variable("GANTRY_BINARY")?,
+        kubectl: variable("GANTRY_KUBECTL")?,
+        images: variable("GANTRY_IMAGES")?,
+        work_dir: variable("GANTRY_WORK_DIR")?,
+    };
+    let root = std::fs::metadata("/proc/self").is_ok_and(|meta| std::os::unix::fs::MetadataExt::uid(&meta) == 0);
+    if !root {
+        return Err("root, to make network namespaces and containers".into());
+    }
+    for file in [&tools.gantry, &tools.kubectl, &tools.images] {
+        if !file.exists() {
+            return Err(file.display().to_string());
+        }
+    }
+    Ok(tools)
+}
+
+/// A program in `PATH` or the administrators' folders.
+pub fn program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path).chain(["/usr/sbin", "/sbin"].map(PathBuf::from));
+    folders.map(|folder| folder.join(name)).find(|file| file.is_file())
+}
