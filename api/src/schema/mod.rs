@@ -89,6 +89,8 @@ pub(crate) struct Extras {
     pub patch_merge_key: Option<Text>,
     pub default: Option<Value>,
     pub required: Vec<Text>,
+    /// In protobuf this list (or each list that is a map's value) is a message of `items`.
+    pub wire_items: bool,
 }
 
 /// One field of a struct.
@@ -98,6 +100,19 @@ pub(crate) struct Field {
     pub schema: SchemaId,
     /// The protobuf field number; 0 where there is none.
     pub proto: u16,
+    /// The number of the field whose message this field is inlined from; 0 where it is not inlined.
+    pub proto_outer: u16,
+}
+
+/// A field as protobuf knows it.
+#[derive(Debug, Clone, Copy)]
+pub struct ProtoField<'a> {
+    /// The JSON name.
+    pub name: &'a str,
+    /// The number of the message it is inlined from (0: none) and its own number (0: not in protobuf).
+    pub number: (u16, u16),
+    /// The schema.
+    pub schema: SchemaRef<'a>,
 }
 
 /// One node of the arena.
@@ -220,10 +235,19 @@ impl<'a> SchemaRef<'a> {
         self.field_slice().iter().map(move |f| (f.name.as_ref(), set.at(f.schema)))
     }
 
-    /// A struct's fields with their protobuf numbers (0: not in protobuf).
-    pub fn proto_fields(&self) -> impl Iterator<Item = (u16, &'a str, SchemaRef<'a>)> + use<'a> {
+    /// A struct's fields with their protobuf numbers.
+    pub fn proto_fields(&self) -> impl Iterator<Item = ProtoField<'a>> + use<'a> {
         let set = self.set;
-        self.field_slice().iter().map(move |f| (f.proto, f.name.as_ref(), set.at(f.schema)))
+        self.field_slice().iter().map(move |f| ProtoField {
+            name: f.name.as_ref(),
+            number: (f.proto_outer, f.proto),
+            schema: set.at(f.schema),
+        })
+    }
+
+    /// Whether protobuf wraps this list, or each list in this map, into a message of `items`.
+    pub fn wire_items(&self) -> bool {
+        self.extras().is_some_and(|e| e.wire_items)
     }
 
     /// A list's items.
