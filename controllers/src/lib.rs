@@ -1,1 +1,130 @@
-//! Placeholder.
+//! Gantry's controllers: independent loops that make the cluster agree with what its users asked for.
+//!
+//! They are clients of the Kubernetes API like any other. One watch a resource type feeds all of them; each puts
+//! keys on its own queue, plans purely (`plan.rs`) and acts through the API.
+//!
+//! ```text
+//! API ─watch─▶ shared caches ─▶ queues ─▶ observe → plan → act ─▶ API
+//! ```
+
+mod deployment;
+mod machinery;
+mod metrics;
+mod replicaset;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::Client;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::machinery::context::{Caches, Context};
+use crate::machinery::{client, events, runner};
+
+pub use crate::metrics::Metrics;
+
+/// The controllers' settings.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The range that nodes get their pod ranges from, e.g. `10.244.0.0/16`.
+    pub cluster_cidr: String,
+    /// The length of the prefix of each node's pod range.
+    pub node_cidr_mask: u8,
+    /// The cluster's CA certificate, published to every namespace; none publishes nothing.
+    pub ca_pem: Option<String>,
+    /// A node that has not been heard of for this long is no longer known to be ready.
+    pub node_monitor_grace: Duration,
+    /// The same for a node that has never posted a status.
+    pub node_startup_grace: Duration,
+    /// How often nodes are looked at.
+    pub node_monitor_period: Duration,
+    /// How many nodes a second may have their pods evicted in a healthy zone.
+    pub node_eviction_rate: f64,
+    /// The same in a zone where many nodes are unhealthy.
+    pub secondary_node_eviction_rate: f64,
+    /// The share of unhealthy nodes from which a zone counts as unhealthy.
+    pub unhealthy_zone_threshold: f64,
+    /// Zones up to this size stop evictions when unhealthy; larger ones slow them down.
+    pub large_zone_threshold: usize,
+    /// Ended pods beyond this number are removed, the oldest first.
+    pub terminated_pod_threshold: usize,
+    /// How long a node must be missing before its pods are removed.
+    pub missing_node_quarantine: Duration,
+    /// Keys that each controller works on at a time.
+    pub workers: usize,
+    /// Requests of all controllers together that may be under way.
+    pub requests_max: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            cluster_cidr: "10.244.0.0/16".into(),
+            node_cidr_mask: 24,
+            ca_pem: None,
+            node_monitor_grace: Duration::from_secs(40),
+            node_startup_grace: Duration::from_secs(60),
+            node_monitor_period: Duration::from_secs(5),
+            node_eviction_rate: 0.1,
+            secondary_node_eviction_rate: 0.01,
+            unhealthy_zone_threshold: 0.55,
+            large_zone_threshold: 50,
+            terminated_pod_threshold: 12_500,
+            missing_node_quarantine: Duration::from_secs(40),
+            workers: 8,
+            requests_max: 64,
+        }
+    }
+}
+
+/// Why the controllers could not run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A setting makes no sense.
+    #[error("the setting {setting} is invalid: {reason}")]
+    Setting {
+        /// Which.
+        setting: &'static str,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Runs all controllers until `shutdown`. `ready` is called when every cache has its first list.
+pub async fn run(
+    api_client: Client,
+    options: Options,
+    metrics: Metrics,
+    ready: impl FnOnce() + Send + 'static,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
+    let limited = client::limited(api_client.clone(), options.requests_max);
+    let (recorder, event_writer) = events::start(limited.clone(), shutdown.clone());
+    let context = Arc::new(Context {
+        client: limited,
+        watch_client: api_client,
+        caches: Caches::default(),
+        events: recorder,
+        options,
+        shutdown: shutdown.clone(),
+    });
+    let mut tasks = JoinSet::new();
+    tasks.spawn(event_writer);
+    let workers = context.options.workers;
+    let mut loops: JoinSet<()> = JoinSet::new();
+    let deployment = deployment::DeploymentController::new(context.clone());
+    let replicaset = replicaset::ReplicaSetController::new(context.clone());
+    context
+        .caches
+        .start(&context.watch_client, &mut tasks, &shutdown);
+    tokio::select! {
+        () = context.caches.synced() => ready(),
+        () = shutdown.cancelled() => {}
+    }
+    loops.spawn(runner::run(deployment, workers, metrics.clone(), shutdown.clone()));
+    loops.spawn(runner::run(replicaset, workers, metrics.clone(), shutdown.clone()));
+    while loops.join_next().await.is_some() {}
+    while tasks.join_next().await.is_some() {}
+    Ok(())
+}

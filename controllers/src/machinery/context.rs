@@ -1,0 +1,178 @@
+//! What every controller is given: clients, the shared caches, the events recorder and the options.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Endpoints, Namespace, Node, Pod, Service, ServiceAccount,
+};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::runtime::watcher::Config;
+use kube::{Api, Client, ResourceExt};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::cache::Cache;
+use super::events::Recorder;
+use super::{owners, pods};
+use crate::Options;
+
+/// See the module's description.
+pub struct Context {
+    /// For everything but watches; its requests in flight are bounded.
+    pub client: Client,
+    /// For watches.
+    pub watch_client: Client,
+    /// The shared caches.
+    pub caches: Caches,
+    /// Tells users what happened.
+    pub events: Recorder,
+    /// The settings.
+    pub options: Options,
+    /// Ends everything.
+    pub shutdown: CancellationToken,
+}
+
+impl std::fmt::Debug for Context {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Context").finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Caches {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Caches").finish_non_exhaustive()
+    }
+}
+
+/// One cache a resource type for the whole process.
+#[derive(Clone)]
+pub struct Caches {
+    /// Pods, stripped; indexed by controller, node, and being orphans.
+    pub pods: Arc<Cache<Pod>>,
+    /// ReplicaSets, indexed by controller and being orphans.
+    pub replica_sets: Arc<Cache<ReplicaSet>>,
+    /// Deployments.
+    pub deployments: Arc<Cache<Deployment>>,
+    /// Nodes.
+    pub nodes: Arc<Cache<Node>>,
+    /// Leases.
+    pub leases: Arc<Cache<Lease>>,
+    /// Namespaces.
+    pub namespaces: Arc<Cache<Namespace>>,
+    /// Service accounts.
+    pub service_accounts: Arc<Cache<ServiceAccount>>,
+    /// Only the ConfigMaps called `kube-root-ca.crt`.
+    pub root_cas: Arc<Cache<ConfigMap>>,
+    /// Services.
+    pub services: Arc<Cache<Service>>,
+    /// Endpoint slices, indexed by their service.
+    pub endpoint_slices: Arc<Cache<EndpointSlice>>,
+    /// Endpoints objects.
+    pub endpoints: Arc<Cache<Endpoints>>,
+}
+
+/// The label that ties an endpoint slice to its service.
+pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
+
+/// The index name of a service's endpoint slices.
+pub fn of_service(namespace: &str, name: &str) -> String {
+    format!("service/{namespace}/{name}")
+}
+
+/// The index name of a node's pods.
+pub fn on_node(name: &str) -> String {
+    format!("node/{name}")
+}
+
+fn pod_index(pod: &Pod) -> Vec<String> {
+    let mut names = owners::controller_index(&pod.metadata);
+    names.push(on_node(pods::node_name(pod)));
+    names
+}
+
+fn slice_index(slice: &EndpointSlice) -> Vec<String> {
+    let namespace = slice.namespace().unwrap_or_default();
+    let service = slice.labels().get(SERVICE_NAME_LABEL);
+    service
+        .map(|service| of_service(&namespace, service))
+        .into_iter()
+        .collect()
+}
+
+impl Default for Caches {
+    fn default() -> Self {
+        Caches {
+            pods: Arc::new(Cache::new(pod_index)),
+            replica_sets: Arc::new(Cache::new(|set: &ReplicaSet| {
+                owners::controller_index(&set.metadata)
+            })),
+            deployments: Arc::new(Cache::new(|_| Vec::new())),
+            nodes: Arc::new(Cache::new(|_| Vec::new())),
+            leases: Arc::new(Cache::new(|_| Vec::new())),
+            namespaces: Arc::new(Cache::new(|_| Vec::new())),
+            service_accounts: Arc::new(Cache::new(|_| Vec::new())),
+            root_cas: Arc::new(Cache::new(|_| Vec::new())),
+            services: Arc::new(Cache::new(|_| Vec::new())),
+            endpoint_slices: Arc::new(Cache::new(slice_index)),
+            endpoints: Arc::new(Cache::new(|_| Vec::new())),
+        }
+    }
+}
+
+/// The name of the ConfigMap with the cluster's CA in each namespace.
+pub const ROOT_CA: &str = "kube-root-ca.crt";
+
+fn strip_node(node: &mut Node) {
+    if let Some(status) = &mut node.status {
+        status.images = None;
+        status.volumes_attached = None;
+        status.volumes_in_use = None;
+    }
+}
+
+impl Caches {
+    /// Starts every watch on `tasks`.
+    pub fn start(&self, client: &Client, tasks: &mut JoinSet<()>, shutdown: &CancellationToken) {
+        macro_rules! start {
+            ($cache:ident, $config:expr, $strip:expr) => {
+                let (cache, api) = (self.$cache.clone(), Api::all(client.clone()));
+                let shutdown = shutdown.clone();
+                tasks.spawn(async move { cache.run(api, $config, $strip, shutdown).await });
+            };
+        }
+        start!(pods, Config::default(), pods::strip);
+        start!(replica_sets, Config::default(), |_| ());
+        start!(deployments, Config::default(), |_| ());
+        start!(nodes, Config::default(), strip_node);
+        start!(leases, Config::default(), |_| ());
+        start!(namespaces, Config::default(), |_| ());
+        start!(service_accounts, Config::default(), |_| ());
+        let root_ca = Config::default().fields(&format!("metadata.name={ROOT_CA}"));
+        start!(root_cas, root_ca, |_| ());
+        start!(services, Config::default(), |_| ());
+        start!(endpoint_slices, Config::default(), |_| ());
+        start!(endpoints, Config::default(), |_| ());
+    }
+
+    /// Waits until every cache has its first list.
+    pub async fn synced(&self) {
+        self.pods.synced().await;
+        self.replica_sets.synced().await;
+        self.deployments.synced().await;
+        self.nodes.synced().await;
+        self.leases.synced().await;
+        self.namespaces.synced().await;
+        self.service_accounts.synced().await;
+        self.root_cas.synced().await;
+        self.services.synced().await;
+        self.endpoint_slices.synced().await;
+        self.endpoints.synced().await;
+    }
+}
+
+/// How long a key waits that can't be planned for before the cache has caught up with our own writes. Events
+/// wake it earlier in all but rare cases.
+pub const STALE_RETRY: Duration = Duration::from_secs(1);
