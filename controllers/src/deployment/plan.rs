@@ -256,9 +256,14 @@ impl<'a> Rollout<'a> {
         }
     }
 
-    /// Whether the Deployment was resized since its sets were.
+    /// Whether the Deployment was resized since its sets were. Recreating with several active sets takes them all
+    /// to nothing anyway.
     fn was_scaled(&self) -> bool {
-        self.active().into_iter().any(|at| {
+        let active = self.active();
+        if self.recreates && active.len() > 1 {
+            return false;
+        }
+        active.into_iter().any(|at| {
             number(self.sets[at].set.annotations(), DESIRED_REPLICAS)
                 .is_some_and(|desired| desired != i64::from(self.desired))
         })
@@ -479,11 +484,8 @@ impl<'a> Rollout<'a> {
         }
         let fraction = self.fraction(set);
         let left = to_add - added;
-        if to_add > 0 {
-            fraction.min(left)
-        } else {
-            fraction.max(left)
-        }
+        // A set never grows while the Deployment shrinks or the other way round, whatever its annotations say.
+        fraction.clamp(left.min(0), left.max(0))
     }
 
     fn fraction(&self, set: &Set) -> i32 {
@@ -517,17 +519,19 @@ impl<'a> Rollout<'a> {
         if limit == i32::MAX {
             return;
         }
-        let mut old: Vec<Arc<ReplicaSet>> = self
+        let mut old: Vec<(Arc<ReplicaSet>, i32)> = self
             .old()
-            .map(|at| self.sets[at].set.clone())
-            .filter(|set| set.metadata.deletion_timestamp.is_none())
+            .map(|at| &self.sets[at])
+            .filter(|set| set.set.metadata.deletion_timestamp.is_none())
+            .map(|set| (set.set.clone(), set.replicas))
             .collect();
         let limit = usize::try_from(limit).unwrap_or(0);
         let excess = old.len().saturating_sub(limit);
-        old.sort_by_key(|set| (revision_of(set), set.creation_timestamp(), set.name_any()));
-        for set in old.into_iter().take(excess) {
+        old.sort_by_key(|(set, _)| (revision_of(set), set.creation_timestamp(), set.name_any()));
+        for (set, replicas) in old.into_iter().take(excess) {
             let observed = set.status.as_ref().and_then(|s| s.observed_generation);
             let in_use = actual(&set) != 0
+                || replicas != 0
                 || replicas_of(&set) != 0
                 || set.metadata.generation.unwrap_or(0) > observed.unwrap_or(0);
             if !in_use {
