@@ -1,0 +1,1 @@
+//! What only the etcd engine has to stand: etcd dying and coming back.
