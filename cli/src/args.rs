@@ -212,9 +212,6 @@ pub enum Identity {
 pub struct Reset {
     #[command(flatten)]
     pub data: DataDir,
-    /// Cgroup below which the node's pods live
-    #[arg(long, default_value = "/gantry", value_name = "PATH")]
-    pub cgroup_root: String,
     /// Do not ask
     #[arg(long, short = 'y')]
     pub yes: bool,

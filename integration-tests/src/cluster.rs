@@ -220,7 +220,6 @@ impl Cluster {
             "pid": pid,
             "pid_started": pid.and_then(started),
             "data_dir": self.data_dir(),
-            "cgroup_root": self.cgroup_root(),
             "netns": self.name,
         });
         fs::create_dir_all(self.ledger.parent().expect("a file in a folder")).expect("the ledger's folder can be made");
@@ -257,7 +256,7 @@ impl Drop for Cluster {
         self.others.clear();
         self.server = None;
         let mut reset = self.command(&self.tools.gantry);
-        reset.args(["reset", "--yes", "--cgroup-root", &self.cgroup_root(), "--data-dir"]).arg(self.data_dir());
+        reset.args(["reset", "--yes", "--data-dir"]).arg(self.data_dir());
         let reset = command::run(&mut reset, b"");
         let netns = command::run(Command::new("ip").args(["netns", "delete", &self.name]), b"");
         if reset.code == 0 && netns.code == 0 {

@@ -1,6 +1,11 @@
-//! Benches: each prints a ratio against a rival or a limit that was measured in the same run.
+//! Benches: each prints a ratio against a rival or a limit that was measured in the same run. They run optimised, and are
+//! programs of the integration tests, which may use every part.
+
+use std::process::Command;
 
 use anyhow::Result;
+
+use crate::{cleanup, demo, host, images, ledger, setup};
 
 /// Options of `cargo xtask bench`.
 #[derive(clap::Args)]
@@ -18,7 +23,33 @@ enum Name {
 
 /// Runs a bench.
 pub fn run(args: &Args) -> Result<()> {
+    setup::ensure(setup::For::Demo)?;
+    let gantry = host::build_gantry(true)?;
     match args.name {
-        Name::Spine => anyhow::bail!("not written yet"),
+        Name::Spine => spine(&gantry),
     }
+}
+
+fn spine(gantry: &std::path::Path) -> Result<()> {
+    let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    build.current_dir(host::root()).args([
+        "build",
+        "--release",
+        "--locked",
+        "--package",
+        "gantry-integration-tests",
+        "--bin",
+        "bench-spine",
+    ]);
+    host::run(&mut build)?;
+    let data_dir = host::work_dir().join(format!("bench-{}", std::process::id()));
+    demo::install_images(&data_dir, &images::ensure_all()?)?;
+    let record = ledger::Record { data_dir: data_dir.clone(), ..Default::default() };
+    let entry = ledger::write("bench", &record)?;
+    let mut bench = host::privileged("env");
+    bench.arg(format!("GANTRY_BINARY={}", gantry.display())).arg(format!("GANTRY_DATA_DIR={}", data_dir.display()));
+    let measured = host::run(bench.arg(host::target_dir().join("release").join("bench-spine")));
+    cleanup::take_down(&record)?;
+    std::fs::remove_file(entry)?;
+    measured
 }

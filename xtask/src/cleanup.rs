@@ -89,8 +89,5 @@ fn reset(record: &ledger::Record) -> Result<()> {
         None => host::privileged(gantry),
     };
     command.args(["reset", "--yes", "--data-dir"]).arg(&record.data_dir);
-    if let Some(cgroup_root) = &record.cgroup_root {
-        command.args(["--cgroup-root", cgroup_root]);
-    }
     host::run(&mut command)
 }

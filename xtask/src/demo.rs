@@ -57,7 +57,7 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 /// Puts the images where the agent imports them at its start.
-fn install_images(data_dir: &Path, images: &[PathBuf]) -> Result<()> {
+pub fn install_images(data_dir: &Path, images: &[PathBuf]) -> Result<()> {
     let folder = data_dir.join("images");
     fs::create_dir_all(&folder)?;
     for image in images {

@@ -1,8 +1,7 @@
 //! The record of what demos and tests have started, so that a later run can end what a crashed one left.
 //!
 //! One JSON file an instance in `<target>/gantry/ledger/`, written before the instance starts and removed after it was
-//! taken down: `{"pid": 1, "pid_started": "…", "data_dir": "…", "cgroup_root": "…",
-//! "netns": "…"}`; every field but `data_dir` may be absent.
+//! taken down: `{"pid": 1, "pid_started": "…", "data_dir": "…", "netns": "…"}`; every field but `data_dir` may be absent.
 //! The integration tests write the same files.
 
 use std::fs;
@@ -24,9 +23,6 @@ pub struct Record {
     pub pid_started: Option<String>,
     /// The data directory; it is removed by a clean-up.
     pub data_dir: PathBuf,
-    /// The cgroup below which its pods live; the default one when absent.
-    #[serde(default)]
-    pub cgroup_root: Option<String>,
     /// The network namespace that was made for the instance.
     #[serde(default)]
     pub netns: Option<String>,
