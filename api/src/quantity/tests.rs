@@ -45,11 +45,6 @@ fn canonical_texts_are_kubernetes_ones() {
         ("1000k", "1M"),
         ("123456789012345678901234567890", "123456789012345678901234567890"),
     ] {
-
-            "123456789012345678901234567890".replace("567890", "567890")
-        } else {
-            expected.to_owned()
-        };
         assert_eq!(printed(text), expected, "{text}");
     }
 }
