@@ -274,7 +274,7 @@ pub trait Store: Send + Sync + 'static {
 pub async fn open(target: &Target, options: Options) -> Result<Arc<dyn Store>, Error> {
     match target {
         Target::Embedded(path) => Ok(Arc::new(embedded::Embedded::open(path, &options).await?)),
-        Target::Etcd(_) => Err(Error::Unsupported { what: "etcd is not in yet" }),
+        Target::Etcd(endpoints) => Ok(Arc::new(etcd::Etcd::connect(endpoints, &options).await?)),
     }
 }
 
