@@ -91,6 +91,8 @@ pub(crate) struct Extras {
     pub required: Vec<Text>,
     /// In protobuf this list (or each list that is a map's value) is a message of `items`.
     pub wire_items: bool,
+    /// Go has no pointer here: a zero is absence and gets the default.
+    pub zero_is_absent: bool,
 }
 
 /// One field of a struct.
@@ -296,6 +298,11 @@ impl<'a> SchemaRef<'a> {
     /// The value of an absent field.
     pub fn default(&self) -> Option<&'a Value> {
         self.extras().and_then(|e| e.default.as_ref())
+    }
+
+    /// Whether a zero is absence and gets the default.
+    pub fn zero_is_absent(&self) -> bool {
+        self.extras().is_some_and(|e| e.zero_is_absent)
     }
 
     /// The names of a struct's required fields.

@@ -53,3 +53,11 @@ pub const DEFAULTS: &[(&str, &str, &str)] = &[
 /// Defaults that markers name by a Go constant: `ref(…)`.
 pub const CONSTANTS: &[(&str, &str)] =
     &[("AzureDataDiskCachingReadWrite", r#""ReadWrite""#), ("AzureSharedBlobDisk", r#""Shared""#)];
+
+/// Numbers without a pointer in Go: zero is absence, so the default replaces it.
+pub const ZERO_IS_ABSENT: &[(&str, &str)] = &[
+    ("core.v1.Probe", "failureThreshold"),
+    ("core.v1.Probe", "periodSeconds"),
+    ("core.v1.Probe", "successThreshold"),
+    ("core.v1.Probe", "timeoutSeconds"),
+];

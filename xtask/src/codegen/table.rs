@@ -15,7 +15,7 @@ use std::fmt::Write;
 use anyhow::{Context, bail};
 use serde_json::{Map, Value};
 
-use super::defaults::{CONSTANTS, DEFAULTS};
+use super::defaults::{CONSTANTS, DEFAULTS, ZERO_IS_ABSENT};
 use super::markers::{Field, Markers};
 
 const HEAD: &str =
@@ -76,6 +76,9 @@ fn write_type(
         write!(out, " {field}{bang} {number} {}", expression(field_schema).with_context(|| field.clone())?)?;
         if let Some((_, marked)) = found {
             write_marks(out, marked, field_schema)?;
+        }
+        if ZERO_IS_ABSENT.contains(&(short(name), field.as_str())) {
+            out.push_str(" zero=absent");
         }
         if let Some(default) = default_of(name, field, found.map(|(_, f)| f), unused)? {
             write!(out, " default={default}")?;

@@ -3,6 +3,8 @@
 //! In: a request's body and a [`Context`] with everything the outside knows (time, identity, unique names). Out: the
 //! object to store or the error to answer. Nothing here does I/O.
 
+mod parse;
+
 use jiff::Timestamp;
 use serde_json::Value;
 
