@@ -1,1 +1,5 @@
-//! What exists only on Linux: cgroups and the service proxy.
+//! What exists only on Linux: cgroups, network links and the service proxy.
+
+pub mod cgroups;
+pub mod netlink;
+pub mod services;

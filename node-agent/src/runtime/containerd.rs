@@ -1,11 +1,47 @@
-//! Starts and supervises containerd, or attaches to one.
+//! Starts and supervises the agent's own containerd, or attaches to one.
+//!
+//! In: a data directory, or an address. Out: a [`Runtime`] that answers.
+//!
+//! containerd outlives the agent on purpose, killed or stopped: containers go on, and the
+//! next agent on the same data directory adopts what runs, containerd included. It is
+//! restarted when it dies (containers survive that) or when this version of the agent
+//! wants another configuration. [`shutdown_everything`] is what ends it for good.
 
-use std::path::PathBuf;
+mod config;
+mod process;
+mod reset;
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Result, Runtime, RuntimeError};
+use self::process::Process;
+pub use self::reset::shutdown_everything;
+use super::cni::Cni;
+use super::cri::{CriOptions, CriRuntime, default_snapshotter};
+use super::instance::{Instance, Record};
+use super::{Result, Runtime, RuntimeError, pause};
+
+/// How long containerd may take to answer after its start.
+const START_TIME_MAX: Duration = Duration::from_secs(30);
+/// Between questions whether it answers.
+const START_POLL: Duration = Duration::from_millis(10);
+/// First pause before a restart; doubles each time.
+const RESTART_DELAY_MIN: Duration = Duration::from_millis(100);
+/// Longest pause before a restart.
+const RESTART_DELAY_MAX: Duration = Duration::from_secs(10);
+/// A containerd that ran this long is restarted without delay again.
+const STABLE_TIME: Duration = Duration::from_secs(30);
+/// How long containerd is given to end by itself.
+const END_TIME_MAX: Duration = Duration::from_secs(10);
+/// CAP_SYS_RESOURCE, as a bit of the capability masks in /proc.
+const CAP_SYS_RESOURCE: u32 = 24;
+/// `f_type` of an overlay file system, on which overlays cannot be stacked for containers.
+const OVERLAYFS_MAGIC: u32 = 0x794c_7630;
 
 /// What to start or attach to.
 #[derive(Clone, Debug)]
@@ -29,6 +65,257 @@ pub struct Started {
 }
 
 /// Starts (or attaches to) containerd and returns once it answers.
-pub async fn start(_options: ContainerdOptions, _shutdown: CancellationToken) -> Result<Started> {
-    Err(RuntimeError::Unsupported("not here yet".into()))
+pub async fn start(options: ContainerdOptions, shutdown: CancellationToken) -> Result<Started> {
+    let instance = Instance::of(&options.data_dir).map_err(failed("cannot use the data directory"))?;
+    match &options.address {
+        Some(address) => attach(&instance, address, &options, shutdown).await,
+        None => start_own(instance, &options, shutdown).await,
+    }
+}
+
+async fn attach(
+    instance: &Instance,
+    address: &str,
+    options: &ContainerdOptions,
+    shutdown: CancellationToken,
+) -> Result<Started> {
+    let address = PathBuf::from(address.trim_start_matches("unix://"));
+    let record = Record {
+        address: address.clone(),
+        own: false,
+        snapshotter: default_snapshotter(),
+        cgroup_root: options.cgroup_root.clone(),
+    };
+    instance.write_record(&record).map_err(failed("cannot write to the data directory"))?;
+    let cri =
+        CriOptions { cni: None, snapshotter: default_snapshotter(), temporary: instance.containerd_dir().join("tmp") };
+    let runtime = CriRuntime::new(&address, cri, shutdown.child_token());
+    wait_until_ready(&runtime, None).await.map_err(|error| match error {
+        RuntimeError::Unavailable(reason) => {
+            RuntimeError::Unavailable(format!("no containerd with CRI answers at {}: {reason}", address.display()))
+        }
+        other => other,
+    })?;
+    let supervisor = tokio::spawn(async move { shutdown.cancelled().await });
+    Ok(Started { runtime: Arc::new(runtime), supervisor })
+}
+
+async fn start_own(instance: Instance, options: &ContainerdOptions, shutdown: CancellationToken) -> Result<Started> {
+    let own = Own::prepare(instance, &options.cgroup_root).await?;
+    let mut process = own.find_or_spawn().await?;
+    let runtime = own.runtime(shutdown.child_token());
+    wait_until_ready(&runtime, Some((&mut process, &own.log()))).await?;
+    let archive = pause::archive().map_err(failed("cannot make the pause image"))?;
+    runtime.importer().import_bytes(archive).await.map_err(|error| {
+        RuntimeError::Failed(format!("cannot import the pause image: {}", super::images::with_sources(&error)))
+    })?;
+    tracing::info!(
+        node = options.node_name,
+        pid = process.pid(),
+        socket = %own.instance.socket().display(),
+        "containerd is ready"
+    );
+    let supervisor = tokio::spawn(supervise(own, process, shutdown));
+    Ok(Started { runtime: Arc::new(runtime), supervisor })
+}
+
+/// The agent's own containerd: its places and its programs.
+struct Own {
+    instance: Instance,
+    binary: PathBuf,
+    snapshotter: String,
+    config: String,
+}
+
+impl Own {
+    /// Looks for everything that is needed and makes the folders.
+    async fn prepare(instance: Instance, cgroup_root: &str) -> Result<Self> {
+        let unsupported = RuntimeError::Unsupported;
+        if !rustix::process::geteuid().is_root() {
+            return Err(unsupported("running containers needs root".to_owned()));
+        }
+        let binary = process::find_program("containerd", "containerd").map_err(unsupported)?;
+        process::find_program("runc", "runc").map_err(unsupported)?;
+        process::find_program("setsid", "util-linux").map_err(unsupported)?;
+        let cni_bin_dir = super::cni::find_plugins().map_err(unsupported)?;
+        let version = version_of(&binary).await?;
+
+        let folders = [
+            instance.run_dir(),
+            instance.containerd_dir().join("tmp"),
+            instance.containerd_dir().join("net.d"),
+            instance.containerd_dir().join("certs.d"),
+        ];
+        for folder in &folders {
+            fs::create_dir_all(folder).map_err(failed("cannot make containerd's folders"))?;
+        }
+        let snapshotter = snapshotter_for(&instance.containerd_dir());
+        let record = Record {
+            address: instance.socket(),
+            own: true,
+            snapshotter: snapshotter.clone(),
+            cgroup_root: cgroup_root.to_owned(),
+        };
+        instance.write_record(&record).map_err(failed("cannot write to the data directory"))?;
+        let config = config::render(&config::Settings {
+            version,
+            root: instance.containerd_dir().join("root"),
+            state: instance.run_dir().join("state"),
+            socket: instance.socket(),
+            cni_bin_dir,
+            cni_conf_dir: instance.containerd_dir().join("net.d"),
+            registries_dir: instance.containerd_dir().join("certs.d"),
+            snapshotter: snapshotter.clone(),
+            may_lower_oom_score: has_capability(CAP_SYS_RESOURCE),
+            has_hugetlb: crate::linux::cgroups::has_hugetlb(),
+        });
+        Ok(Self { instance, binary, snapshotter, config })
+    }
+
+    fn config_path(&self) -> PathBuf {
+        config_path(&self.instance)
+    }
+
+    fn pid_file(&self) -> PathBuf {
+        pid_file(&self.instance)
+    }
+
+    fn log(&self) -> PathBuf {
+        self.instance.containerd_dir().join("containerd.log")
+    }
+
+    /// Adopts the containerd that runs, unless it runs with another configuration.
+    async fn find_or_spawn(&self) -> Result<Process> {
+        let same = fs::read_to_string(self.config_path()).is_ok_and(|old| old == self.config);
+        match Process::find(&self.config_path(), &self.pid_file()) {
+            Some(running) if same => {
+                tracing::info!(pid = running.pid(), "containerd runs already and is adopted");
+                return Ok(running);
+            }
+            Some(running) => {
+                tracing::info!(pid = running.pid(), "containerd is restarted with a new configuration");
+                running.end(END_TIME_MAX).await;
+            }
+            None => {}
+        }
+        fs::write(self.config_path(), &self.config).map_err(failed("cannot write containerd's configuration"))?;
+        self.spawn().map_err(failed("cannot start containerd"))
+    }
+
+    fn spawn(&self) -> io::Result<Process> {
+        Process::spawn(&self.binary, &self.config_path(), &self.log(), &self.pid_file())
+    }
+
+    fn runtime(&self, shutdown: CancellationToken) -> CriRuntime {
+        let cni = Cni {
+            conf_dir: self.instance.containerd_dir().join("net.d"),
+            addresses_dir: self.instance.run_dir().join("addresses"),
+            bridge: self.instance.bridge(),
+        };
+        let options = CriOptions {
+            cni: Some(cni),
+            snapshotter: self.snapshotter.clone(),
+            temporary: self.instance.containerd_dir().join("tmp"),
+        };
+        CriRuntime::new(&self.instance.socket(), options, shutdown)
+    }
+}
+
+fn config_path(instance: &Instance) -> PathBuf {
+    instance.containerd_dir().join("config.toml")
+}
+
+fn pid_file(instance: &Instance) -> PathBuf {
+    instance.run_dir().join("containerd.pid")
+}
+
+/// Restarts containerd whenever it ends, until shutdown; then leaves it running.
+async fn supervise(own: Own, mut process: Process, shutdown: CancellationToken) {
+    let mut delay = RESTART_DELAY_MIN;
+    let mut started = Instant::now();
+    loop {
+        if shutdown.run_until_cancelled(process.ended()).await.is_none() {
+            return;
+        }
+        if started.elapsed() > STABLE_TIME {
+            delay = RESTART_DELAY_MIN;
+        }
+        tracing::warn!(log = %own.log().display(), delay_ms = delay.as_millis(), "containerd ended and is restarted");
+        loop {
+            if shutdown.run_until_cancelled(tokio::time::sleep(delay)).await.is_none() {
+                return;
+            }
+            delay = (delay * 2).min(RESTART_DELAY_MAX);
+            match own.spawn() {
+                Ok(new) => {
+                    process = new;
+                    started = Instant::now();
+                    break;
+                }
+                Err(error) => tracing::error!(%error, "cannot start containerd"),
+            }
+        }
+    }
+}
+
+/// Waits until CRI answers. With a process and its log, stops waiting if that ends.
+async fn wait_until_ready(runtime: &CriRuntime, process: Option<(&mut Process, &Path)>) -> Result<()> {
+    let answers = async {
+        let deadline = tokio::time::Instant::now() + START_TIME_MAX;
+        loop {
+            match runtime.version().await {
+                Ok(_) => return Ok(()),
+                Err(RuntimeError::Unavailable(_)) if tokio::time::Instant::now() < deadline => {}
+                Err(error) => return Err(error),
+            }
+            tokio::time::sleep(START_POLL).await;
+        }
+    };
+    let Some((process, log)) = process else { return answers.await };
+    tokio::select! {
+        answer = answers => answer,
+        () = process.ended() => Err(RuntimeError::Unavailable(format!(
+            "containerd ended at once; its log {} ends with: {}",
+            log.display(),
+            last_lines(log),
+        ))),
+    }
+}
+
+fn last_lines(log: &Path) -> String {
+    let text = fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text[text.len().saturating_sub(2000)..]).into_owned();
+    let lines: Vec<_> = text.lines().rev().take(3).collect();
+    lines.into_iter().rev().collect::<Vec<_>>().join(" | ")
+}
+
+async fn version_of(binary: &Path) -> Result<(u32, u32)> {
+    let output = tokio::process::Command::new(binary)
+        .arg("--version")
+        .output()
+        .await
+        .map_err(failed("cannot run containerd"))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    config::parse_version(&text)
+        .ok_or_else(|| RuntimeError::Unsupported(format!("containerd --version says {:?}", text.trim())))
+}
+
+/// Overlays cannot be made on an overlay (a data directory inside a container, say).
+fn snapshotter_for(folder: &Path) -> String {
+    match rustix::fs::statfs(folder) {
+        Ok(found) if found.f_type as u32 == OVERLAYFS_MAGIC => "native".to_owned(),
+        _ => default_snapshotter(),
+    }
+}
+
+fn has_capability(bit: u32) -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    status
+        .lines()
+        .find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok())
+        .is_some_and(|mask| mask & 1 << bit != 0)
+}
+
+fn failed(what: &'static str) -> impl Fn(io::Error) -> RuntimeError {
+    move |error| RuntimeError::Failed(format!("{what}: {error}"))
 }

@@ -15,8 +15,15 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use tokio::sync::broadcast;
 
+#[cfg(target_os = "linux")]
+pub mod cni;
+#[cfg(target_os = "linux")]
 pub mod containerd;
+pub mod cri;
 pub mod images;
+pub mod instance;
+pub mod oci;
+pub mod pause;
 pub mod simulated;
 
 /// Label on every sandbox and container: the pod's name.

@@ -1,0 +1,183 @@
+//! Takes down everything that an agent set up on its machine.
+//!
+//! In: the agent's data directory; the agent itself has ended. Out: no pod, no containerd,
+//! no mount, cgroup, link or table of that instance is left; images and logs are still there.
+//! Works with whatever is found: a containerd that runs is asked to stop its pods, one that
+//! died is started for that, and where there is none left, processes are found by the socket
+//! that they were given.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use futures::stream::{self, StreamExt};
+use rustix::mount::{UnmountFlags, unmount};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio_util::sync::CancellationToken;
+
+use super::process::{Process, find_program};
+use super::{END_TIME_MAX, config_path, failed, pid_file, wait_until_ready};
+use crate::linux::{cgroups, netlink, services};
+use crate::runtime::cri::{CriOptions, CriRuntime};
+use crate::runtime::instance::{Instance, Record};
+use crate::runtime::{Result, Runtime};
+
+/// Pods that are stopped at the same time; more would only wait for each other.
+const PODS_AT_ONCE: usize = 8;
+/// How long one pod may take to go.
+const POD_TIME_MAX: Duration = Duration::from_secs(30);
+
+/// Stops all pods of the instance, its containerd and its network, and removes what they left.
+pub async fn shutdown_everything(data_dir: &Path) -> Result<()> {
+    if !data_dir.exists() {
+        return Ok(());
+    }
+    let instance = Instance::of(data_dir).map_err(failed("cannot use the data directory"))?;
+    let record = instance.read_record().unwrap_or_else(|_| Record {
+        address: instance.socket(),
+        own: true,
+        snapshotter: String::new(),
+        cgroup_root: "/gantry".to_owned(),
+    });
+    let mut process = Process::find(&config_path(&instance), &pid_file(&instance));
+    if record.own && process.is_none() && instance.run_dir().join("state").exists() {
+        process = respawn(&instance);
+    }
+    if process.is_some() || !record.own {
+        let shutdown = CancellationToken::new();
+        let runtime = CriRuntime::new(&record.address, CriOptions::default(), shutdown.child_token());
+        let _cancelled_at_the_end = shutdown.drop_guard();
+        match wait_until_ready(&runtime, None).await {
+            Ok(()) => remove_pods(&runtime, &instance).await,
+            Err(error) => tracing::warn!(%error, "containerd does not answer; its pods are killed"),
+        }
+    }
+    if let Some(process) = process {
+        process.end(END_TIME_MAX).await;
+    }
+    if record.own {
+        kill_shims(&record.address);
+    }
+    remove_cgroups(&instance, &record.cgroup_root).await;
+    unmount_below(&[instance.run_dir(), instance.data_dir.clone()]);
+    if let Err(error) = netlink::delete_link(&instance.bridge()) {
+        tracing::warn!(bridge = instance.bridge(), %error, "cannot remove the bridge");
+    }
+    if let Err(error) = services::remove_table(&instance.table()).await {
+        tracing::warn!(table = instance.table(), %error, "cannot remove the table");
+    }
+    match fs::remove_dir_all(instance.run_dir()) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(failed("cannot remove the folder below /run")(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Starts the instance's containerd once more, if it is installed and was configured.
+fn respawn(instance: &Instance) -> Option<Process> {
+    let binary = find_program("containerd", "containerd").ok()?;
+    let config = config_path(instance);
+    let log = instance.containerd_dir().join("containerd.log");
+    if !config.exists() {
+        return None;
+    }
+    Process::spawn(&binary, &config, &log, &pid_file(instance)).ok()
+}
+
+/// Removes the pods that belong to this instance: all of its own containerd's, or those with
+/// a folder in its data directory.
+async fn remove_pods(runtime: &CriRuntime, instance: &Instance) {
+    let known = pod_folders(instance);
+    let own = runtime_is_own(instance);
+    let pods = match runtime.list().await {
+        Ok(pods) => pods,
+        Err(error) => {
+            tracing::warn!(%error, "cannot list the pods");
+            return;
+        }
+    };
+    let sandboxes = pods
+        .into_iter()
+        .filter(|pod| own || known.contains(&pod.pod.uid))
+        .flat_map(|pod| pod.sandboxes)
+        .map(|sandbox| sandbox.id);
+    stream::iter(sandboxes)
+        .for_each_concurrent(PODS_AT_ONCE, |id| async move {
+            let removal = async {
+                runtime.stop_sandbox(&id).await?;
+                runtime.remove_sandbox(&id).await
+            };
+            match tokio::time::timeout(POD_TIME_MAX, removal).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(sandbox = id, %error, "cannot remove a pod"),
+                Err(_) => tracing::warn!(sandbox = id, "a pod takes too long to go"),
+            }
+        })
+        .await;
+}
+
+fn runtime_is_own(instance: &Instance) -> bool {
+    instance.read_record().is_ok_and(|record| record.own)
+}
+
+fn pod_folders(instance: &Instance) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(instance.data_dir.join("pods")) else { return Vec::new() };
+    entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect()
+}
+
+/// Shims outlive containerd and carry its socket in their command line.
+fn kill_shims(socket: &Path) {
+    let socket = socket.as_os_str().as_encoded_bytes();
+    let Ok(entries) = fs::read_dir("/proc") else { return };
+    for entry in entries.flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| Pid::from_raw(name.parse().ok()?)) else {
+            continue;
+        };
+        let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let mut arguments = command.split(|byte| *byte == 0);
+        let is_shim = arguments.next().is_some_and(|program| {
+            program.rsplit(|byte| *byte == b'/').next().is_some_and(|name| name.starts_with(b"containerd-shim"))
+        });
+        if is_shim && arguments.any(|argument| argument == socket) {
+            tracing::info!(pid = pid.as_raw_nonzero().get(), "a shim is killed");
+            let _ = kill_process(pid, Signal::KILL);
+        }
+    }
+}
+
+/// Removes the cgroups of this instance's pods, and their parent if nobody else uses it.
+async fn remove_cgroups(instance: &Instance, root: &str) {
+    for uid in pod_folders(instance) {
+        if let Err(error) = cgroups::remove(&format!("{root}/pod{uid}")).await {
+            tracing::warn!(uid, %error, "cannot remove a cgroup");
+        }
+    }
+    cgroups::remove_if_empty(root);
+}
+
+/// Detaches every mount below the folders, the innermost first.
+fn unmount_below(folders: &[PathBuf]) {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mut points: Vec<PathBuf> = mounts
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .map(|point| PathBuf::from(unescape(point)))
+        .filter(|point| folders.iter().any(|folder| point.starts_with(folder) && point != folder))
+        .collect();
+    points.sort_by_key(|point| std::cmp::Reverse(point.components().count()));
+    for point in points {
+        if let Err(error) = unmount(&point, UnmountFlags::DETACH) {
+            tracing::warn!(mount = %point.display(), %error, "cannot unmount");
+        }
+    }
+}
+
+/// mountinfo writes blanks and backslashes as octal escapes.
+fn unescape(text: &str) -> String {
+    let mut plain = text.to_owned();
+    for (escape, character) in [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")] {
+        plain = plain.replace(escape, character);
+    }
+    plain
+}

@@ -1,0 +1,609 @@
+//! The [`Runtime`] that speaks CRI to containerd, over one connection.
+//!
+//! In: the agent's configurations. Out: CRI calls over gRPC, and records made of the
+//! answers. What CRI does not offer (events in containerd 1.6, image import) goes over the
+//! same connection to containerd's own services. The connection is opened at the first
+//! call and again whenever containerd was away; nothing is kept but a map from ids to the
+//! pods they belong to, so that events need no further call.
+
+mod config;
+mod errors;
+mod events;
+mod records;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::future::{try_join, try_join_all};
+use k8s_cri::v1;
+use k8s_cri::v1::image_service_client::ImageServiceClient;
+use k8s_cri::v1::runtime_service_client::RuntimeServiceClient;
+use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Channel, Endpoint, Uri};
+
+use self::errors::{Call, translate};
+use super::images::Importer;
+use super::{
+    ContainerConfig, ContainerRecord, EVENT_QUEUE_LEN, ExecOutput, ExecRequest, ImageRecord, LABEL_POD_UID,
+    PodIdentity, PodRecord, Readiness, RegistryAuth, Resources, Result, Runtime, RuntimeError, RuntimeEvent,
+    RuntimeStatus, RuntimeVersion, SandboxConfig, StreamEndpoint, StreamOptions,
+};
+
+/// containerd's namespace for everything that CRI manages.
+pub(crate) const NAMESPACE: &str = "k8s.io";
+
+/// Largest answer accepted; the same as the kubelet's. A list of 500 containers is 1 MB.
+const MESSAGE_SIZE_MAX: usize = 16 << 20;
+/// For calls that only read.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// For calls that change one container.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(120);
+/// For making a sandbox, which sets up its network.
+const SANDBOX_TIMEOUT: Duration = Duration::from_secs(240);
+/// How long a changed network configuration may take to be noticed by containerd.
+const NETWORK_NOTICE_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// What a [`CriRuntime`] does on the node beside the calls to containerd.
+#[derive(Clone, Debug, Default)]
+pub struct CriOptions {
+    /// The network configuration to write when the pod CIDR is known; `None` leaves the
+    /// network to whoever configured the runtime.
+    #[cfg(target_os = "linux")]
+    pub cni: Option<super::cni::Cni>,
+    /// containerd's snapshotter, for unpacking imported images.
+    pub snapshotter: String,
+    /// Folder for short-lived files of image imports.
+    pub temporary: PathBuf,
+}
+
+/// A connection to containerd. Clones share it.
+#[derive(Clone)]
+pub struct CriRuntime {
+    channel: Channel,
+    runtime: RuntimeServiceClient<Channel>,
+    image: ImageServiceClient<Channel>,
+    events: broadcast::Sender<RuntimeEvent>,
+    /// Pod UID by id of sandbox or container, of what exists.
+    owners: Arc<Mutex<HashMap<String, String>>>,
+    options: Arc<CriOptions>,
+}
+
+impl CriRuntime {
+    /// A runtime on the socket (or Windows pipe) `address`. Connects when first used; follows
+    /// containerd's events until `shutdown`.
+    pub fn new(address: &Path, options: CriOptions, shutdown: CancellationToken) -> Self {
+        let channel = channel(address);
+        let runtime = Self {
+            runtime: RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(MESSAGE_SIZE_MAX),
+            image: ImageServiceClient::new(channel.clone()).max_decoding_message_size(MESSAGE_SIZE_MAX),
+            channel,
+            events: broadcast::Sender::new(EVENT_QUEUE_LEN),
+            owners: Arc::default(),
+            options: Arc::new(options),
+        };
+        tokio::spawn(events::follow(runtime.clone(), shutdown));
+        runtime
+    }
+
+    /// Imports images into this containerd.
+    pub fn importer(&self) -> Importer {
+        Importer::new(self.channel.clone(), self.options.snapshotter.clone(), self.options.temporary.clone())
+    }
+
+    fn publish(&self, event: RuntimeEvent) {
+        // Fails only while nobody has subscribed yet, and who subscribes lists first.
+        let _ = self.events.send(event);
+    }
+
+    fn remember(&self, id: &str, uid: &str) {
+        let mut owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
+        if !owners.contains_key(id) {
+            owners.insert(id.to_owned(), uid.to_owned());
+        }
+    }
+
+    fn forget(&self, id: &str) {
+        self.owners.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+    }
+
+    fn known_owner(&self, id: &str) -> Option<String> {
+        self.owners.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+    }
+
+    /// The pod of a sandbox or container.
+    async fn pod_uid_of(&self, id: &str) -> Option<String> {
+        if let Some(uid) = self.known_owner(id) {
+            return Some(uid);
+        }
+        let labels = match self.container_status(id).await {
+            Ok(status) => status.labels,
+            Err(_) => self.sandbox_status(id).await.ok()?.labels,
+        };
+        labels.get(LABEL_POD_UID).cloned()
+    }
+
+    /// Whether CRI holds this container or sandbox to be running.
+    async fn is_running(&self, id: &str) -> bool {
+        match self.container_status(id).await {
+            Ok(status) => status.state == v1::ContainerState::ContainerRunning as i32,
+            Err(RuntimeError::NotFound(_)) => match self.sandbox_status(id).await {
+                Ok(status) => status.state == v1::PodSandboxState::SandboxReady as i32,
+                Err(_) => false,
+            },
+            Err(_) => false,
+        }
+    }
+
+    async fn container_status(&self, id: &str) -> Result<v1::ContainerStatus> {
+        let request = v1::ContainerStatusRequest { container_id: id.to_owned(), verbose: false };
+        let response = self
+            .runtime
+            .clone()
+            .container_status(timed(READ_TIMEOUT, request))
+            .await
+            .map_err(|status| translate(Call::Other, &status))?;
+        response.into_inner().status.ok_or_else(|| empty_answer("ContainerStatus"))
+    }
+
+    async fn sandbox_status(&self, id: &str) -> Result<v1::PodSandboxStatus> {
+        let request = v1::PodSandboxStatusRequest { pod_sandbox_id: id.to_owned(), verbose: false };
+        let response = self
+            .runtime
+            .clone()
+            .pod_sandbox_status(timed(READ_TIMEOUT, request))
+            .await
+            .map_err(|status| translate(Call::Other, &status))?;
+        response.into_inner().status.ok_or_else(|| empty_answer("PodSandboxStatus"))
+    }
+
+    async fn list_sandboxes(&self, uid: Option<&str>) -> Result<Vec<v1::PodSandbox>> {
+        let filter = v1::PodSandboxFilter { label_selector: selector(uid), ..Default::default() };
+        let request = v1::ListPodSandboxRequest { filter: Some(filter) };
+        let response = self
+            .runtime
+            .clone()
+            .list_pod_sandbox(timed(READ_TIMEOUT, request))
+            .await
+            .map_err(|status| translate(Call::Other, &status))?;
+        Ok(response.into_inner().items)
+    }
+
+    async fn list_containers(&self, uid: Option<&str>) -> Result<Vec<v1::Container>> {
+        let filter = v1::ContainerFilter { label_selector: selector(uid), ..Default::default() };
+        let request = v1::ListContainersRequest { filter: Some(filter) };
+        let response = self
+            .runtime
+            .clone()
+            .list_containers(timed(READ_TIMEOUT, request))
+            .await
+            .map_err(|status| translate(Call::Other, &status))?;
+        Ok(response.into_inner().containers)
+    }
+
+    /// The container's record, or none if it went away since it was listed.
+    async fn container_record(&self, listed: v1::Container) -> Result<Option<ContainerRecord>> {
+        match self.container_status(&listed.id).await {
+            Ok(status) => Ok(Some(records::container(status, listed.pod_sandbox_id))),
+            Err(RuntimeError::NotFound(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn remember_all(&self, pods: &[PodRecord]) {
+        for pod in pods {
+            for sandbox in &pod.sandboxes {
+                self.remember(&sandbox.id, &pod.pod.uid);
+            }
+            for container in &pod.containers {
+                self.remember(&container.id, &pod.pod.uid);
+            }
+        }
+    }
+
+    async fn wait_for_network(&self) -> Result<()> {
+        let deadline = tokio::time::Instant::now() + NETWORK_NOTICE_TIME_MAX;
+        loop {
+            let network = self.status().await?.network;
+            if network.ready || tokio::time::Instant::now() >= deadline {
+                if !network.ready {
+                    tracing::warn!(message = network.message, "the pod network is not ready");
+                }
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+#[async_trait]
+impl Runtime for CriRuntime {
+    fn scheme(&self) -> &str {
+        "containerd"
+    }
+
+    async fn version(&self) -> Result<RuntimeVersion> {
+        let request = v1::VersionRequest::default();
+        let version = self
+            .runtime
+            .clone()
+            .version(timed(READ_TIMEOUT, request))
+            .await
+            .map_err(|status| translate(Call::Other, &status))?
+            .into_inner();
+        Ok(RuntimeVersion { name: version.runtime_name, version: version.runtime_version })
+    }
+
+    async fn status(&self) -> Result<RuntimeStatus> {
+        let request = v1::StatusRequest { verbose: false };
+        let response = self
+            .runtime
+            .clone()
+            .status(timed(READ_TIMEOUT, request))
+            .await
+            .map_err(|status| translate(Call::Other, &status))?;
+        let conditions = response.into_inner().status.unwrap_or_default().conditions;
+        let readiness = |kind: &str| {
+            let found = conditions.iter().find(|condition| condition.r#type == kind);
+            found.map_or_else(
+                || Readiness {
+                    ready: false,
+                    reason: "Unknown".to_owned(),
+                    message: format!("the runtime does not report {kind}"),
+                },
+                |condition| Readiness {
+                    ready: condition.status,
+                    reason: condition.reason.clone(),
+                    message: condition.message.clone(),
+                },
+            )
+        };
+        Ok(RuntimeStatus { runtime: readiness("RuntimeReady"), network: readiness("NetworkReady") })
+    }
+
+    async fn list(&self) -> Result<Vec<PodRecord>> {
+        let (sandboxes, containers) = try_join(self.list_sandboxes(None), self.list_containers(None)).await?;
+        let pods = records::group(
+            sandboxes.into_iter().map(records::listed_sandbox).collect(),
+            containers.into_iter().map(records::listed_container).collect(),
+        );
+        self.remember_all(&pods);
+        Ok(pods)
+    }
+
+    async fn pod(&self, uid: &str) -> Result<PodRecord> {
+        let (sandboxes, containers) = try_join(self.list_sandboxes(Some(uid)), self.list_containers(Some(uid))).await?;
+        let sandboxes = sandboxes.into_iter().map(|listed| async move {
+            match self.sandbox_status(&listed.id).await {
+                Ok(status) => Ok(Some(records::sandbox(status))),
+                Err(RuntimeError::NotFound(_)) => Ok(None),
+                Err(error) => Err(error),
+            }
+        });
+        let containers = containers.into_iter().map(|listed| self.container_record(listed));
+        let (sandboxes, containers) = try_join(try_join_all(sandboxes), try_join_all(containers)).await?;
+        let pods =
+            records::group(sandboxes.into_iter().flatten().collect(), containers.into_iter().flatten().collect());
+        self.remember_all(&pods);
+        Ok(pods.into_iter().next().unwrap_or_else(|| PodRecord {
+            pod: PodIdentity { uid: uid.to_owned(), ..Default::default() },
+            ..Default::default()
+        }))
+    }
+
+    async fn container(&self, container_id: &str) -> Result<ContainerRecord> {
+        let filter = v1::ContainerFilter { id: container_id.to_owned(), ..Default::default() };
+        let request = v1::ListContainersRequest { filter: Some(filter) };
+        let mut client = self.runtime.clone();
+        let listed = client.list_containers(timed(READ_TIMEOUT, request)).await;
+        let listed = listed.map_err(|status| translate(Call::Other, &status))?.into_inner();
+        let missing = || RuntimeError::NotFound(format!("no container {container_id:?}"));
+        let listed = listed.containers.into_iter().next().ok_or_else(missing)?;
+        self.container_record(listed).await?.ok_or_else(missing)
+    }
+
+    fn subscribe(&self) -> broadcast::Receiver<RuntimeEvent> {
+        self.events.subscribe()
+    }
+
+    async fn run_sandbox(&self, config: &SandboxConfig) -> Result<String> {
+        let request = v1::RunPodSandboxRequest { config: Some(config::sandbox(config)), ..Default::default() };
+        let response = self
+            .runtime
+            .clone()
+            .run_pod_sandbox(timed(SANDBOX_TIMEOUT, request))
+            .await
+            .map_err(|status| translate(Call::Other, &status))?;
+        let id = response.into_inner().pod_sandbox_id;
+        self.remember(&id, &config.pod.uid);
+        Ok(id)
+    }
+
+    async fn stop_sandbox(&self, sandbox_id: &str) -> Result<()> {
+        let request = v1::StopPodSandboxRequest { pod_sandbox_id: sandbox_id.to_owned() };
+        let mut client = self.runtime.clone();
+        let stopped = client.stop_pod_sandbox(timed(SANDBOX_TIMEOUT, request)).await;
+        missing_is_fine(stopped)
+    }
+
+    async fn remove_sandbox(&self, sandbox_id: &str) -> Result<()> {
+        let request = v1::RemovePodSandboxRequest { pod_sandbox_id: sandbox_id.to_owned() };
+        let mut client = self.runtime.clone();
+        let removed = client.remove_pod_sandbox(timed(WRITE_TIMEOUT, request)).await;
+        missing_is_fine(removed)?;
+        self.forget(sandbox_id);
+        Ok(())
+    }
+
+    async fn create_container(
+        &self,
+        sandbox_id: &str,
+        config: &ContainerConfig,
+        sandbox: &SandboxConfig,
+    ) -> Result<String> {
+        let request = v1::CreateContainerRequest {
+            pod_sandbox_id: sandbox_id.to_owned(),
+            config: Some(config::container(config)),
+            sandbox_config: Some(config::sandbox(sandbox)),
+        };
+        let response = self
+            .runtime
+            .clone()
+            .create_container(timed(WRITE_TIMEOUT, request))
+            .await
+            .map_err(|status| translate(Call::Create, &status))?;
+        let id = response.into_inner().container_id;
+        self.remember(&id, &sandbox.pod.uid);
+        Ok(id)
+    }
+
+    async fn start_container(&self, container_id: &str) -> Result<()> {
+        let request = v1::StartContainerRequest { container_id: container_id.to_owned() };
+        let mut client = self.runtime.clone();
+        let started = client.start_container(timed(WRITE_TIMEOUT, request)).await;
+        started.map(drop).map_err(|status| translate(Call::Start, &status))
+    }
+
+    async fn stop_container(&self, container_id: &str, grace: Duration) -> Result<()> {
+        let request = v1::StopContainerRequest {
+            container_id: container_id.to_owned(),
+            timeout: i64::try_from(grace.as_secs()).unwrap_or(i64::MAX),
+        };
+        let mut client = self.runtime.clone();
+        let timeout = WRITE_TIMEOUT.saturating_add(grace);
+        missing_is_fine(client.stop_container(timed(timeout, request)).await)
+    }
+
+    async fn remove_container(&self, container_id: &str) -> Result<()> {
+        let request = v1::RemoveContainerRequest { container_id: container_id.to_owned() };
+        let mut client = self.runtime.clone();
+        missing_is_fine(client.remove_container(timed(WRITE_TIMEOUT, request)).await)?;
+        self.forget(container_id);
+        Ok(())
+    }
+
+    async fn reopen_log(&self, container_id: &str) -> Result<()> {
+        let request = v1::ReopenContainerLogRequest { container_id: container_id.to_owned() };
+        let mut client = self.runtime.clone();
+        let reopened = client.reopen_container_log(timed(WRITE_TIMEOUT, request)).await;
+        reopened.map(drop).map_err(|status| translate(Call::Other, &status))
+    }
+
+    async fn exec_sync(&self, container_id: &str, command: &[String], timeout: Duration) -> Result<ExecOutput> {
+        let request = v1::ExecSyncRequest {
+            container_id: container_id.to_owned(),
+            cmd: command.to_vec(),
+            // CRI counts whole seconds and takes 0 for no limit.
+            timeout: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX).max(1),
+        };
+        let response = self
+            .runtime
+            .clone()
+            .exec_sync(timed(timeout.saturating_add(WRITE_TIMEOUT), request))
+            .await
+            .map_err(|status| translate(Call::Other, &status))?
+            .into_inner();
+        Ok(ExecOutput { stdout: response.stdout, stderr: response.stderr, exit_code: response.exit_code })
+    }
+
+    async fn exec(&self, container_id: &str, request: &ExecRequest) -> Result<StreamEndpoint> {
+        let streams = request.streams;
+        let request = v1::ExecRequest {
+            container_id: container_id.to_owned(),
+            cmd: request.command.clone(),
+            tty: streams.tty,
+            stdin: streams.stdin,
+            stdout: streams.stdout,
+            stderr: streams.stderr,
+        };
+        let response = self
+            .runtime
+            .clone()
+            .exec(timed(READ_TIMEOUT, request))
+            .await
+            .map_err(|status| translate(Call::Other, &status))?;
+        Ok(StreamEndpoint { url: response.into_inner().url })
+    }
+
+    async fn attach(&self, container_id: &str, streams: StreamOptions) -> Result<StreamEndpoint> {
+        let request = v1::AttachRequest {
+            container_id: container_id.to_owned(),
+            stdin: streams.stdin,
+            tty: streams.tty,
+            stdout: streams.stdout,
+            stderr: streams.stderr,
+        };
+        let response = self
+            .runtime
+            .clone()
+            .attach(timed(READ_TIMEOUT, request))
+            .await
+            .map_err(|status| translate(Call::Other, &status))?;
+        Ok(StreamEndpoint { url: response.into_inner().url })
+    }
+
+    async fn port_forward(&self, sandbox_id: &str, ports: &[u16]) -> Result<StreamEndpoint> {
+        let request = v1::PortForwardRequest {
+            pod_sandbox_id: sandbox_id.to_owned(),
+            port: ports.iter().map(|&port| port.into()).collect(),
+        };
+        let response = self
+            .runtime
+            .clone()
+            .port_forward(timed(READ_TIMEOUT, request))
+            .await
+            .map_err(|status| translate(Call::Other, &status))?;
+        Ok(StreamEndpoint { url: response.into_inner().url })
+    }
+
+    async fn image(&self, reference: &str) -> Result<Option<ImageRecord>> {
+        let request = v1::ImageStatusRequest { image: Some(image_spec(reference)), verbose: false };
+        let response = self
+            .image
+            .clone()
+            .image_status(timed(READ_TIMEOUT, request))
+            .await
+            .map_err(|status| translate(Call::Image, &status))?;
+        Ok(response.into_inner().image.map(records::image_record))
+    }
+
+    async fn images(&self) -> Result<Vec<ImageRecord>> {
+        let response = self
+            .image
+            .clone()
+            .list_images(timed(READ_TIMEOUT, v1::ListImagesRequest::default()))
+            .await
+            .map_err(|status| translate(Call::Image, &status))?;
+        Ok(response.into_inner().images.into_iter().map(records::image_record).collect())
+    }
+
+    async fn pull_image(&self, reference: &str, auth: Option<&RegistryAuth>) -> Result<String> {
+        let request = v1::PullImageRequest {
+            image: Some(image_spec(reference)),
+            auth: auth.map(config::auth),
+            sandbox_config: None,
+        };
+        // No limit of time: it takes as long as the image is large, and the caller may
+        // drop the call.
+        let response = self.image.clone().pull_image(request).await.map_err(|status| translate(Call::Pull, &status))?;
+        Ok(response.into_inner().image_ref)
+    }
+
+    async fn remove_image(&self, reference: &str) -> Result<()> {
+        let request = v1::RemoveImageRequest { image: Some(image_spec(reference)) };
+        let mut client = self.image.clone();
+        missing_is_fine(client.remove_image(timed(WRITE_TIMEOUT, request)).await)
+    }
+
+    async fn import_image(&self, archive: &Path) -> Result<Vec<String>> {
+        let names = self
+            .importer()
+            .import(archive)
+            .await
+            .map_err(|error| RuntimeError::Failed(super::images::with_sources(&error)))?;
+        Ok(names)
+    }
+
+    async fn set_pod_cidrs(&self, cidrs: &[String]) -> Result<()> {
+        #[cfg(target_os = "linux")]
+        if let Some(cni) = &self.options.cni {
+            let changed = cni
+                .write(cidrs)
+                .await
+                .map_err(|error| RuntimeError::Failed(format!("cannot configure the pod network: {error}")))?;
+            if changed {
+                self.wait_for_network().await?;
+            }
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _ = cidrs;
+        Ok(())
+    }
+
+    async fn apply_pod_cgroup(&self, cgroup_parent: &str, limits: &Resources) -> Result<()> {
+        #[cfg(target_os = "linux")]
+        return crate::linux::cgroups::apply(cgroup_parent, limits)
+            .map_err(|error| RuntimeError::Failed(error.to_string()));
+        #[cfg(not(target_os = "linux"))]
+        {
+            let _ = (cgroup_parent, limits);
+            Ok(())
+        }
+    }
+
+    async fn remove_pod_cgroup(&self, cgroup_parent: &str) -> Result<()> {
+        #[cfg(target_os = "linux")]
+        return crate::linux::cgroups::remove(cgroup_parent)
+            .await
+            .map_err(|error| RuntimeError::Failed(error.to_string()));
+        #[cfg(not(target_os = "linux"))]
+        {
+            let _ = cgroup_parent;
+            Ok(())
+        }
+    }
+
+    async fn pod_cgroups(&self, cgroup_root: &str) -> Result<Vec<String>> {
+        #[cfg(target_os = "linux")]
+        return crate::linux::cgroups::pods(cgroup_root).map_err(|error| RuntimeError::Failed(error.to_string()));
+        #[cfg(not(target_os = "linux"))]
+        {
+            let _ = cgroup_root;
+            Ok(Vec::new())
+        }
+    }
+}
+
+/// A channel to containerd that connects when it is first used, and again when it must.
+pub(crate) fn channel(address: &Path) -> Channel {
+    let address = address.to_path_buf();
+    // The authority is what containerd sees as the host; the path is what is dialled.
+    Endpoint::from(Uri::from_static("http://localhost")).connect_with_connector_lazy(tower::service_fn(
+        move |_: Uri| {
+            let address = address.clone();
+            async move {
+                #[cfg(unix)]
+                let stream = tokio::net::UnixStream::connect(address).await?;
+                #[cfg(windows)]
+                let stream = tokio::net::windows::named_pipe::ClientOptions::new().open(address)?;
+                Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(stream))
+            }
+        },
+    ))
+}
+
+/// The snapshotter that containerd is configured with where nothing speaks against it.
+pub(crate) fn default_snapshotter() -> String {
+    if cfg!(windows) { "windows" } else { "overlayfs" }.to_owned()
+}
+
+fn timed<T>(timeout: Duration, message: T) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    request.set_timeout(timeout);
+    request
+}
+
+fn selector(uid: Option<&str>) -> HashMap<String, String> {
+    uid.map(|uid| (LABEL_POD_UID.to_owned(), uid.to_owned())).into_iter().collect()
+}
+
+fn image_spec(reference: &str) -> v1::ImageSpec {
+    v1::ImageSpec { image: reference.to_owned(), ..Default::default() }
+}
+
+fn empty_answer(call: &str) -> RuntimeError {
+    RuntimeError::Failed(format!("containerd answered {call} without a status"))
+}
+
+fn missing_is_fine<T>(answer: std::result::Result<T, tonic::Status>) -> Result<()> {
+    match answer {
+        Ok(_) => Ok(()),
+        Err(status) => match translate(Call::Other, &status) {
+            RuntimeError::NotFound(_) => Ok(()),
+            error => Err(error),
+        },
+    }
+}
