@@ -9,6 +9,8 @@
 //! The whole history that is kept is in the file ([`schema`]), so a restart loses no watcher its place.
 
 mod disk;
+#[cfg(test)]
+mod faults;
 mod handle;
 mod hub;
 mod read;

@@ -15,15 +15,21 @@ use crate::{Retention, Revision};
 
 /// How many times the revision is noted per retention age: history is kept at most a tenth longer than asked.
 const SAMPLES: u32 = 10;
+/// How often to look at least, so that a limit on revisions is not overrun by much.
+const PERIOD_MAX: Duration = Duration::from_secs(5);
+/// How often to look at most.
+const PERIOD_MIN: Duration = Duration::from_millis(20);
 
-/// The revisions noted, oldest first: at most [`SAMPLES`] and two more.
+/// The revisions noted, oldest first, [`SAMPLES`] an age: so at most two more than that.
 #[derive(Default)]
 struct Samples(VecDeque<(Instant, Revision)>);
 
 impl Samples {
     /// Notes that the store is at `revision` now, and returns up to where it should be compacted.
     fn note(&mut self, now: Instant, revision: Revision, retention: Retention) -> Revision {
-        self.0.push_back((now, revision));
+        if self.0.back().is_none_or(|(last, _)| now.duration_since(*last) >= retention.age / SAMPLES) {
+            self.0.push_back((now, revision));
+        }
         let mut by_age = 0;
         while let Some((at, revision)) = self.0.front().copied() {
             if now.duration_since(at) < retention.age {
@@ -43,7 +49,7 @@ pub(super) async fn run(
     commands: mpsc::WeakSender<Command>,
     ended: CancellationToken,
 ) {
-    let period = (retention.age / SAMPLES).clamp(Duration::from_millis(100), Duration::from_secs(60));
+    let period = (retention.age / SAMPLES).clamp(PERIOD_MIN, PERIOD_MAX);
     let mut samples = Samples::default();
     let mut compacted = 0;
     loop {
@@ -86,6 +92,7 @@ mod tests {
         assert_eq!(note(149, 50), 0, "nothing newly old");
         assert_eq!(note(199, 60), 30, "all that is old enough at once");
         assert_eq!(note(200, 5_000), 4_000, "too many revisions");
-        assert_eq!(note(400, 5_000), 5_000);
+        assert_eq!(note(210, 5_000), 4_000);
+        assert_eq!(note(310, 5_000), 5_000);
     }
 }

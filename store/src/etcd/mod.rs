@@ -31,8 +31,8 @@ use crate::{
 
 /// The largest response taken. The ranges asked for are sized to stay far below it.
 const RESPONSE_BYTES_MAX: usize = 256 << 20;
-/// The items of a list's first range: at etcd's largest value size they fit into a response.
-const RANGE_ITEMS_FIRST: usize = 128;
+/// The items of a list's first range: few enough that even values of the largest size make about a page's bytes.
+const RANGE_ITEMS_FIRST: usize = 24;
 /// The fewest and most items of a further range, which is sized by what the ones before had.
 const RANGE_ITEMS: (usize, usize) = (16, 2_000);
 /// What a further range should come to.
