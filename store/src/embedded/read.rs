@@ -218,10 +218,13 @@ impl PageBuilder {
     }
 }
 
+/// The entry a cursor stands on.
+type Head<'a, K> = Option<(AccessGuard<'a, K>, AccessGuard<'a, &'static [u8]>)>;
+
 /// The latest records, one after another.
 struct CurrentCursor<'a> {
     range: Range<'a, &'static str, &'static [u8]>,
-    head: Option<(AccessGuard<'a, &'static str>, AccessGuard<'a, &'static [u8]>)>,
+    head: Head<'a, &'static str>,
 }
 
 impl<'a> CurrentCursor<'a> {
@@ -252,7 +255,7 @@ impl<'a> CurrentCursor<'a> {
 /// The replaced records, one after another.
 struct PastCursor<'a> {
     range: Range<'a, (&'static str, u64), &'static [u8]>,
-    head: Option<(AccessGuard<'a, (&'static str, u64)>, AccessGuard<'a, &'static [u8]>)>,
+    head: Head<'a, (&'static str, u64)>,
 }
 
 impl<'a> PastCursor<'a> {
