@@ -50,7 +50,7 @@ fn run(nodes: usize, shapes: usize, for_at_least: Duration) -> (f64, usize) {
     let room = nodes * 25;
     let mut placed = 0u64;
     let start = Instant::now();
-    while placed % 1_024 != 0 || placed == 0 || start.elapsed() < for_at_least {
+    while !placed.is_multiple_of(1_024) || placed == 0 || start.elapsed() < for_at_least {
         let key = PodKey(u128::from(placed));
         if placed >= room as u64 {
             engine.remove_pod(PodKey(u128::from(placed - room as u64)));

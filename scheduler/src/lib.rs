@@ -1,7 +1,11 @@
 //! Gantry's scheduler.
 //!
-//! `core` decides where pods go: pure, deterministic, usable without a cluster. `convert` turns
-//! Kubernetes objects into core's types. `driver` is the component around it: it watches pods and
-//! nodes, keeps the queue, asks the core, and binds.
+//! [`core`] decides where pods go: pure, deterministic, usable without a cluster. [`convert`] turns
+//! Kubernetes objects into core's types. [`driver`] is the component around it: it watches pods and
+//! nodes, keeps the queue, asks the core, binds, and tells users what happened.
 
+pub mod convert;
 pub mod core;
+pub mod driver;
+
+pub use driver::{Error, Metrics, Options, run};

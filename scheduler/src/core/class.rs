@@ -49,6 +49,9 @@ struct Group {
     tree: Tournament,
 }
 
+/// A node's sum of matching preferred weights and its number of intolerable taints.
+type Preference = (i64, u32);
+
 /// Where a node's leaf is.
 #[derive(Clone, Copy, Debug)]
 struct Leaf {
@@ -150,7 +153,7 @@ impl Index {
             }
         }
 
-        let mut building: Vec<((i64, u32), Vec<(u32, Key)>)> = Vec::new();
+        let mut building: Vec<(Preference, Vec<(u32, Key)>)> = Vec::new();
         let mut leaves = if count * 8 < nodes.capacity() {
             LeafMap::Sparse(HashMap::with_capacity(count))
         } else {
@@ -158,7 +161,7 @@ impl Index {
         };
         for slot in eligible.iter() {
             let affinity = preferred.iter().filter(|(_, set)| set.contains(slot)).map(|(weight, _)| weight).sum();
-            let wanted: (i64, u32) = (affinity, disliked.get(&slot).copied().unwrap_or(0));
+            let wanted: Preference = (affinity, disliked.get(&slot).copied().unwrap_or(0));
             let group = building.iter().position(|(preference, _)| *preference == wanted).unwrap_or_else(|| {
                 building.push((wanted, Vec::new()));
                 building.len() - 1

@@ -14,14 +14,14 @@ use super::resources::{Demand, PodDemand, ResourceId, ResourceTable};
 use super::rules::{self, Plugin, PluginSet, node_affinity};
 use super::spec::{ClassSpec, NodeSpec};
 
-/// Leaves that all indexes together may hold: some 32 bytes each, so about 128 MiB at most. The
+/// Leaves that all indexes together may hold: some 36 bytes each, so about 600 MiB at most. The
 /// least recently used indexes make way; they are compiled again when needed.
-const LEAVES_MAX: usize = 4 << 20;
+const LEAVES_MAX: usize = 16 << 20;
 /// Classes that are kept though no pod of theirs is waiting: the next pod of a ReplicaSet.
 const IDLE_CLASSES_MAX: usize = 64;
 
 /// A pod's identity (its UID as a number).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PodKey(pub u128);
 
 /// UIDs are random already; mixing them once is hash enough.
@@ -226,6 +226,11 @@ impl Engine {
             }
         }
         Some(PodRemoval { node: NodeId(record.slot), freed_ports: !record.demand.ports.is_empty() })
+    }
+
+    /// The pods that are accounted to nodes.
+    pub fn pods(&self) -> impl Iterator<Item = PodKey> + '_ {
+        self.pods.keys().copied()
     }
 
     /// The name of the node that a pod is accounted to.

@@ -32,7 +32,7 @@ pub mod spec;
 mod tournament;
 
 pub use class::ClassId;
-pub use engine::{Engine, NodeChange, PodKey, PodRemoval};
+pub use engine::{Engine, NodeChange, PodKey, PodMap, PodRemoval};
 pub use explain::{Diagnosis, Explanation, Preemption, Reason};
 pub use nodes::{NodeId, Nodes};
 pub use resources::{Demand, PodDemand, ResourceId, Resources};

@@ -157,11 +157,6 @@ impl ResourceTable {
         self.names.get(id.0 as usize).map_or("", |name| name)
     }
 
-    /// How many columns there are.
-    pub fn len(&self) -> usize {
-        self.names.len()
-    }
-
     /// The demand by column, shared with every pod of the same shape.
     pub fn demand(&mut self, pod: &PodDemand) -> Arc<Demand> {
         if let Some(demand) = self.demands.get(pod) {

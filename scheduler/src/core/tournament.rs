@@ -112,11 +112,11 @@ impl Tournament {
 
     /// Makes room for at least `wanted` leaves, a power of two, and replays everything.
     fn grow(&mut self, wanted: usize) {
-        let used = self.keys.len();
-        let size = wanted.next_power_of_two().max(if wanted == 0 { 0 } else { 1 });
         if wanted == 0 {
             return;
         }
+        let used = self.keys.len();
+        let size = wanted.next_power_of_two();
         self.keys.resize(size, Key::OUT);
         self.slots.resize(size, u32::MAX);
         self.winners = vec![0; size];

@@ -106,6 +106,9 @@ impl PluginSet {
     /// No rule.
     pub const NONE: PluginSet = PluginSet(0);
 
+    /// Every rule.
+    pub const ALL: PluginSet = PluginSet(u8::MAX);
+
     /// These rules.
     pub fn of(plugins: impl IntoIterator<Item = Plugin>) -> Self {
         plugins.into_iter().fold(Self::NONE, |set, plugin| set.with(plugin))
@@ -120,6 +123,12 @@ impl PluginSet {
     /// Is `plugin` in the set?
     pub fn contains(self, plugin: Plugin) -> bool {
         self.0 & (1 << plugin as u8) != 0
+    }
+
+    /// The rules of both sets.
+    #[must_use]
+    pub fn union(self, other: PluginSet) -> Self {
+        PluginSet(self.0 | other.0)
     }
 
     /// Is some rule in both sets?

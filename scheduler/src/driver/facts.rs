@@ -1,0 +1,366 @@
+//! What the driver reads from a watch: pods and nodes decoded field by field.
+//!
+//! The watches see every pod and node of the cluster, so only the fields that scheduling needs are
+//! decoded; of an assigned pod nothing is kept but its demand (shared) and its node.
+
+use k8s_openapi::api::core::v1 as k8s;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::{ClusterResourceScope, NamespaceResourceScope};
+use serde::{Deserialize, Deserializer};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use crate::convert;
+use crate::core::{ClassSpec, NodeSpec, PodKey};
+
+/// The part of a pod that the scheduler acts on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PodFacts {
+    /// The UID as a number.
+    pub key: PodKey,
+    /// `metadata.uid`.
+    pub uid: String,
+    /// `metadata.namespace`.
+    pub namespace: String,
+    /// `metadata.name`.
+    pub name: String,
+    /// `metadata.generation`.
+    pub generation: Option<i64>,
+    /// `metadata.deletionTimestamp` is set.
+    pub terminating: bool,
+    /// The pod has run to its end: it holds nothing any more.
+    pub finished: bool,
+    /// `spec.nodeName`.
+    pub node_name: Option<String>,
+    /// `spec.schedulerName`.
+    pub scheduler_name: String,
+    /// `spec.priority`.
+    pub priority: i32,
+    /// `spec.preemptionPolicy: Never`.
+    pub never_preempts: bool,
+    /// `spec.schedulingGates` is not empty.
+    pub gated: bool,
+    /// What the pod asks for; of an assigned pod only the demand is filled in.
+    pub class: ClassSpec,
+    /// Reason and message of the `PodScheduled` condition when it is `False`.
+    pub not_scheduled: Option<(String, String)>,
+}
+
+impl From<&k8s::Pod> for PodFacts {
+    fn from(pod: &k8s::Pod) -> Self {
+        let meta = &pod.metadata;
+        let empty = k8s::PodSpec::default();
+        let spec = pod.spec.as_ref().unwrap_or(&empty);
+        let status = pod.status.as_ref();
+        let node_name = spec.node_name.clone().filter(|name| !name.is_empty());
+        let uid = meta.uid.clone().unwrap_or_default();
+        let class = match node_name {
+            Some(_) => ClassSpec { demand: convert::demand(pod), ..ClassSpec::default() },
+            None => convert::class(pod),
+        };
+        let condition = status
+            .and_then(|status| status.conditions.as_ref())
+            .into_iter()
+            .flatten()
+            .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False");
+        PodFacts {
+            key: convert::pod_key(&uid),
+            uid,
+            namespace: meta.namespace.clone().unwrap_or_default(),
+            name: meta.name.clone().unwrap_or_default(),
+            generation: meta.generation,
+            terminating: meta.deletion_timestamp.is_some(),
+            finished: matches!(status.and_then(|status| status.phase.as_deref()), Some("Succeeded" | "Failed")),
+            node_name,
+            scheduler_name: spec.scheduler_name.clone().unwrap_or_default(),
+            priority: spec.priority.unwrap_or(0),
+            never_preempts: spec.preemption_policy.as_deref() == Some("Never"),
+            gated: spec.scheduling_gates.as_ref().is_some_and(|gates| !gates.is_empty()),
+            class,
+            not_scheduled: condition.map(|condition| {
+                (condition.reason.clone().unwrap_or_default(), condition.message.clone().unwrap_or_default())
+            }),
+        }
+    }
+}
+
+/// A pod as the watch decodes it.
+#[derive(Clone, Debug)]
+pub struct WatchedPod {
+    meta: ObjectMeta,
+    /// What was read.
+    pub facts: PodFacts,
+}
+
+/// A node as the watch decodes it.
+#[derive(Clone, Debug)]
+pub struct WatchedNode {
+    meta: ObjectMeta,
+    /// What was read.
+    pub spec: NodeSpec,
+}
+
+macro_rules! watched {
+    ($type:ty, $kind:literal, $plural:literal, $scope:ty) => {
+        impl kube::Resource for $type {
+            type DynamicType = ();
+            type Scope = $scope;
+
+            fn kind(_: &()) -> Cow<'_, str> {
+                $kind.into()
+            }
+
+            fn group(_: &()) -> Cow<'_, str> {
+                "".into()
+            }
+
+            fn version(_: &()) -> Cow<'_, str> {
+                "v1".into()
+            }
+
+            fn plural(_: &()) -> Cow<'_, str> {
+                $plural.into()
+            }
+
+            fn meta(&self) -> &ObjectMeta {
+                &self.meta
+            }
+
+            fn meta_mut(&mut self) -> &mut ObjectMeta {
+                &mut self.meta
+            }
+        }
+    };
+}
+
+watched!(WatchedPod, "Pod", "pods", NamespaceResourceScope);
+watched!(WatchedNode, "Node", "nodes", ClusterResourceScope);
+
+impl<'de> Deserialize<'de> for WatchedPod {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let view = PodView::deserialize(deserializer)?;
+        let meta = view.metadata.into();
+        let pod = k8s::Pod {
+            metadata: meta,
+            spec: Some(view.spec.unwrap_or_default().into()),
+            status: Some(view.status.unwrap_or_default().into()),
+        };
+        let facts = PodFacts::from(&pod);
+        Ok(WatchedPod { meta: pod.metadata, facts })
+    }
+}
+
+impl<'de> Deserialize<'de> for WatchedNode {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let view = NodeView::deserialize(deserializer)?;
+        let spec = view.spec.unwrap_or_default();
+        let node = k8s::Node {
+            metadata: view.metadata.into(),
+            spec: Some(k8s::NodeSpec {
+                taints: spec.taints,
+                unschedulable: spec.unschedulable,
+                ..k8s::NodeSpec::default()
+            }),
+            status: Some(k8s::NodeStatus {
+                allocatable: view.status.unwrap_or_default().allocatable,
+                ..k8s::NodeStatus::default()
+            }),
+        };
+        let spec = convert::node(&node);
+        // The labels are in the spec now; keeping them here too would double them.
+        Ok(WatchedNode { meta: ObjectMeta { labels: None, ..node.metadata }, spec })
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct MetaView {
+    name: Option<String>,
+    namespace: Option<String>,
+    uid: Option<String>,
+    resource_version: Option<String>,
+    generation: Option<i64>,
+    deletion_timestamp: Option<Time>,
+    labels: Option<BTreeMap<String, String>>,
+}
+
+impl From<MetaView> for ObjectMeta {
+    fn from(view: MetaView) -> Self {
+        ObjectMeta {
+            name: view.name,
+            namespace: view.namespace,
+            uid: view.uid,
+            resource_version: view.resource_version,
+            generation: view.generation,
+            deletion_timestamp: view.deletion_timestamp,
+            labels: view.labels,
+            ..ObjectMeta::default()
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct PodView {
+    metadata: MetaView,
+    spec: Option<PodSpecView>,
+    status: Option<PodStatusView>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PodSpecView {
+    node_name: Option<String>,
+    scheduler_name: Option<String>,
+    priority: Option<i32>,
+    preemption_policy: Option<String>,
+    node_selector: Option<BTreeMap<String, String>>,
+    affinity: Option<AffinityView>,
+    tolerations: Option<Vec<k8s::Toleration>>,
+    scheduling_gates: Option<Vec<k8s::PodSchedulingGate>>,
+    containers: Option<Vec<ContainerView>>,
+    init_containers: Option<Vec<ContainerView>>,
+    overhead: Option<BTreeMap<String, Quantity>>,
+    resources: Option<k8s::ResourceRequirements>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct AffinityView {
+    node_affinity: Option<k8s::NodeAffinity>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ContainerView {
+    name: Option<String>,
+    ports: Option<Vec<k8s::ContainerPort>>,
+    resources: Option<k8s::ResourceRequirements>,
+    restart_policy: Option<String>,
+}
+
+impl From<ContainerView> for k8s::Container {
+    fn from(view: ContainerView) -> Self {
+        k8s::Container {
+            name: view.name.unwrap_or_default(),
+            ports: view.ports,
+            resources: view.resources,
+            restart_policy: view.restart_policy,
+            ..k8s::Container::default()
+        }
+    }
+}
+
+impl From<PodSpecView> for k8s::PodSpec {
+    fn from(view: PodSpecView) -> Self {
+        let containers = |list: Option<Vec<ContainerView>>| list.map(|list| list.into_iter().map(Into::into).collect());
+        k8s::PodSpec {
+            node_name: view.node_name,
+            scheduler_name: view.scheduler_name,
+            priority: view.priority,
+            preemption_policy: view.preemption_policy,
+            node_selector: view.node_selector,
+            affinity: view
+                .affinity
+                .map(|affinity| k8s::Affinity { node_affinity: affinity.node_affinity, ..k8s::Affinity::default() }),
+            tolerations: view.tolerations,
+            scheduling_gates: view.scheduling_gates,
+            containers: containers(view.containers).unwrap_or_default(),
+            init_containers: containers(view.init_containers),
+            overhead: view.overhead,
+            resources: view.resources,
+            ..k8s::PodSpec::default()
+        }
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PodStatusView {
+    phase: Option<String>,
+    conditions: Option<Vec<k8s::PodCondition>>,
+    container_statuses: Option<Vec<ContainerStatusView>>,
+    init_container_statuses: Option<Vec<ContainerStatusView>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ContainerStatusView {
+    name: Option<String>,
+    resources: Option<k8s::ResourceRequirements>,
+    allocated_resources: Option<BTreeMap<String, Quantity>>,
+}
+
+impl From<PodStatusView> for k8s::PodStatus {
+    fn from(view: PodStatusView) -> Self {
+        let statuses = |list: Option<Vec<ContainerStatusView>>| {
+            list.map(|list| {
+                list.into_iter()
+                    .map(|one| k8s::ContainerStatus {
+                        name: one.name.unwrap_or_default(),
+                        resources: one.resources,
+                        allocated_resources: one.allocated_resources,
+                        ..k8s::ContainerStatus::default()
+                    })
+                    .collect()
+            })
+        };
+        k8s::PodStatus {
+            phase: view.phase,
+            conditions: view.conditions,
+            container_statuses: statuses(view.container_statuses),
+            init_container_statuses: statuses(view.init_container_statuses),
+            ..k8s::PodStatus::default()
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct NodeView {
+    metadata: MetaView,
+    spec: Option<NodeSpecView>,
+    status: Option<NodeStatusView>,
+}
+
+#[derive(Default, Deserialize)]
+struct NodeSpecView {
+    taints: Option<Vec<k8s::Taint>>,
+    unschedulable: Option<bool>,
+}
+
+#[derive(Default, Deserialize)]
+struct NodeStatusView {
+    allocatable: Option<BTreeMap<String, Quantity>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_watched_pod_has_what_the_whole_pod_has() {
+        let json = json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": "p", "namespace": "d", "uid": "u", "resourceVersion": "7", "generation": 2,
+                "managedFields": [{"manager": "m", "operation": "Update", "fieldsV1": {"f:spec": {}}}]},
+            "spec": {
+                "schedulerName": "default-scheduler", "priority": 5, "preemptionPolicy": "Never",
+                "nodeSelector": {"a": "b"}, "overhead": {"cpu": "1"}, "schedulingGates": [{"name": "g"}],
+                "tolerations": [{"operator": "Exists"}],
+                "initContainers": [{"name": "i", "image": "x", "resources": {"requests": {"cpu": "9"}}}],
+                "containers": [{"name": "c", "image": "x", "env": [{"name": "E"}],
+                    "ports": [{"containerPort": 80, "hostPort": 80}],
+                    "resources": {"requests": {"cpu": "1", "memory": "1Gi"}}}],
+            },
+            "status": {"phase": "Pending", "conditions": [
+                {"type": "PodScheduled", "status": "False", "reason": "SchedulingGated", "message": "m"}]},
+        });
+        let whole: k8s::Pod = serde_json::from_value(json.clone()).unwrap();
+        let watched: WatchedPod = serde_json::from_value(json).unwrap();
+        assert_eq!(watched.facts, PodFacts::from(&whole));
+        assert_eq!(watched.facts.class.demand.requests.milli_cpu, 10_000);
+        assert_eq!(watched.meta.resource_version.as_deref(), Some("7"));
+        assert!(watched.facts.gated && watched.facts.never_preempts);
+    }
+}

@@ -1,0 +1,349 @@
+//! The scheduler component: watches pods and nodes, asks the core, binds.
+//!
+//! ```text
+//! watch pods  ─┐                      ┌─▶ bind (bounded parallelism) ─┐
+//! watch nodes ─┴▶ state (pure) ─▶ core ├─▶ events, conditions          │
+//!                   ▲                  └─────────────────────────────── ┘ outcome
+//! ```
+//!
+//! One task owns the [`state::State`] and decides one pod after the other; everything that waits
+//! for the network happens in other tasks and comes back as a message.
+
+mod binder;
+pub mod facts;
+mod metrics;
+pub mod queue;
+mod recorder;
+pub mod state;
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client};
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+pub use metrics::{AttemptResult, Metrics};
+
+use facts::{WatchedNode, WatchedPod};
+use queue::Delays;
+use recorder::{Record, Recorder};
+use state::{Action, Attempt, BindOutcome, PodRef, State};
+
+/// Watch events between a watch and the state: a few pages of a list. The watch waits when it is
+/// full, and the API server's own buffer behind it.
+const INPUT_CAPACITY: usize = 2_048;
+/// Events applied, and pods placed, before the other gets its turn.
+const BATCH: usize = 512;
+
+/// What can be set.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Pods with one of these in `spec.schedulerName` are placed.
+    pub scheduler_names: Vec<String>,
+    /// Bindings in flight at once.
+    pub bind_parallelism: usize,
+    /// Back-off and retry times.
+    pub delays: Delays,
+    /// What tells this process from others in events (the host's name).
+    pub instance: String,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            scheduler_names: vec!["default-scheduler".into()],
+            // Enough to keep group commit busy, few enough to leave the API server to others.
+            bind_parallelism: 128,
+            delays: Delays::default(),
+            instance: "gantry".into(),
+        }
+    }
+}
+
+/// Why the scheduler stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A watch ended for good; watches retry by themselves, so this is a defect.
+    #[error("the watch of {0} ended")]
+    WatchEnded(&'static str),
+}
+
+enum Input {
+    Pod(Box<watcher::Event<WatchedPod>>),
+    Node(Box<watcher::Event<WatchedNode>>),
+}
+
+/// Runs the scheduler until `shutdown`. `ready` is called once both watches have listed.
+pub async fn run(
+    client: Client,
+    options: Options,
+    metrics: Metrics,
+    ready: impl FnOnce() + Send + 'static,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
+    let (inputs, receiver) = mpsc::channel(INPUT_CAPACITY);
+    let pods = watch(
+        Api::<WatchedPod>::all(client.clone()),
+        |event| Input::Pod(Box::new(event)),
+        inputs.clone(),
+        shutdown.clone(),
+    );
+    let nodes =
+        watch(Api::<WatchedNode>::all(client.clone()), |event| Input::Node(Box::new(event)), inputs, shutdown.clone());
+    let (recorder, writing) = recorder::recorder(client.clone(), options.instance.clone());
+    let driver = Driver {
+        state: State::new(options.scheduler_names.clone(), options.delays),
+        client,
+        options,
+        metrics,
+        recorder,
+        start: Instant::now(),
+        binds: JoinSet::new(),
+        pods_listed: false,
+        nodes_listed: false,
+        shutdown: shutdown.clone(),
+    };
+    let stopping = shutdown.clone();
+    // Dropping out of the select drops the watches; the driver ends the recorder by dropping it.
+    let driving = async move {
+        tokio::select! {
+            () = driver.drive(receiver, ready) => Ok(()),
+            () = pods => Err("pods"),
+            () = nodes => Err("nodes"),
+        }
+    };
+    let writing = async {
+        // What is still queued at shutdown gets a moment, no more.
+        tokio::select! {
+            () = writing => {}
+            () = async { stopping.cancelled().await; tokio::time::sleep(Duration::from_secs(2)).await } => {}
+        }
+    };
+    let (result, ()) = tokio::join!(driving, writing);
+    match result {
+        Err(what) if !shutdown.is_cancelled() => Err(Error::WatchEnded(what)),
+        _ => Ok(()),
+    }
+}
+
+async fn watch<K>(
+    api: Api<K>,
+    wrap: fn(watcher::Event<K>) -> Input,
+    inputs: mpsc::Sender<Input>,
+    shutdown: CancellationToken,
+) where
+    K: kube::Resource + Clone + std::fmt::Debug + DeserializeOwned + Send + 'static,
+{
+    let events = watcher(api, watcher::Config::default()).default_backoff();
+    let mut events = pin!(events);
+    loop {
+        let event = tokio::select! {
+            () = shutdown.cancelled() => return,
+            event = events.next() => event,
+        };
+        match event {
+            None => return,
+            Some(Err(error)) => tracing::warn!(%error, "a watch failed, trying again"),
+            Some(Ok(event)) => {
+                let sent = tokio::select! {
+                    () = shutdown.cancelled() => return,
+                    sent = inputs.send(wrap(event)) => sent,
+                };
+                if sent.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+struct Bound {
+    pod: PodRef,
+    outcome: Option<BindOutcome>,
+    node: Arc<str>,
+    attempts: u32,
+    first_seen: Duration,
+    began: Instant,
+}
+
+struct Driver {
+    state: State,
+    client: Client,
+    options: Options,
+    metrics: Metrics,
+    recorder: Recorder,
+    start: Instant,
+    binds: JoinSet<Bound>,
+    pods_listed: bool,
+    nodes_listed: bool,
+    shutdown: CancellationToken,
+}
+
+impl Driver {
+    async fn drive(mut self, mut inputs: mpsc::Receiver<Input>, ready: impl FnOnce()) {
+        let mut ready = Some(ready);
+        loop {
+            let deadline = self.state.next_deadline().map(|deadline| self.start + deadline);
+            let can_place = self.can_place();
+            tokio::select! {
+                biased;
+                () = self.shutdown.cancelled() => break,
+                Some(bound) = self.binds.join_next(), if !self.binds.is_empty() => self.joined(bound),
+                input = inputs.recv() => match input {
+                    None => break,
+                    Some(input) => {
+                        self.apply(input);
+                        for _ in 1..BATCH {
+                            let Ok(input) = inputs.try_recv() else { break };
+                            self.apply(input);
+                        }
+                    }
+                },
+                () = tokio::task::yield_now(), if can_place => {}
+                () = tokio::time::sleep_until(deadline.unwrap_or(self.start)), if deadline.is_some() && !can_place => {}
+            }
+            while let Some(bound) = self.binds.try_join_next() {
+                self.joined(bound);
+            }
+            if !(self.pods_listed && self.nodes_listed) {
+                continue; // deciding on half of the pods would over-commit
+            }
+            if let Some(ready) = ready.take() {
+                ready();
+            }
+            self.place();
+            self.metrics.sizes(self.state.queue_counts(), self.state.cache_counts());
+        }
+        // Bindings under way get a moment to end; what they did, the next start learns from the API.
+        let ended = async { while self.binds.join_next().await.is_some() {} };
+        if tokio::time::timeout(Duration::from_secs(2), ended).await.is_err() {
+            tracing::warn!("bindings were still under way at shutdown");
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    fn can_place(&mut self) -> bool {
+        let now = self.now();
+        self.pods_listed
+            && self.nodes_listed
+            && self.binds.len() < self.options.bind_parallelism
+            && self.state.is_ready(now)
+    }
+
+    fn apply(&mut self, input: Input) {
+        use watcher::Event::{Apply, Delete, Init, InitApply, InitDone};
+        let now = self.now();
+        match input {
+            Input::Pod(event) => match *event {
+                Init => self.state.pods_relist(),
+                InitApply(pod) | Apply(pod) => {
+                    let action = self.state.pod_seen(pod.facts, now);
+                    self.act(action);
+                }
+                Delete(pod) => self.state.pod_gone(pod.facts.key),
+                InitDone => {
+                    self.state.pods_listed();
+                    self.pods_listed = true;
+                }
+            },
+            Input::Node(event) => match *event {
+                Init => self.state.nodes_relist(),
+                InitApply(node) | Apply(node) => {
+                    self.state.node_seen(node.spec);
+                }
+                Delete(node) => self.state.node_gone(&node.spec.name),
+                InitDone => {
+                    self.state.nodes_listed();
+                    self.nodes_listed = true;
+                }
+            },
+        }
+    }
+
+    /// Places pods while there are any and bindings may start, one batch at most.
+    fn place(&mut self) {
+        self.state.wake(self.now());
+        let mut actions = Vec::new();
+        for _ in 0..BATCH {
+            if self.binds.len() >= self.options.bind_parallelism {
+                return;
+            }
+            let began = Instant::now();
+            let now = self.now();
+            let Some(attempt) = self.state.schedule_next(now, &mut actions) else { return };
+            self.metrics.decided(began.elapsed());
+            if attempt == Attempt::Unschedulable {
+                let profile = self.options.scheduler_names.first().map_or("", String::as_str);
+                self.metrics.attempted(AttemptResult::Unschedulable, profile, began.elapsed());
+            }
+            self.act(std::mem::take(&mut actions));
+        }
+    }
+
+    fn act(&mut self, actions: impl IntoIterator<Item = Action>) {
+        for action in actions {
+            let record = match action {
+                Action::Bind { pod, node, attempts, first_seen } => {
+                    let (client, shutdown) = (self.client.clone(), self.shutdown.clone());
+                    let began = Instant::now();
+                    self.binds.spawn(async move {
+                        let outcome = binder::bind(&client, &pod, &node, &shutdown).await;
+                        Bound { pod, outcome, node, attempts, first_seen, began }
+                    });
+                    continue;
+                }
+                Action::Condition { pod, reason, message } => Record::Condition(pod, reason, message),
+                Action::FailedEvent { pod, message } => {
+                    tracing::info!(namespace = pod.namespace, pod = pod.name, message, "unable to schedule pod");
+                    Record::Failed(pod, message)
+                }
+            };
+            self.record(record);
+        }
+    }
+
+    fn record(&self, record: Record) {
+        if !self.recorder.send(record) {
+            self.metrics.dropped();
+        }
+    }
+
+    fn joined(&mut self, bound: Result<Bound, tokio::task::JoinError>) {
+        let bound = match bound {
+            Ok(bound) => bound,
+            Err(error) => {
+                tracing::error!(%error, "a binding task failed");
+                return;
+            }
+        };
+        let Some(outcome) = bound.outcome else { return };
+        let now = self.now();
+        let Bound { pod, node, attempts, first_seen, began, .. } = bound;
+        let result = match &outcome {
+            BindOutcome::Bound => {
+                tracing::info!(namespace = pod.namespace, pod = pod.name, node = &*node, "pod bound");
+                self.metrics.pod_scheduled(attempts, now.saturating_sub(first_seen));
+                self.record(Record::Scheduled(pod.clone(), node.to_string()));
+                AttemptResult::Scheduled
+            }
+            outcome => {
+                tracing::warn!(namespace = pod.namespace, pod = pod.name, node = &*node, ?outcome, "pod not bound");
+                AttemptResult::Error
+            }
+        };
+        self.metrics.attempted(result, &pod.scheduler_name, began.elapsed());
+        let mut actions = Vec::new();
+        self.state.bound(pod.key, outcome, now, &mut actions);
+        self.act(actions);
+    }
+}

@@ -1,0 +1,329 @@
+//! The pods that wait: active (by priority, then time), backing off, unschedulable, gated.
+//!
+//! Pure: time comes in as the span since the driver's start. The queue holds a few dozen bytes a
+//! pod that has no node yet, so its bound is the number of such pods that the API server stores.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use crate::core::{ClassId, PluginSet, PodKey, PodMap};
+
+/// Times that govern the queue.
+#[derive(Clone, Copy, Debug)]
+pub struct Delays {
+    /// Back-off after the first failed attempt; it doubles with each.
+    pub backoff_initial: Duration,
+    /// The longest back-off.
+    pub backoff_max: Duration,
+    /// After this long an unschedulable pod is tried again whether or not anything happened.
+    pub unschedulable_max: Duration,
+}
+
+impl Default for Delays {
+    fn default() -> Self {
+        Delays {
+            backoff_initial: Duration::from_secs(1),
+            backoff_max: Duration::from_secs(10),
+            unschedulable_max: Duration::from_secs(300),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Active(ActiveKey),
+    Backoff(Duration, u64),
+    Unschedulable(Duration, u64),
+    Gated,
+    /// Popped: being placed or bound.
+    Out,
+}
+
+type ActiveKey = (Reverse<i32>, Duration, u64);
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    place: Place,
+    priority: i32,
+    class: ClassId,
+    attempts: u32,
+    last_attempt: Duration,
+}
+
+/// The unschedulable pods of one class, and the rules that refused it.
+#[derive(Clone, Debug, Default)]
+struct Waiting {
+    pods: BTreeSet<PodKey>,
+    plugins: PluginSet,
+}
+
+/// How many pods wait where.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Ready to be tried.
+    pub active: usize,
+    /// Waiting for their back-off to pass.
+    pub backoff: usize,
+    /// Waiting for something to change.
+    pub unschedulable: usize,
+    /// Waiting for their gates to be removed.
+    pub gated: usize,
+}
+
+/// See the module's description.
+#[derive(Debug, Default)]
+pub struct Queue {
+    delays: Delays,
+    entries: PodMap<Entry>,
+    active: BTreeMap<ActiveKey, PodKey>,
+    backoff: BTreeMap<(Duration, u64), PodKey>,
+    unschedulable: BTreeMap<(Duration, u64), PodKey>,
+    waiting: BTreeMap<ClassId, Waiting>,
+    gated: usize,
+    sequence: u64,
+}
+
+impl Queue {
+    /// An empty queue.
+    pub fn new(delays: Delays) -> Self {
+        Queue { delays, ..Queue::default() }
+    }
+
+    /// How many pods wait where.
+    pub fn counts(&self) -> Counts {
+        Counts {
+            active: self.active.len(),
+            backoff: self.backoff.len(),
+            unschedulable: self.unschedulable.len(),
+            gated: self.gated,
+        }
+    }
+
+    /// Adds a pod, or starts a changed one afresh: active at once.
+    pub fn add(&mut self, pod: PodKey, class: ClassId, priority: i32, now: Duration) {
+        let attempts = self.take(pod).map_or(0, |entry| entry.attempts);
+        let entry = Entry { place: Place::Out, priority, class, attempts, last_attempt: now };
+        self.entries.insert(pod, entry);
+        self.activate(pod, now);
+    }
+
+    /// Adds a pod that must not be tried.
+    pub fn gate(&mut self, pod: PodKey, class: ClassId, priority: i32) {
+        self.take(pod);
+        self.gated += 1;
+        let entry = Entry { place: Place::Gated, priority, class, attempts: 0, last_attempt: Duration::ZERO };
+        self.entries.insert(pod, entry);
+    }
+
+    /// Forgets a pod.
+    pub fn remove(&mut self, pod: PodKey) {
+        self.take(pod);
+        self.entries.remove(&pod);
+    }
+
+    /// The next pod to try.
+    pub fn pop(&mut self, now: Duration) -> Option<PodKey> {
+        self.advance(now);
+        let (_, pod) = self.active.pop_first()?;
+        if let Some(entry) = self.entries.get_mut(&pod) {
+            entry.place = Place::Out;
+            entry.attempts += 1;
+            entry.last_attempt = now;
+        }
+        Some(pod)
+    }
+
+    /// How often the pod was tried.
+    pub fn attempts(&self, pod: PodKey) -> u32 {
+        self.entries.get(&pod).map_or(0, |entry| entry.attempts)
+    }
+
+    /// Puts back a popped pod that no node takes, with the rules that refused it.
+    pub fn put_unschedulable(&mut self, pod: PodKey, plugins: PluginSet, now: Duration) {
+        let sequence = self.next_sequence();
+        let Some(entry) = self.entries.get_mut(&pod).filter(|entry| entry.place == Place::Out) else { return };
+        entry.place = Place::Unschedulable(now, sequence);
+        self.unschedulable.insert((now, sequence), pod);
+        let waiting = self.waiting.entry(entry.class).or_default();
+        waiting.pods.insert(pod);
+        waiting.plugins = plugins;
+    }
+
+    /// Puts back a popped pod whose attempt failed for another reason than lack of a node.
+    pub fn put_back(&mut self, pod: PodKey, now: Duration) {
+        if self.entries.get(&pod).is_some_and(|entry| entry.place == Place::Out) {
+            self.back_off(pod, now);
+        }
+    }
+
+    /// The classes of unschedulable pods, with the rules that refused them.
+    pub fn waiting_classes(&self) -> impl Iterator<Item = (ClassId, PluginSet)> + '_ {
+        self.waiting.iter().map(|(class, waiting)| (*class, waiting.plugins))
+    }
+
+    /// Something changed that may let this class in: its unschedulable pods are tried again, each
+    /// when its back-off has passed.
+    pub fn wake(&mut self, class: ClassId, now: Duration) {
+        let Some(waiting) = self.waiting.remove(&class) else { return };
+        for pod in waiting.pods {
+            if let Some(Entry { place: Place::Unschedulable(since, sequence), .. }) = self.entries.get(&pod) {
+                self.unschedulable.remove(&(*since, *sequence));
+                self.back_off(pod, now);
+            }
+        }
+    }
+
+    /// Moves on what time alone moves on.
+    pub fn advance(&mut self, now: Duration) {
+        while let Some((key, pod)) = self.backoff.first_key_value().map(|(key, pod)| (*key, *pod)) {
+            if key.0 > now {
+                break;
+            }
+            self.backoff.remove(&key);
+            self.activate(pod, now);
+        }
+        while let Some(((since, _), pod)) = self.unschedulable.first_key_value().map(|(key, pod)| (*key, *pod)) {
+            if since + self.delays.unschedulable_max > now {
+                break;
+            }
+            self.take(pod);
+            self.activate(pod, now);
+        }
+    }
+
+    /// When [`Self::advance`] will have something to do.
+    pub fn next_deadline(&self) -> Option<Duration> {
+        let backoff = self.backoff.keys().next().map(|(until, _)| *until);
+        let unschedulable = self.unschedulable.keys().next().map(|(since, _)| *since + self.delays.unschedulable_max);
+        backoff.into_iter().chain(unschedulable).min()
+    }
+
+    fn back_off(&mut self, pod: PodKey, now: Duration) {
+        let sequence = self.next_sequence();
+        let Some(entry) = self.entries.get_mut(&pod) else { return };
+        let doublings = entry.attempts.saturating_sub(1).min(16);
+        let delay = (self.delays.backoff_initial * (1 << doublings)).min(self.delays.backoff_max);
+        let until = entry.last_attempt + delay;
+        if until <= now {
+            return self.activate(pod, now);
+        }
+        entry.place = Place::Backoff(until, sequence);
+        self.backoff.insert((until, sequence), pod);
+    }
+
+    fn activate(&mut self, pod: PodKey, now: Duration) {
+        let sequence = self.next_sequence();
+        let Some(entry) = self.entries.get_mut(&pod) else { return };
+        let key = (Reverse(entry.priority), now, sequence);
+        entry.place = Place::Active(key);
+        self.active.insert(key, pod);
+    }
+
+    fn next_sequence(&mut self) -> u64 {
+        self.sequence += 1;
+        self.sequence
+    }
+
+    /// Takes a pod out of where it waits; its entry stays, as if popped.
+    fn take(&mut self, pod: PodKey) -> Option<Entry> {
+        let entry = self.entries.get_mut(&pod)?;
+        match std::mem::replace(&mut entry.place, Place::Out) {
+            Place::Active(key) => {
+                self.active.remove(&key);
+            }
+            Place::Backoff(until, sequence) => {
+                self.backoff.remove(&(until, sequence));
+            }
+            Place::Unschedulable(since, sequence) => {
+                self.unschedulable.remove(&(since, sequence));
+                if let Some(waiting) = self.waiting.get_mut(&entry.class) {
+                    waiting.pods.remove(&pod);
+                    if waiting.pods.is_empty() {
+                        self.waiting.remove(&entry.class);
+                    }
+                }
+            }
+            Place::Gated => self.gated -= 1,
+            Place::Out => {}
+        }
+        Some(*entry)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::{ClassSpec, Engine, Plugin};
+
+    fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn class() -> ClassId {
+        Engine::new().acquire(&ClassSpec::default())
+    }
+
+    #[test]
+    fn pods_come_by_priority_and_then_by_time() {
+        let mut queue = Queue::new(Delays::default());
+        for (pod, priority) in [(1, 0), (2, 10), (3, 0), (4, 10)] {
+            queue.add(PodKey(pod), class(), priority, seconds(pod as u64));
+        }
+        let order: Vec<_> = std::iter::from_fn(|| queue.pop(seconds(9))).map(|pod| pod.0).collect();
+        assert_eq!(order, [2, 4, 1, 3]);
+    }
+
+    #[test]
+    fn backoff_doubles_up_to_its_limit() {
+        let mut queue = Queue::new(Delays::default());
+        queue.add(PodKey(1), class(), 0, Duration::ZERO);
+        let mut now = Duration::ZERO;
+        let mut gaps = Vec::new();
+        for _ in 0..6 {
+            assert_eq!(queue.pop(now), Some(PodKey(1)));
+            queue.put_back(PodKey(1), now);
+            let next = queue.next_deadline().unwrap();
+            gaps.push((next - now).as_secs());
+            assert_eq!(queue.pop(next - Duration::from_millis(1)), None);
+            now = next;
+        }
+        assert_eq!(gaps, [1, 2, 4, 8, 10, 10]);
+    }
+
+    #[test]
+    fn an_unschedulable_pod_waits_for_its_class_to_be_woken_or_five_minutes() {
+        let mut queue = Queue::new(Delays::default());
+        let plugins = PluginSet::NONE.with(Plugin::NodeResourcesFit);
+        queue.add(PodKey(1), class(), 0, Duration::ZERO);
+        queue.pop(Duration::ZERO);
+        queue.put_unschedulable(PodKey(1), plugins, Duration::ZERO);
+        assert_eq!(queue.waiting_classes().collect::<Vec<_>>(), [(class(), plugins)]);
+        assert_eq!(queue.pop(seconds(299)), None);
+
+        queue.wake(class(), Duration::ZERO);
+        assert_eq!(queue.counts(), Counts { backoff: 1, ..Counts::default() });
+        assert_eq!(queue.pop(seconds(1)), Some(PodKey(1)));
+        queue.put_unschedulable(PodKey(1), plugins, seconds(1));
+        // Woken after its back-off has long passed, it is active at once.
+        queue.wake(class(), seconds(60));
+        assert_eq!(queue.pop(seconds(60)), Some(PodKey(1)));
+
+        queue.put_unschedulable(PodKey(1), plugins, seconds(60));
+        assert_eq!(queue.next_deadline(), Some(seconds(360)));
+        assert_eq!(queue.pop(seconds(360)), Some(PodKey(1)));
+        assert_eq!(queue.waiting_classes().count(), 0);
+    }
+
+    #[test]
+    fn gated_pods_are_never_popped_and_removed_ones_are_gone() {
+        let mut queue = Queue::new(Delays::default());
+        queue.gate(PodKey(1), class(), 0);
+        queue.add(PodKey(2), class(), 0, Duration::ZERO);
+        queue.remove(PodKey(2));
+        assert_eq!(queue.pop(seconds(1_000)), None);
+        assert_eq!(queue.counts().gated, 1);
+        queue.add(PodKey(1), class(), 0, seconds(5));
+        assert_eq!(queue.counts(), Counts { active: 1, ..Counts::default() });
+    }
+}
