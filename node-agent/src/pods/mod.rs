@@ -7,6 +7,36 @@ use k8s_openapi::api::core::v1::Pod;
 
 use crate::runtime::PodRecord;
 
+mod act;
+mod admission;
+mod backoff;
+mod check;
+pub mod config;
+pub mod context;
+mod env;
+pub mod events;
+mod fields;
+mod images;
+mod manager;
+mod memory;
+mod objects;
+mod plan;
+mod probes;
+mod publish;
+mod quantity;
+pub mod resources;
+mod spec;
+mod start;
+mod status;
+mod termination;
+mod volumes;
+mod worker;
+
+pub use images::Images;
+pub use manager::Manager;
+pub use objects::Objects;
+pub use volumes::Tokens;
+
 /// What the agent knows of one pod.
 #[derive(Clone, Debug)]
 pub struct PodEntry {

@@ -1,0 +1,53 @@
+//! What all workers share.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Service;
+use kube::Client;
+use kube::runtime::reflector::Store;
+use tokio::sync::Semaphore;
+
+use super::PodDirectory;
+use super::config::NodeSettings;
+use super::events::Recorder;
+use super::images::Images;
+use super::objects::Objects;
+use super::resources::Amounts;
+use super::volumes::Tokens;
+use crate::runtime::Runtime;
+use crate::{Metrics, Paths};
+
+/// What all workers share.
+pub struct Context {
+    /// The API.
+    pub client: Client,
+    /// The container runtime.
+    pub runtime: Arc<dyn Runtime>,
+    /// The data directory.
+    pub paths: Paths,
+    /// The node's name.
+    pub node_name: String,
+    /// The node's addresses, primary first.
+    pub host_ips: Vec<IpAddr>,
+    /// What the node adds to pods.
+    pub settings: NodeSettings,
+    /// What pods may have of the node.
+    pub allocatable: Amounts,
+    /// ConfigMaps, Secrets, tokens.
+    pub objects: Objects,
+    /// All services of the cluster.
+    pub services: Store<Service>,
+    /// Events.
+    pub events: Recorder,
+    /// What the workers know, for the node's API.
+    pub directory: PodDirectory,
+    /// Images.
+    pub images: Images,
+    /// Service account tokens.
+    pub tokens: Tokens,
+    /// Metrics.
+    pub metrics: Metrics,
+    /// How many sandboxes and containers are started at once: more than this only makes each of them slower.
+    pub start_slots: Semaphore,
+}

@@ -1,0 +1,264 @@
+//! Sees that a container's image is on the node before the container is made: pull policies, credentials, back-off.
+
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Container, Pod};
+
+use super::backoff::{BackOff, RESTART_BASE, RESTART_MAX, go_duration};
+use super::context::Context;
+use super::events::Kind;
+use super::memory::Waiting;
+use super::spec;
+use crate::runtime::{ImageRecord, RegistryAuth, RuntimeError};
+
+/// Why an image cannot be used now.
+#[derive(Clone, Debug)]
+pub struct Missing {
+    /// What the container's status says.
+    pub waiting: Waiting,
+    /// When to try again.
+    pub retry_at: Timestamp,
+}
+
+/// Pull back-off, by pod and image.
+pub struct Images {
+    failed: Mutex<(BackOff, std::collections::HashMap<String, (Timestamp, String)>)>,
+}
+
+impl Default for Images {
+    fn default() -> Self {
+        Self { failed: Mutex::new((BackOff::new(RESTART_BASE, RESTART_MAX), std::collections::HashMap::new())) }
+    }
+}
+
+impl Images {
+    /// Until when pulling is pointless, and how the last attempt failed.
+    fn back_off(&self, key: &str, now: Timestamp) -> Option<(Timestamp, String)> {
+        let failed = self.failed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let (at, error) = failed.1.get(key)?;
+        failed.0.until(key, *at, now).map(|until| (until, error.clone()))
+    }
+
+    fn note_failure(&self, key: &str, now: Timestamp, error: String) {
+        let mut failed = self.failed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        failed.0.bump(key, now, now);
+        failed.1.insert(key.to_owned(), (now, error));
+    }
+
+    fn note_success(&self, key: &str) {
+        let mut failed = self.failed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        failed.0.reset(key);
+        failed.1.remove(key);
+    }
+
+    /// Forgets what was noted for a pod.
+    pub fn forget(&self, uid: &str) {
+        let mut failed = self.failed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let of_pod = |key: &String| key.split('_').next() == Some(uid);
+        let keys: Vec<String> = failed.1.keys().filter(|key| of_pod(key)).cloned().collect();
+        for key in keys {
+            failed.0.reset(&key);
+            failed.1.remove(&key);
+        }
+    }
+}
+
+/// The pull policy, defaulted by the tag as Kubernetes does.
+fn policy(container: &Container) -> &str {
+    let image = container.image.as_deref().unwrap_or_default();
+    match container.image_pull_policy.as_deref() {
+        Some(policy) if !policy.is_empty() => policy,
+        _ if tag(image).is_none_or(|tag| tag == "latest") => "Always",
+        _ => "IfNotPresent",
+    }
+}
+
+/// The tag of a reference; a digest counts as one.
+fn tag(image: &str) -> Option<&str> {
+    if let Some((_, digest)) = image.split_once('@') {
+        return Some(digest);
+    }
+    let name = image.rsplit('/').next().unwrap_or(image);
+    name.split_once(':').map(|(_, tag)| tag)
+}
+
+/// Returns the image of a container, pulling it if its policy says so, and the reference to run.
+pub async fn ensure(context: &Context, pod: &Pod, container: &Container) -> Result<(ImageRecord, String), Missing> {
+    let image = container.image.as_deref().unwrap_or_default();
+    let policy = policy(container);
+    let tell = |kind, reason, message: String| context.events.container(pod, &container.name, kind, reason, message);
+    let now = Timestamp::now();
+    let soon = super::backoff::after(now, RESTART_BASE);
+    let missing = |reason: &str, message: String, retry_at| Missing {
+        waiting: Waiting { reason: reason.into(), message },
+        retry_at,
+    };
+    let present = match context.runtime.image(image).await {
+        Ok(present) => present,
+        Err(RuntimeError::InvalidImageName(error)) => {
+            let message = format!("Failed to apply default image tag \"{image}\": {error}");
+            tell(Kind::Warning, "InspectFailed", message.clone());
+            return Err(missing("InvalidImageName", message, soon));
+        }
+        Err(error) => {
+            let message = format!("Failed to inspect image \"{image}\": {error}");
+            tell(Kind::Warning, "InspectFailed", message.clone());
+            return Err(missing("ImageInspectError", message, soon));
+        }
+    };
+    match (present, policy) {
+        (Some(record), "IfNotPresent" | "Never") => {
+            let message = format!("Container image \"{image}\" already present on machine and can be accessed by the pod");
+            tell(Kind::Normal, "Pulled", message);
+            let reference = record.id.clone();
+            return Ok((record, reference));
+        }
+        (None, "Never") => {
+            let message = format!("Container image \"{image}\" is not present with pull policy of Never");
+            tell(Kind::Warning, "ErrImageNeverPull", message.clone());
+            return Err(missing("ErrImageNeverPull", message, soon));
+        }
+        _ => {}
+    }
+    let key = format!("{}_{image}", pod.metadata.uid.as_deref().unwrap_or_default());
+    if let Some((until, error)) = context.images.back_off(&key, now) {
+        let message = format!("Back-off pulling image \"{image}\"");
+        tell(Kind::Normal, "BackOff", message.clone());
+        tell(Kind::Warning, "Failed", "Error: ImagePullBackOff".into());
+        return Err(missing("ImagePullBackOff", format!("{message}: ErrImagePull: {error}"), until));
+    }
+    tell(Kind::Normal, "Pulling", format!("Pulling image \"{image}\""));
+    pull(context, pod, container, &key).await
+}
+
+async fn pull(
+    context: &Context,
+    pod: &Pod,
+    container: &Container,
+    key: &str,
+) -> Result<(ImageRecord, String), Missing> {
+    let image = container.image.as_deref().unwrap_or_default();
+    let tell = |kind, reason, message: String| context.events.container(pod, &container.name, kind, reason, message);
+    let started = Instant::now();
+    let auth = credentials(context, pod, image).await;
+    let pulled = match context.runtime.pull_image(image, auth.as_ref()).await {
+        Ok(reference) => match context.runtime.image(&reference).await {
+            Ok(Some(record)) => Ok((record, reference)),
+            Ok(None) => Err(RuntimeError::ImageNotFound(format!("image \"{image}\" is gone after it was pulled"))),
+            Err(error) => Err(error),
+        },
+        Err(error) => Err(error),
+    };
+    match pulled {
+        Ok((record, reference)) => {
+            context.images.note_success(key);
+            let took = go_duration(Duration::from_millis(u64::try_from(started.elapsed().as_millis()).unwrap_or(0)));
+            let size = record.size_bytes;
+            tell(
+                Kind::Normal,
+                "Pulled",
+                format!("Successfully pulled image \"{image}\" in {took} ({took} including waiting). Image size: {size} bytes."),
+            );
+            Ok((record, reference))
+        }
+        Err(error) => {
+            tell(Kind::Warning, "Failed", format!("Failed to pull image \"{image}\": {error}"));
+            tell(Kind::Warning, "Failed", "Error: ErrImagePull".into());
+            let invalid = matches!(error, RuntimeError::InvalidImageName(_));
+            let error = error.to_string();
+            let now = Timestamp::now();
+            context.images.note_failure(key, now, error.clone());
+            // Soon, but only to say ImagePullBackOff until the back-off is over.
+            let retry_at = super::backoff::after(now, Duration::from_secs(1));
+            let reason = if invalid { "InvalidImageName" } else { "ErrImagePull" };
+            Err(Missing { waiting: Waiting { reason: reason.into(), message: error }, retry_at })
+        }
+    }
+}
+
+/// The registry's host in a reference; Docker's where none is named.
+fn registry(image: &str) -> &str {
+    match image.split_once('/') {
+        Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => host,
+        _ => "docker.io",
+    }
+}
+
+/// Credentials for an image out of the pod's pull secrets; a secret that is missing or broken is passed over.
+async fn credentials(context: &Context, pod: &Pod, image: &str) -> Option<RegistryAuth> {
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    let horizon = super::volumes::refresh_horizon();
+    for reference in spec::spec(pod).image_pull_secrets.iter().flatten() {
+        let Ok(Some(secret)) = context.objects.secret(namespace, &reference.name, horizon).await else { continue };
+        let data = secret.data.as_ref();
+        let config = data.and_then(|data| data.get(".dockerconfigjson"));
+        let auths = match config {
+            Some(bytes) => serde_json::from_slice::<serde_json::Value>(&bytes.0).ok().map(|value| value["auths"].clone()),
+            None => data.and_then(|data| data.get(".dockercfg")).and_then(|bytes| serde_json::from_slice(&bytes.0).ok()),
+        };
+        if let Some(found) = auths.as_ref().and_then(|auths| matching(auths, image)) {
+            return Some(found);
+        }
+    }
+    None
+}
+
+fn matching(auths: &serde_json::Value, image: &str) -> Option<RegistryAuth> {
+    let wanted = registry(image);
+    for (server, entry) in auths.as_object()? {
+        let host = server.trim_start_matches("https://").trim_start_matches("http://");
+        let host = host.split('/').next().unwrap_or(host);
+        let host = if host == "index.docker.io" { "docker.io" } else { host };
+        if host != wanted {
+            continue;
+        }
+        let text = |name: &str| entry[name].as_str().unwrap_or_default().to_owned();
+        let mut auth = RegistryAuth {
+            username: text("username"),
+            password: text("password"),
+            identity_token: text("identitytoken"),
+            server: server.clone(),
+            ..RegistryAuth::default()
+        };
+        if auth.username.is_empty() {
+            let decoded = base64::engine::general_purpose::STANDARD.decode(text("auth")).ok();
+            let pair = decoded.and_then(|bytes| String::from_utf8(bytes).ok());
+            if let Some((username, password)) = pair.as_deref().and_then(|pair| pair.split_once(':')) {
+                auth.username = username.to_owned();
+                auth.password = password.to_owned();
+            }
+        }
+        return Some(auth);
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn policies_follow_tags() {
+        for (image, expected) in [
+            ("nginx", "Always"),
+            ("nginx:latest", "Always"),
+            ("localhost:5000/nginx", "Always"),
+            ("localhost:5000/nginx:1", "IfNotPresent"),
+            ("nginx@sha256:0", "IfNotPresent"),
+        ] {
+            let container = Container { image: Some(image.into()), ..Container::default() };
+            assert_eq!(policy(&container), expected, "{image}");
+        }
+    }
+
+    #[test]
+    fn credentials_match_the_registry() {
+        let auths = serde_json::json!({"https://index.docker.io/v1/": {"auth": "dTpw"}, "r.example:5000": {"username": "x"}});
+        assert_eq!(matching(&auths, "nginx").unwrap().password, "p");
+        assert_eq!(matching(&auths, "r.example:5000/a/b").unwrap().username, "x");
+        assert!(matching(&auths, "other.example/a").is_none());
+    }
+}

@@ -1,0 +1,324 @@
+//! Keeps one worker for each pod of this node. In: the API's watch of the node's pods, the runtime's events, and now and
+//! then a list of everything. Out: workers, each told of what concerns it.
+//!
+//! What the runtime has and the API does not is ended, but only once the API's list has been seen whole.
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::Api;
+use kube::api::ObjectMeta;
+use kube::runtime::watcher::{self, Event};
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::admission;
+use super::config::{ANNOTATION_GRACE, cgroup_parent};
+use super::context::Context;
+use super::events::Kind;
+use super::memory::Waiting;
+use super::resources::{Amounts, pod_requests};
+use super::spec;
+use super::worker::{Inbox, Wanted, Worker};
+use crate::runtime::{PodRecord, RuntimeEvent};
+
+/// How often everything is listed, in case an event was lost.
+const RELIST_EVERY: Duration = Duration::from_secs(45);
+/// How soon a failed watch or list is tried again.
+const RETRY: Duration = Duration::from_millis(500);
+
+struct Handle {
+    wanted: watch::Sender<Wanted>,
+    changed: Arc<Notify>,
+    rejected: bool,
+}
+
+/// Keeps the workers.
+pub struct Manager {
+    context: Arc<Context>,
+    node: watch::Receiver<Option<Arc<Node>>>,
+    workers: HashMap<String, Handle>,
+    tasks: JoinSet<String>,
+    /// What each pod looked like in the last list.
+    seen: HashMap<String, u64>,
+    listed: bool,
+    initial: Vec<Pod>,
+    shutdown: CancellationToken,
+}
+
+impl Manager {
+    /// A manager without workers. `node` is the Node object as the API has it.
+    pub fn new(context: Arc<Context>, node: watch::Receiver<Option<Arc<Node>>>, shutdown: CancellationToken) -> Self {
+        Self {
+            context,
+            node,
+            workers: HashMap::new(),
+            tasks: JoinSet::new(),
+            seen: HashMap::new(),
+            listed: false,
+            initial: Vec::new(),
+            shutdown,
+        }
+    }
+
+    /// Runs until shutdown; `synced` is called when the API's pods and the runtime's are first known.
+    pub async fn run(mut self, synced: impl FnOnce() + Send) {
+        let mut synced = Some(synced);
+        let api: Api<Pod> = Api::all(self.context.client.clone());
+        let config = watcher::Config::default().fields(&format!("spec.nodeName={}", self.context.node_name));
+        let pods = watcher::watcher(api, config).then(|event| async {
+            if event.is_err() {
+                tokio::time::sleep(RETRY).await;
+            }
+            event
+        });
+        tokio::pin!(pods);
+        let mut events = self.context.runtime.subscribe();
+        let mut relist = tokio::time::interval(RELIST_EVERY);
+        relist.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let shutdown = self.shutdown.clone();
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                event = pods.next() => match event {
+                    Some(Ok(event)) => {
+                        self.take(event).await;
+                        if self.listed && let Some(synced) = synced.take() {
+                            synced();
+                        }
+                    }
+                    Some(Err(error)) => warn!(%error, "watching this node's pods"),
+                    None => break,
+                },
+                event = events.recv() => match event {
+                    Ok(RuntimeEvent::PodChanged(uid)) => self.changed(&uid),
+                    Ok(RuntimeEvent::Relist) | Err(RecvError::Lagged(_)) => self.relist().await,
+                    Err(RecvError::Closed) => tokio::time::sleep(RETRY).await,
+                },
+                _ = relist.tick() => self.relist().await,
+                Some(ended) = self.tasks.join_next() => match ended {
+                    Ok(uid) => self.ended(&uid),
+                    Err(error) => warn!(%error, "a pod's worker failed"),
+                },
+            }
+        }
+        while self.tasks.join_next().await.is_some() {}
+    }
+
+    async fn take(&mut self, event: Event<Pod>) {
+        match event {
+            Event::Init => self.initial.clear(),
+            Event::InitApply(pod) => self.initial.push(pod),
+            Event::InitDone => self.take_list().await,
+            Event::Apply(pod) => self.apply(pod, &[]),
+            Event::Delete(pod) => self.delete(pod),
+        }
+    }
+
+    /// The API's whole list: what it lacks is gone.
+    async fn take_list(&mut self) {
+        let mut pods = std::mem::take(&mut self.initial);
+        pods.sort_by(|a, b| a.metadata.creation_timestamp.cmp(&b.metadata.creation_timestamp));
+        let records = self.list().await;
+        let known: Vec<String> = records.iter().map(|record| record.pod.uid.clone()).collect();
+        let listed: std::collections::HashSet<String> = pods.iter().filter_map(|pod| pod.metadata.uid.clone()).collect();
+        for (uid, worker) in &self.workers {
+            if !listed.contains(uid) {
+                worker.wanted.send_modify(|wanted| wanted.gone = true);
+            }
+        }
+        for pod in pods {
+            self.apply(pod, &known);
+        }
+        let first = !self.listed;
+        self.listed = true;
+        self.compare(&records);
+        if first {
+            info!(pods = listed.len(), in_runtime = known.len(), "adopted what runs");
+            self.sweep(&listed, &known).await;
+        }
+    }
+
+    async fn list(&self) -> Vec<PodRecord> {
+        loop {
+            match self.context.runtime.list().await {
+                Ok(records) => return records,
+                Err(error) => warn!(%error, "listing the runtime's pods"),
+            }
+            if self.shutdown.run_until_cancelled(tokio::time::sleep(RETRY)).await.is_none() {
+                return Vec::new();
+            }
+        }
+    }
+
+    fn apply(&mut self, pod: Pod, known: &[String]) {
+        let Some(uid) = pod.metadata.uid.clone() else { return };
+        let wanted = Wanted { pod: Arc::new(pod), gone: false };
+        if let Some(worker) = self.workers.get(&uid) {
+            worker.wanted.send_replace(wanted);
+            return;
+        }
+        let rejected = if known.contains(&uid) { None } else { self.admit(&wanted.pod) };
+        self.start(uid, wanted, rejected);
+    }
+
+    /// Asks whether a pod that is new here fits.
+    fn admit(&self, pod: &Pod) -> Option<Waiting> {
+        let status = pod.status.as_ref();
+        let begun = status.is_some_and(|status| status.start_time.is_some() || is_over(pod));
+        if begun || pod.metadata.deletion_timestamp.is_some() {
+            return None;
+        }
+        let mut used = Amounts::new();
+        for worker in self.workers.values().filter(|worker| !worker.rejected) {
+            let wanted = worker.wanted.borrow();
+            if wanted.gone || is_over(&wanted.pod) {
+                continue;
+            }
+            for (name, amount) in pod_requests(&wanted.pod) {
+                *used.entry(name).or_default() += amount;
+            }
+            *used.entry("pods".into()).or_default() += 1;
+        }
+        let node = self.node.borrow().clone();
+        let refused = admission::refuse(pod, node.as_deref(), &self.context.allocatable, &used)?;
+        let reason = match refused.reason.as_str() {
+            "NodeAffinity" => "NodeAffinity",
+            "OutOfcpu" => "OutOfcpu",
+            "OutOfmemory" => "OutOfmemory",
+            "OutOfpods" => "OutOfpods",
+            _ => "UnexpectedAdmissionError",
+        };
+        let message = refused.message.trim_start_matches("Pod was rejected: ").to_owned();
+        self.context.events.pod(pod, Kind::Warning, reason, message);
+        Some(refused)
+    }
+
+    fn start(&mut self, uid: String, wanted: Wanted, rejected: Option<Waiting>) {
+        let (sender, receiver) = watch::channel(wanted);
+        let changed = Arc::new(Notify::new());
+        let inbox = Inbox { wanted: receiver, changed: changed.clone() };
+        let handle = Handle { wanted: sender, changed, rejected: rejected.is_some() };
+        let worker = Worker::new(self.context.clone(), inbox, rejected);
+        let (id, shutdown) = (uid.clone(), self.shutdown.child_token());
+        self.tasks.spawn(async move {
+            worker.run(shutdown).await;
+            id
+        });
+        self.workers.insert(uid, handle);
+        self.context.metrics.set_pods(self.workers.len());
+    }
+
+    fn delete(&mut self, pod: Pod) {
+        let Some(worker) = pod.metadata.uid.as_ref().and_then(|uid| self.workers.get(uid)) else { return };
+        worker.wanted.send_replace(Wanted { pod: Arc::new(pod), gone: true });
+    }
+
+    fn changed(&mut self, uid: &str) {
+        if let Some(worker) = self.workers.get(uid) {
+            worker.changed.notify_one();
+        }
+    }
+
+    async fn relist(&mut self) {
+        if !self.listed {
+            return;
+        }
+        match self.context.runtime.list().await {
+            Ok(records) => self.compare(&records),
+            Err(error) => warn!(%error, "listing the runtime's pods"),
+        }
+    }
+
+    /// Wakes the workers of those pods that look different from last time, and ends what belongs to nobody.
+    fn compare(&mut self, records: &[PodRecord]) {
+        let mut seen = HashMap::with_capacity(records.len());
+        for record in records {
+            let uid = &record.pod.uid;
+            let look = fingerprint(record);
+            seen.insert(uid.clone(), look);
+            match self.workers.get(uid) {
+                Some(worker) if self.seen.get(uid) != Some(&look) => worker.changed.notify_one(),
+                Some(_) => {}
+                None => {
+                    info!(pod = %spec::full_name(&record.pod), "ending a pod that the API does not have");
+                    self.start(uid.clone(), Wanted { pod: Arc::new(orphan(record)), gone: true }, None);
+                }
+            }
+        }
+        for uid in self.seen.keys().filter(|uid| !seen.contains_key(*uid)) {
+            if let Some(worker) = self.workers.get(uid) {
+                worker.changed.notify_one();
+            }
+        }
+        self.seen = seen;
+    }
+
+    /// Removes folders and cgroups of pods that are neither in the API nor in the runtime.
+    async fn sweep(&self, listed: &std::collections::HashSet<String>, known: &[String]) {
+        let ours = |uid: &String| listed.contains(uid) || known.contains(uid);
+        let mut left = Vec::new();
+        if let Ok(mut entries) = tokio::fs::read_dir(self.context.paths.pods()).await {
+            while let Ok(Some(entry)) = entries.next_entry().await {
+                left.push(entry.file_name().to_string_lossy().into_owned());
+            }
+        }
+        let root = &self.context.settings.cgroup_root;
+        for uid in self.context.runtime.pod_cgroups(root).await.unwrap_or_default() {
+            if !ours(&uid)
+                && let Err(error) = self.context.runtime.remove_pod_cgroup(&cgroup_parent(root, &uid)).await
+            {
+                warn!(%uid, %error, "cannot remove a left-over cgroup");
+            }
+        }
+        for uid in left.into_iter().filter(|uid| !ours(uid)) {
+            if let Err(error) = super::volumes::remove(&self.context.paths, &uid).await {
+                warn!(%uid, %error, "cannot remove left-over volumes");
+                continue;
+            }
+            let _ = tokio::fs::remove_dir_all(self.context.paths.pod(&uid)).await;
+        }
+    }
+
+    fn ended(&mut self, uid: &str) {
+        self.workers.remove(uid);
+        self.seen.remove(uid);
+        self.context.metrics.set_pods(self.workers.len());
+    }
+}
+
+fn is_over(pod: &Pod) -> bool {
+    matches!(pod.status.as_ref().and_then(|status| status.phase.as_deref()), Some("Succeeded" | "Failed"))
+}
+
+/// As much of a Pod as the runtime's record gives: enough to end it.
+fn orphan(record: &PodRecord) -> Pod {
+    let grace = record.containers.iter().find_map(|container| container.annotations.get(ANNOTATION_GRACE)?.parse().ok());
+    Pod {
+        metadata: ObjectMeta {
+            name: Some(record.pod.name.clone()),
+            namespace: Some(record.pod.namespace.clone()),
+            uid: Some(record.pod.uid.clone()),
+            deletion_grace_period_seconds: grace,
+            ..ObjectMeta::default()
+        },
+        ..Pod::default()
+    }
+}
+
+/// What of a record matters to a worker, as a number.
+fn fingerprint(record: &PodRecord) -> u64 {
+    let mut parts: Vec<(&str, u8)> = record.sandboxes.iter().map(|s| (s.id.as_str(), u8::from(s.ready))).collect();
+    parts.extend(record.containers.iter().map(|container| (container.id.as_str(), 2 + container.state as u8)));
+    parts.sort_unstable();
+    let mut hasher = DefaultHasher::new();
+    parts.hash(&mut hasher);
+    hasher.finish()
+}

@@ -1,0 +1,109 @@
+//! What a worker remembers between two looks at its pod. All of it can be lost: a restarted agent starts with an empty one
+//! and still does nothing to a pod that runs.
+
+use std::collections::{HashMap, HashSet};
+
+use jiff::Timestamp;
+
+use super::backoff::{BackOff, RESTART_BASE, RESTART_MAX};
+
+/// Why a container waits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// Kubernetes' word, such as `ImagePullBackOff`.
+    pub reason: String,
+    /// A sentence.
+    pub message: String,
+}
+
+/// Where a pod's volumes stand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Volumes {
+    /// Not looked at since the agent started.
+    #[default]
+    Unknown,
+    /// All there.
+    Mounted,
+    /// Something was missing.
+    Failed {
+        /// When to try again.
+        retry_at: Timestamp,
+    },
+    /// Taken away for good.
+    Removed,
+}
+
+/// Why a running container has to be ended by the agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condemned {
+    /// The message of the Killing event.
+    pub message: String,
+}
+
+/// A worker's memory.
+#[derive(Clone, Debug)]
+pub struct Memory {
+    /// Restart back-off by container name.
+    pub restarts: BackOff,
+    /// Failed preparations (sandbox, volumes, container configuration) by what failed; short delays.
+    pub retries: BackOff,
+    /// When the sandbox last could not be made.
+    pub sandbox_failed_at: Option<Timestamp>,
+    /// Why containers could not be started, by name; until they are.
+    pub waiting: HashMap<String, Waiting>,
+    /// Containers that could not be started and when they may be tried again.
+    pub retry_at: HashMap<String, Timestamp>,
+    /// The pod's volumes.
+    pub volumes: Volumes,
+    /// When the contents of the volumes are to be read again; `None` if they cannot change.
+    pub refresh_at: Option<Timestamp>,
+    /// Refused by this node: reason and message.
+    pub rejected: Option<Waiting>,
+    /// Ran longer than it may.
+    pub deadline_exceeded: bool,
+    /// Containers whose readiness probe passes, by id; absent is "no".
+    pub ready: HashMap<String, bool>,
+    /// Containers whose startup probe passed, by id.
+    pub started: HashSet<String>,
+    /// Running containers to be ended, by id.
+    pub condemned: HashMap<String, Condemned>,
+    /// What ended containers left in their termination message files, by id.
+    pub termination_messages: HashMap<String, String>,
+    /// Volumes unmounted, cgroup gone.
+    pub cleaned: bool,
+    /// The last `DELETE` failed; when to try again.
+    pub delete_retry_at: Option<Timestamp>,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        let second = std::time::Duration::from_secs(1);
+        Self {
+            restarts: BackOff::new(RESTART_BASE, RESTART_MAX),
+            retries: BackOff::new(second, RESTART_BASE),
+            sandbox_failed_at: None,
+            waiting: HashMap::new(),
+            retry_at: HashMap::new(),
+            volumes: Volumes::Unknown,
+            refresh_at: None,
+            rejected: None,
+            deadline_exceeded: false,
+            ready: HashMap::new(),
+            started: HashSet::new(),
+            condemned: HashMap::new(),
+            termination_messages: HashMap::new(),
+            cleaned: false,
+            delete_retry_at: None,
+        }
+    }
+}
+
+impl Memory {
+    /// Forgets what concerns containers that are no more.
+    pub fn keep_only(&mut self, ids: &HashSet<&str>) {
+        self.ready.retain(|id, _| ids.contains(id.as_str()));
+        self.started.retain(|id| ids.contains(id.as_str()));
+        self.condemned.retain(|id, _| ids.contains(id.as_str()));
+        self.termination_messages.retain(|id, _| ids.contains(id.as_str()));
+    }
+}

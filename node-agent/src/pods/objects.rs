@@ -1,0 +1,161 @@
+//! ConfigMaps, Secrets and service account tokens that pods refer to, read by name when they are needed.
+//!
+//! A short-lived cache with one request in flight an object: a hundred pods that start at once and mount the same ConfigMap
+//! cost one read. The caller says how old an answer may be, so a pod never starts with what was there before it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret, ServiceAccount};
+use kube::api::{Api, PostParams};
+use kube::Client;
+use tokio::sync::Mutex;
+
+use crate::runtime::PodIdentity;
+
+/// Entries not asked for within this time are dropped.
+const FORGET_AFTER: Duration = Duration::from_secs(120);
+
+/// Why an object could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum ObjectError {
+    /// It is not there.
+    #[error("{kind} \"{name}\" not found")]
+    NotFound {
+        /// `configmap` or `secret`.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// The API server did not give it.
+    #[error("failed to fetch {kind} \"{name}\": {source}")]
+    Api {
+        /// `configmap`, `secret` or `token`.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+        /// Why.
+        source: kube::Error,
+    },
+}
+
+struct Entry<K> {
+    read_at: Option<Instant>,
+    value: Option<Arc<K>>,
+}
+
+type Slot<K> = Arc<Mutex<Entry<K>>>;
+
+struct Cache<K> {
+    kind: &'static str,
+    slots: Mutex<HashMap<(String, String), (Instant, Slot<K>)>>,
+}
+
+impl<K> Cache<K>
+where
+    K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
+        + Clone
+        + std::fmt::Debug
+        + serde::de::DeserializeOwned,
+{
+    fn new(kind: &'static str) -> Self {
+        Self { kind, slots: Mutex::new(HashMap::new()) }
+    }
+
+    async fn get(
+        &self,
+        client: &Client,
+        namespace: &str,
+        name: &str,
+        not_before: Instant,
+    ) -> Result<Option<Arc<K>>, ObjectError> {
+        let now = Instant::now();
+        let slot = {
+            let mut slots = self.slots.lock().await;
+            slots.retain(|_, (used_at, _)| now.duration_since(*used_at) < FORGET_AFTER);
+            let key = (namespace.to_owned(), name.to_owned());
+            let entry = slots.entry(key).or_insert_with(|| {
+                (now, Arc::new(Mutex::new(Entry { read_at: None, value: None })))
+            });
+            entry.0 = now;
+            entry.1.clone()
+        };
+        let mut entry = slot.lock().await;
+        if entry.read_at.is_some_and(|read_at| read_at >= not_before) {
+            return Ok(entry.value.clone());
+        }
+        // The time of the question, not of the answer: what changes meanwhile counts as not seen.
+        let asked_at = Instant::now();
+        let api: Api<K> = Api::namespaced(client.clone(), namespace);
+        let value = api.get_opt(name).await.map_err(|source| ObjectError::Api {
+            kind: self.kind,
+            name: name.to_owned(),
+            source,
+        })?;
+        entry.value = value.map(Arc::new);
+        entry.read_at = Some(asked_at);
+        Ok(entry.value.clone())
+    }
+}
+
+/// The objects pods refer to.
+pub struct Objects {
+    client: Client,
+    config_maps: Cache<ConfigMap>,
+    secrets: Cache<Secret>,
+}
+
+impl Objects {
+    /// With empty caches.
+    pub fn new(client: Client) -> Self {
+        Self { client, config_maps: Cache::new("configmap"), secrets: Cache::new("secret") }
+    }
+
+    /// A ConfigMap, as read at or after `not_before`; `None` if there is none.
+    pub async fn config_map(
+        &self,
+        namespace: &str,
+        name: &str,
+        not_before: Instant,
+    ) -> Result<Option<Arc<ConfigMap>>, ObjectError> {
+        self.config_maps.get(&self.client, namespace, name, not_before).await
+    }
+
+    /// A Secret likewise.
+    pub async fn secret(
+        &self,
+        namespace: &str,
+        name: &str,
+        not_before: Instant,
+    ) -> Result<Option<Arc<Secret>>, ObjectError> {
+        self.secrets.get(&self.client, namespace, name, not_before).await
+    }
+
+    /// A fresh token of a service account, bound to a pod.
+    pub async fn token(
+        &self,
+        pod: &PodIdentity,
+        account: &str,
+        audience: Option<&str>,
+        expiration_s: i64,
+    ) -> Result<TokenRequest, ObjectError> {
+        let api: Api<ServiceAccount> = Api::namespaced(self.client.clone(), &pod.namespace);
+        let request = TokenRequest {
+            spec: TokenRequestSpec {
+                audiences: audience.map(str::to_owned).into_iter().collect(),
+                expiration_seconds: Some(expiration_s),
+                bound_object_ref: Some(BoundObjectReference {
+                    api_version: Some("v1".into()),
+                    kind: Some("Pod".into()),
+                    name: Some(pod.name.clone()),
+                    uid: Some(pod.uid.clone()),
+                }),
+            },
+            ..TokenRequest::default()
+        };
+        let created = api.create_token_request(account, &PostParams::default(), &request).await;
+        created.map_err(|source| ObjectError::Api { kind: "token", name: account.to_owned(), source })
+    }
+}

@@ -1,0 +1,89 @@
+//! Writes a pod's status to the API: one patch with only what the agent owns.
+
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use kube::api::{Api, Patch, PatchParams};
+use serde_json::{Map, Value, json};
+
+use super::context::Context;
+use super::spec;
+
+/// Fields of the status that are the agent's, and are cleared when it does not set them.
+const OWN_FIELDS: [&str; 13] = [
+    "phase",
+    "reason",
+    "message",
+    "conditions",
+    "hostIP",
+    "hostIPs",
+    "podIP",
+    "podIPs",
+    "startTime",
+    "qosClass",
+    "observedGeneration",
+    "initContainerStatuses",
+    "containerStatuses",
+];
+
+/// Whether an error means that the pod (of this UID) is not there any more.
+pub fn is_gone(error: &kube::Error) -> bool {
+    match error {
+        // A conflict is the UID's: another pod has the name.
+        kube::Error::Api(status) => status.code == 404 || status.code == 409,
+        _ => false,
+    }
+}
+
+/// Publishes `status`; `before` is what the API is believed to have. Returns the pod as the API then has it.
+pub async fn publish(
+    context: &Context,
+    pod: &Pod,
+    before: Option<&PodStatus>,
+    status: &PodStatus,
+) -> Result<Pod, kube::Error> {
+    let who = spec::identity(pod);
+    let api: Api<Pod> = Api::namespaced(context.client.clone(), &who.namespace);
+    let patch = patch(&who.uid, before, status).map_err(kube::Error::SerdeError)?;
+    api.patch_status(&who.name, &PatchParams::default(), &Patch::Strategic(patch)).await
+}
+
+/// The patch that leads from `before` to `status`.
+fn patch(uid: &str, before: Option<&PodStatus>, status: &PodStatus) -> Result<Value, serde_json::Error> {
+    let after = serde_json::to_value(status)?;
+    let before = before.map(serde_json::to_value).transpose()?.unwrap_or_default();
+    let mut fields = Map::new();
+    for name in OWN_FIELDS {
+        let (old, new) = (&before[name], &after[name]);
+        if old == new {
+            continue;
+        }
+        let mut new = new.clone();
+        if matches!(name, "podIPs" | "hostIPs")
+            && old.as_array().is_some_and(|old| !old.is_empty())
+            && let Some(list) = new.as_array_mut()
+        {
+            // These lists are merged by address: an address that changed would otherwise only be added.
+            list.insert(0, json!({ "$patch": "replace" }));
+        }
+        fields.insert(name.to_owned(), new);
+    }
+    // The UID makes the patch fail if the name has gone to another pod.
+    Ok(json!({ "metadata": { "uid": uid }, "status": fields }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_changed_is_sent() {
+        let status = |value: Value| serde_json::from_value::<PodStatus>(value).unwrap();
+        let old = status(json!({"phase": "Pending", "reason": "x", "podIPs": [{"ip": "10.0.0.1"}], "qosClass": "BestEffort"}));
+        let new = status(json!({"phase": "Running", "podIPs": [{"ip": "10.0.0.2"}], "qosClass": "BestEffort"}));
+        let patch = patch("u", Some(&old), &new).unwrap();
+        assert_eq!(
+            patch,
+            json!({"metadata": {"uid": "u"}, "status": {
+                "phase": "Running", "reason": null, "podIPs": [{"$patch": "replace"}, {"ip": "10.0.0.2"}]}})
+        );
+    }
+}

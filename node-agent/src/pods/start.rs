@@ -1,0 +1,162 @@
+//! Makes and starts one container.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Container;
+
+use super::act::{Change, Task};
+use super::config::{self, ContainerInputs};
+use super::env;
+use super::events::Kind;
+use super::fields::Surroundings;
+use super::memory::Waiting;
+use super::plan::live_sandbox;
+use super::{images, spec, volumes};
+use crate::runtime::{ContainerConfig, ImageRecord, Mount, MountPropagation, RuntimeError, SandboxRecord};
+
+/// How long a postStart hook may take; Kubernetes has no limit, a lost runtime call must have one.
+const POST_START_MAX: Duration = Duration::from_secs(3600);
+/// A restarted container must see objects no older than this.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// Makes and starts the container `name` as instance `attempt`.
+pub async fn container(task: &Task, name: &str, attempt: u32, after_failure: Option<Timestamp>) -> Vec<Change> {
+    let Some(found) = spec::container(&task.pod, name) else { return Vec::new() };
+    let Some(sandbox) = live_sandbox(&task.pod, &task.record) else { return Vec::new() };
+    let failed = |waiting: Waiting, retry_at, counts_after| {
+        vec![Change::StartFailed { name: name.to_owned(), waiting, retry_at, counts_after }]
+    };
+    if after_failure.is_some() {
+        let who = spec::identity(&task.pod);
+        tracing::debug!(container = name, pod = %spec::full_name(&who), attempt, "restarting");
+    }
+    let ensured = tokio::select! {
+        () = task.cancel.cancelled() => return Vec::new(),
+        ensured = images::ensure(&task.context, &task.pod, found.spec) => ensured,
+    };
+    let (image, image_ref) = match ensured {
+        Ok(image) => image,
+        Err(missing) => return failed(missing.waiting, Some(missing.retry_at), None),
+    };
+    let tell = |kind, reason, message: String| task.context.events.container(&task.pod, name, kind, reason, message);
+    let made = match prepare(task, found.spec, sandbox, attempt, &image, image_ref).await {
+        Ok(made) => made,
+        Err(message) => {
+            tell(Kind::Warning, "Failed", format!("Error: {message}"));
+            return failed(Waiting { reason: "CreateContainerConfigError".into(), message }, None, None);
+        }
+    };
+    let sandbox_config = config::sandbox(&task.pod, sandbox.attempt, &task.context.settings, &task.context.paths);
+    let runtime = &task.context.runtime;
+    let Ok(slot) = task.context.start_slots.acquire().await else { return Vec::new() };
+    let began = Instant::now();
+    let created = runtime.create_container(&sandbox.id, &made, &sandbox_config).await;
+    task.context.metrics.observe("create_container", began.elapsed(), created.is_ok());
+    let id = match created {
+        Ok(id) => id,
+        Err(error) => {
+            tell(Kind::Warning, "Failed", format!("Error: {error}"));
+            let waiting = Waiting { reason: "CreateContainerError".into(), message: error.to_string() };
+            return failed(waiting, None, None);
+        }
+    };
+    tell(Kind::Normal, "Created", "Container created".into());
+    let began = Instant::now();
+    let started = runtime.start_container(&id).await;
+    task.context.metrics.observe("start_container", began.elapsed(), started.is_ok());
+    drop(slot);
+    if let Err(error) = started {
+        tell(Kind::Warning, "Failed", format!("Error: {error}"));
+        let waiting = Waiting { reason: "RunContainerError".into(), message: error.to_string() };
+        // It exists, and has ended: the usual restart back-off delays the next instance.
+        let retry_at = matches!(error, RuntimeError::RunContainer(_)).then(Timestamp::now);
+        return failed(waiting, retry_at, after_failure);
+    }
+    tell(Kind::Normal, "Started", "Container started".into());
+    let mut changes = vec![Change::Started { name: name.to_owned(), after_failure }];
+    changes.extend(post_start(task, found.spec, &id).await);
+    changes
+}
+
+async fn post_start(task: &Task, container: &Container, id: &str) -> Option<Change> {
+    let hook = container.lifecycle.as_ref()?.post_start.as_ref()?;
+    let result = tokio::select! {
+        () = task.cancel.cancelled() => return None,
+        result = task.hook(&container.name, id, hook, POST_START_MAX) => result,
+    };
+    let error = result.err()?;
+    let message = format!("PostStartHook failed: {error}");
+    task.context.events.container(&task.pod, &container.name, Kind::Warning, "FailedPostStartHook", message);
+    Some(Change::Condemned { id: id.to_owned(), message: "FailedPostStartHook".into() })
+}
+
+async fn prepare(
+    task: &Task,
+    container: &Container,
+    sandbox: &SandboxRecord,
+    attempt: u32,
+    image: &ImageRecord,
+    image_ref: String,
+) -> Result<ContainerConfig, String> {
+    let context = &task.context;
+    let who = spec::identity(&task.pod);
+    let now = Instant::now();
+    let fresh = if attempt == 0 { task.first_seen } else { now.checked_sub(FRESH).unwrap_or(now) };
+    let referred = volumes::refer(&context.objects, &who.namespace, env::references(container), fresh).await;
+    let referred = referred.map_err(|error| error.to_string())?;
+    let services = context.services.state();
+    let services = env::service_variables(&task.pod, services.iter().map(AsRef::as_ref));
+    let around = Surroundings {
+        host_ips: &context.host_ips,
+        pod_ips: &sandbox.ips,
+        node_name: &context.node_name,
+        allocatable: &context.allocatable,
+    };
+    let env = env::environment(&task.pod, container, &around, &referred, &services)?;
+    let dir = context.paths.pod(&who.uid);
+    let termination_file = dir.join("containers").join(&container.name).join(attempt.to_string());
+    let hosts = dir.join("etc-hosts");
+    let node_hosts = match spec::host_network(&task.pod) {
+        true => Some(tokio::fs::read_to_string("/etc/hosts").await.unwrap_or_default()),
+        false => None,
+    };
+    let text = config::hosts_file(&task.pod, &sandbox.ips, node_hosts.as_deref(), &context.settings.cluster_domain);
+    let (paths, pod, own) = (context.paths.clone(), task.pod.clone(), container.clone());
+    let (files, variables) = ((hosts.clone(), termination_file.clone()), env.clone());
+    let mounts = tokio::task::spawn_blocking(move || {
+        let failed = |error: std::io::Error| error.to_string();
+        write_files(&files.0, &text, &files.1).map_err(failed)?;
+        volumes::mounts(&paths, &pod, &own, &variables)
+    });
+    let mut mounts = mounts.await.map_err(|error| error.to_string())??;
+    add_own(&mut mounts, "/etc/hosts", hosts);
+    let message_path = container.termination_message_path.as_deref().filter(|path| !path.is_empty());
+    add_own(&mut mounts, message_path.unwrap_or("/dev/termination-log"), termination_file.clone());
+    let inputs = ContainerInputs { attempt, image, image_ref, env, mounts, termination_file: &termination_file };
+    config::container(&task.pod, container, &context.settings, inputs)
+}
+
+/// The agent's own mounts give way to the pod's.
+fn add_own(mounts: &mut Vec<Mount>, container_path: &str, host_path: PathBuf) {
+    let container_path = PathBuf::from(container_path);
+    if mounts.iter().any(|mount| mount.container_path == container_path) {
+        return;
+    }
+    mounts.push(Mount { container_path, host_path, read_only: false, propagation: MountPropagation::None });
+}
+
+fn write_files(hosts: &Path, text: &str, termination_file: &Path) -> std::io::Result<()> {
+    if let Some(parent) = termination_file.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    // Written in place: containers of the pod have this very file mounted.
+    if std::fs::read_to_string(hosts).ok().as_deref() != Some(text) {
+        std::fs::write(hosts, text)?;
+        volumes::sys::set_mode(hosts, 0o644)?;
+    }
+    std::fs::File::create(termination_file)?;
+    // Any user of the container may leave its last words.
+    volumes::sys::set_mode(termination_file, 0o666)
+}

@@ -1,0 +1,94 @@
+//! Reads what an ended container left as its last words.
+
+use std::path::Path;
+
+use k8s_openapi::api::core::v1::Pod;
+
+use super::config::{ANNOTATION_TERMINATION_FILE, ANNOTATION_TERMINATION_POLICY};
+use super::memory::Memory;
+use super::spec;
+use crate::Paths;
+use crate::runtime::{ContainerRecord, ContainerState, PodRecord};
+
+/// The kubelet reads no more of the file.
+const FILE_MAX: usize = 4096;
+/// Nor more of the log.
+const LOG_MAX: usize = 2048;
+/// Nor more lines of it.
+const LOG_LINES_MAX: usize = 80;
+
+/// Reads the messages of those containers whose message is not yet known.
+pub async fn read(record: &PodRecord, memory: &mut Memory, pod: &Pod, paths: &Paths) {
+    for container in &record.containers {
+        if container.state != ContainerState::Exited || memory.termination_messages.contains_key(&container.id) {
+            continue;
+        }
+        let message = message(container, pod, paths).await;
+        memory.termination_messages.insert(container.id.clone(), message);
+    }
+}
+
+async fn message(container: &ContainerRecord, pod: &Pod, paths: &Paths) -> String {
+    let Some(file) = container.annotations.get(ANNOTATION_TERMINATION_FILE) else { return String::new() };
+    // The annotation names a file; only the pod's own folder is believed.
+    let own = paths.pod(&spec::identity(pod).uid);
+    let file = Path::new(file);
+    let text = if file.starts_with(&own) { read_head(file).await } else { String::new() };
+    let fallback = container.annotations.get(ANNOTATION_TERMINATION_POLICY).map(String::as_str);
+    if !text.is_empty() || fallback != Some("FallbackToLogsOnError") || container.exit_code == 0 {
+        return text;
+    }
+    match &container.log_path {
+        Some(log) => log_tail(&read_tail(log).await),
+        None => String::new(),
+    }
+}
+
+async fn read_head(file: &Path) -> String {
+    use tokio::io::AsyncReadExt;
+    let Ok(file) = tokio::fs::File::open(file).await else { return String::new() };
+    let mut bytes = Vec::new();
+    let _ = file.take(FILE_MAX as u64).read_to_end(&mut bytes).await;
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// The end of a log; a log line is longer than its text by a stamp and a tag.
+async fn read_tail(log: &Path) -> String {
+    use tokio::io::{AsyncReadExt, AsyncSeekExt};
+    const RAW_MAX: u64 = (LOG_MAX + LOG_LINES_MAX * 64) as u64;
+    let Ok(mut file) = tokio::fs::File::open(log).await else { return String::new() };
+    let len = file.metadata().await.map_or(0, |metadata| metadata.len());
+    if file.seek(std::io::SeekFrom::Start(len.saturating_sub(RAW_MAX))).await.is_err() {
+        return String::new();
+    }
+    let mut bytes = Vec::new();
+    let _ = file.take(RAW_MAX).read_to_end(&mut bytes).await;
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// The text of the last lines of a log in the runtime's format.
+fn log_tail(raw: &str) -> String {
+    let mut lines: Vec<&str> = raw.lines().filter_map(|line| line.splitn(4, ' ').nth(3)).collect();
+    lines.drain(..lines.len().saturating_sub(LOG_LINES_MAX));
+    let mut text = lines.join("\n");
+    if !text.is_empty() {
+        text.push('\n');
+    }
+    let mut start = text.len().saturating_sub(LOG_MAX);
+    while !text.is_char_boundary(start) {
+        start += 1;
+    }
+    text.split_off(start)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tail_of_a_log_is_its_text() {
+        let raw = "2026-01-01T00:00:00Z stdout F one\n2026-01-01T00:00:00Z stderr F two words\n";
+        assert_eq!(log_tail(raw), "one\ntwo words\n");
+        assert_eq!(log_tail(""), "");
+    }
+}

@@ -1,0 +1,361 @@
+//! A pod's volumes on this node. In: the pod and the objects it refers to. Out: one folder (or path of the node) a volume
+//! below the pod's folder, and mounts for its containers. Making a volume that is there already costs a comparison.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use futures::future::try_join_all;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{Container, HostPathVolumeSource, Pod, Volume};
+
+use super::context::Context;
+use super::env::{self, Referred};
+use super::fields::Surroundings;
+use super::objects::{ObjectError, Objects};
+use super::resources::amount;
+use super::spec;
+use crate::Paths;
+use crate::runtime::{Mount, MountPropagation, PodIdentity};
+use payload::Written;
+use sys::FileKind;
+
+pub mod atomic;
+pub mod payload;
+pub mod sys;
+
+/// How often the contents of volumes are read again.
+const REFRESH_EVERY: Duration = Duration::from_secs(60);
+/// A refresh may be answered by what another pod's refresh has just read.
+const REFRESH_TOLERANCE: Duration = Duration::from_secs(20);
+/// How long a token is valid if the pod does not say.
+const TOKEN_EXPIRATION_S: i64 = 3600;
+
+/// A volume that cannot be had, with the message of the FailedMount event.
+#[derive(Debug, thiserror::Error)]
+#[error("MountVolume.SetUp failed for volume \"{volume}\" : {message}")]
+pub struct VolumeError {
+    /// Which.
+    pub volume: String,
+    /// Why.
+    pub message: String,
+}
+
+#[derive(Clone, Debug)]
+struct Token {
+    text: String,
+    renew_at: Timestamp,
+}
+
+/// Tokens that were issued to pods, by pod UID, volume and path; lost with the agent and then issued anew.
+#[derive(Debug, Default)]
+pub struct Tokens {
+    issued: Mutex<HashMap<(String, String, String), Token>>,
+}
+
+impl Tokens {
+    /// Forgets a pod's tokens.
+    pub fn forget(&self, uid: &str) {
+        let mut issued = self.issued.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        issued.retain(|(owner, _, _), _| owner != uid);
+    }
+
+    fn valid(&self, key: &(String, String, String), now: Timestamp) -> Option<String> {
+        let issued = self.issued.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        issued.get(key).filter(|token| token.renew_at > now).map(|token| token.text.clone())
+    }
+
+    fn put(&self, key: (String, String, String), token: Token) {
+        let mut issued = self.issued.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        issued.insert(key, token);
+    }
+}
+
+/// A volume's path on the node.
+pub fn path(paths: &Paths, uid: &str, volume: &Volume) -> PathBuf {
+    match &volume.host_path {
+        Some(source) => PathBuf::from(&source.path),
+        None => paths.pod(uid).join("volumes").join(&volume.name),
+    }
+}
+
+/// Reads all ConfigMaps and Secrets of these names.
+pub async fn refer(
+    objects: &Objects,
+    namespace: &str,
+    (config_maps, secrets): (Vec<String>, Vec<String>),
+    not_before: Instant,
+) -> Result<Referred, ObjectError> {
+    let config_maps = config_maps.into_iter().map(|name| async move {
+        let found = objects.config_map(namespace, &name, not_before).await?;
+        Ok::<_, ObjectError>((name, found))
+    });
+    let secrets = secrets.into_iter().map(|name| async move {
+        let found = objects.secret(namespace, &name, not_before).await?;
+        Ok::<_, ObjectError>((name, found))
+    });
+    let (config_maps, secrets) = tokio::try_join!(try_join_all(config_maps), try_join_all(secrets))?;
+    Ok(Referred { config_maps: config_maps.into_iter().collect(), secrets: secrets.into_iter().collect() })
+}
+
+/// Whether any of a pod's volumes may change while it runs.
+pub fn may_change(pod: &Pod) -> bool {
+    spec::spec(pod).volumes.iter().flatten().any(|volume| payload::written(volume).is_some())
+}
+
+/// When the volumes should be looked at again, if they may change.
+pub fn next_refresh(pod: &Pod, now: Timestamp) -> Option<Timestamp> {
+    // Spread over a fifth of the interval, so that pods that started together do not ask together for ever.
+    let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+    let spread = uid.bytes().fold(0u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(byte)));
+    let interval = REFRESH_EVERY + Duration::from_millis(spread % 12_000);
+    may_change(pod).then(|| super::backoff::after(now, interval))
+}
+
+/// How old the objects may be that a refresh sees.
+pub fn refresh_horizon() -> Instant {
+    let now = Instant::now();
+    now.checked_sub(REFRESH_TOLERANCE).unwrap_or(now)
+}
+
+/// Makes all volumes of the pod, or brings their contents up to date.
+pub async fn mount(context: &Context, pod: &Pod, not_before: Instant) -> Result<(), VolumeError> {
+    let volumes = spec::spec(pod).volumes.as_deref().unwrap_or_default();
+    let all = volumes.iter().map(|volume| async move {
+        let made = make(context, pod, volume, not_before).await;
+        made.map_err(|message| VolumeError { volume: volume.name.clone(), message })
+    });
+    try_join_all(all).await.map(drop)
+}
+
+async fn make(context: &Context, pod: &Pod, volume: &Volume, not_before: Instant) -> Result<(), String> {
+    let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+    let dir = path(&context.paths, uid, volume);
+    let group = spec::spec(pod).security_context.as_ref().and_then(|security| security.fs_group);
+    let group = group.and_then(|group| u32::try_from(group).ok());
+    if let Some(source) = &volume.host_path {
+        let source = source.clone();
+        return blocking(move || check_host_path(&source)).await;
+    }
+    if let Some(source) = &volume.empty_dir {
+        let memory = source.medium.as_deref() == Some("Memory");
+        let size = source.size_limit.as_ref().map(|size| amount("memory", size));
+        return blocking(move || make_empty_dir(&dir, memory, size, group)).await;
+    }
+    let Some(written) = payload::written(volume) else {
+        return Err("this kind of volume is not supported on this node".into());
+    };
+    let files = contents(context, pod, &written, not_before).await?;
+    let secret = written.secret;
+    blocking(move || {
+        create_dir(&dir)?;
+        // A secret should not reach a disk; where there is no memory file system, the folder's owner guards it.
+        if secret && !sys::mount_memory(&dir, None, 0o755).map_err(|error| error.to_string())? {
+            tracing::debug!(dir = %dir.display(), "no memory file system for a secret");
+        }
+        atomic::write(&dir, &files, group, Timestamp::now()).map_err(|error| error.to_string())
+    })
+    .await
+}
+
+async fn blocking(work: impl FnOnce() -> Result<(), String> + Send + 'static) -> Result<(), String> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+async fn contents(
+    context: &Context,
+    pod: &Pod,
+    written: &Written<'_>,
+    not_before: Instant,
+) -> Result<payload::Payload, String> {
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    let referred = refer(&context.objects, namespace, payload::references(written), not_before).await;
+    let referred = referred.map_err(|error| error.to_string())?;
+    let mut tokens = BTreeMap::new();
+    for wanted in payload::tokens(written) {
+        let text = token(context, pod, written.name, wanted).await?;
+        tokens.insert(wanted.path.clone(), text);
+    }
+    let around = Surroundings {
+        host_ips: &context.host_ips,
+        pod_ips: &[],
+        node_name: &context.node_name,
+        allocatable: &context.allocatable,
+    };
+    payload::payload(pod, written, &around, &referred, &tokens)
+}
+
+async fn token(
+    context: &Context,
+    pod: &Pod,
+    volume: &str,
+    wanted: &k8s_openapi::api::core::v1::ServiceAccountTokenProjection,
+) -> Result<String, String> {
+    let identity = spec::identity(pod);
+    let key = (identity.uid.clone(), volume.to_owned(), wanted.path.clone());
+    let now = Timestamp::now();
+    if let Some(text) = context.tokens.valid(&key, now) {
+        return Ok(text);
+    }
+    let account = spec::spec(pod).service_account_name.as_deref().filter(|name| !name.is_empty()).unwrap_or("default");
+    let seconds = wanted.expiration_seconds.unwrap_or(TOKEN_EXPIRATION_S);
+    let audience = wanted.audience.as_deref().filter(|audience| !audience.is_empty());
+    let issued = context.objects.token(&identity, account, audience, seconds).await.map_err(|error| error.to_string())?;
+    let status = issued.status.ok_or("the API server issued no token")?;
+    // At four fifths of its life, or after a day, as the kubelet renews them.
+    let life = status.expiration_timestamp.0.duration_since(now).as_secs().max(0);
+    let renew_at = now.checked_add(SignedDuration::from_secs((life * 4 / 5).min(86_400))).unwrap_or(Timestamp::MAX);
+    context.tokens.put(key, Token { text: status.token.clone(), renew_at });
+    Ok(status.token)
+}
+
+fn create_dir(dir: &Path) -> Result<(), String> {
+    std::fs::create_dir_all(dir).map_err(|error| error.to_string())
+}
+
+fn make_empty_dir(dir: &Path, memory: bool, size: Option<i64>, group: Option<u32>) -> Result<(), String> {
+    let make = || -> io::Result<()> {
+        if dir.exists() && !memory {
+            return Ok(());
+        }
+        std::fs::create_dir_all(dir)?;
+        if memory && !sys::mount_memory(dir, size, 0o777)? {
+            return Err(io::Error::other("a memory file system cannot be mounted here"));
+        }
+        sys::set_mode(dir, 0o777)?;
+        match group {
+            Some(group) => sys::give_to_group(dir, group),
+            None => Ok(()),
+        }
+    };
+    make().map_err(|error| error.to_string())
+}
+
+fn check_host_path(source: &HostPathVolumeSource) -> Result<(), String> {
+    let path = Path::new(&source.path);
+    let wanted = source.type_.as_deref().unwrap_or_default();
+    if wanted.is_empty() {
+        // Whatever is there, and a folder if nothing is.
+        if sys::file_kind(path).map_err(|error| error.to_string())?.is_none() {
+            create_dir(path)?;
+        }
+        return Ok(());
+    }
+    let kind = sys::file_kind(path).map_err(|error| error.to_string())?;
+    let (expected, name) = match wanted {
+        "DirectoryOrCreate" | "Directory" => (FileKind::Directory, "a directory"),
+        "FileOrCreate" | "File" => (FileKind::File, "a file"),
+        "Socket" => (FileKind::Socket, "a socket file"),
+        "CharDevice" => (FileKind::CharDevice, "a character device"),
+        "BlockDevice" => (FileKind::BlockDevice, "a block device"),
+        other => return Err(format!("{other} is an invalid volume type")),
+    };
+    match (kind, wanted) {
+        (Some(kind), _) if kind == expected => Ok(()),
+        (None, "DirectoryOrCreate") => create_dir(path),
+        (None, "FileOrCreate") => std::fs::File::create(path).map(drop).map_err(|error| error.to_string()),
+        _ => Err(format!("hostPath type check failed: {} is not {name}", source.path)),
+    }
+}
+
+/// The mounts of one container for its pod's volumes; the error is the message of a CreateContainerConfigError.
+pub fn mounts(
+    paths: &Paths,
+    pod: &Pod,
+    container: &Container,
+    env: &[(String, String)],
+) -> Result<Vec<Mount>, String> {
+    let who = spec::identity(pod);
+    let volumes = spec::spec(pod).volumes.as_deref().unwrap_or_default();
+    let mut mounts = Vec::new();
+    for (index, mount) in container.volume_mounts.iter().flatten().enumerate() {
+        let volume = volumes.iter().find(|volume| volume.name == mount.name);
+        let volume = volume.ok_or_else(|| format!("cannot find volume \"{}\" to mount into container \"{}\"", mount.name, container.name))?;
+        let root = path(paths, &who.uid, volume);
+        let host_path = match sub_path(mount, env)? {
+            None => root,
+            Some(sub) => {
+                let pin = pin_path(paths, &who, &mount.name, &container.name, index);
+                sys::pin_subpath(&root, Path::new(&sub), &pin).map_err(|error| {
+                    format!("failed to prepare subPath for volumeMount \"{}\" of container \"{}\": {error}", mount.name, container.name)
+                })?
+            }
+        };
+        let written = payload::written(volume).is_some();
+        mounts.push(Mount {
+            container_path: PathBuf::from(&mount.mount_path),
+            host_path,
+            // What the agent writes is not the container's to change.
+            read_only: mount.read_only.unwrap_or(false) || written,
+            propagation: match mount.mount_propagation.as_deref() {
+                Some("HostToContainer") => MountPropagation::HostToContainer,
+                Some("Bidirectional") => MountPropagation::Bidirectional,
+                _ => MountPropagation::None,
+            },
+        });
+    }
+    Ok(mounts)
+}
+
+fn pin_path(paths: &Paths, who: &PodIdentity, volume: &str, container: &str, index: usize) -> PathBuf {
+    paths.pod(&who.uid).join("volume-subpaths").join(volume).join(container).join(index.to_string())
+}
+
+fn sub_path(
+    mount: &k8s_openapi::api::core::v1::VolumeMount,
+    env: &[(String, String)],
+) -> Result<Option<String>, String> {
+    if let Some(expression) = mount.sub_path_expr.as_deref().filter(|text| !text.is_empty()) {
+        let lookup = |name: &str| env.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
+        let expanded = env::expand(expression, lookup);
+        if expanded.contains("$(") {
+            return Err(format!("missing value for subPathExpr {expression}"));
+        }
+        return Ok(Some(expanded));
+    }
+    Ok(mount.sub_path.clone().filter(|text| !text.is_empty()))
+}
+
+/// Unmounts and removes everything of a pod but the folder of its logs.
+pub async fn remove(paths: &Paths, uid: &str) -> Result<(), String> {
+    let dir = paths.pod(uid);
+    blocking(move || {
+        sys::unmount_below(&dir).map_err(|error| error.to_string())?;
+        for part in ["volumes", "volume-subpaths"] {
+            match std::fs::remove_dir_all(dir.join(part)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.to_string()),
+                _ => {}
+            }
+        }
+        Ok(())
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_path_types_are_checked() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        std::fs::write(&file, "x").unwrap();
+        let check = |path: &Path, kind: &str| {
+            check_host_path(&HostPathVolumeSource { path: path.display().to_string(), type_: Some(kind.into()) })
+        };
+        assert!(check(&file, "File").is_ok());
+        let error = check(&file, "Directory").unwrap_err();
+        assert!(error.starts_with("hostPath type check failed") && error.ends_with("is not a directory"));
+        assert!(check(&dir.path().join("none"), "Directory").is_err());
+        assert!(check(&dir.path().join("none"), "DirectoryOrCreate").is_ok());
+        assert!(check(&dir.path().join("none"), "Directory").is_ok());
+        assert!(check(&dir.path().join("new"), "FileOrCreate").is_ok());
+        assert!(check(&dir.path().join("new"), "Socket").is_err());
+    }
+}

@@ -1,0 +1,437 @@
+//! One pod's worker: look, compute the status, plan, act, wait for something to change.
+//!
+//! At most one step and one status patch are under way. Nothing is polled: the worker sleeps until the pod changes in the
+//! API, the runtime says that something of it changed, a step ends, a probe reports, or the plan's own time has come.
+
+use std::collections::{HashMap, HashSet};
+use std::future::pending;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use super::act::{self, Change, Task};
+use super::backoff::after;
+use super::context::Context;
+use super::memory::{Memory, Volumes, Waiting};
+use super::plan::{self, Observed, Plan, Step};
+use super::probes::{self, Probes};
+use super::status::{self, Sources};
+use super::{PodEntry, publish, spec, termination, volumes};
+use crate::runtime::{ContainerState, PodRecord};
+
+/// How long a look is put off while a step runs: what the step itself changes need not be seen twice.
+const SETTLE: Duration = Duration::from_millis(250);
+/// How soon a failed look or patch is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What the API wants of a pod.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// The pod as the API has it, or last had it.
+    pub pod: Arc<Pod>,
+    /// Whether the API has it no more.
+    pub gone: bool,
+}
+
+/// How a worker is reached.
+#[derive(Clone)]
+pub struct Inbox {
+    /// What is wanted.
+    pub wanted: watch::Receiver<Wanted>,
+    /// Something of the pod changed in the runtime.
+    pub changed: Arc<Notify>,
+}
+
+struct Running {
+    future: BoxFuture<'static, Vec<Change>>,
+    cancel: CancellationToken,
+    is_kill: bool,
+    grace_s: i64,
+}
+
+/// The worker of one pod.
+pub struct Worker {
+    context: Arc<Context>,
+    inbox: Inbox,
+    wanted: Wanted,
+    record: Arc<PodRecord>,
+    memory: Memory,
+    probes: Probes,
+    /// The status last computed.
+    status: Arc<PodStatus>,
+    /// What the API is believed to have.
+    published: Option<PodStatus>,
+    /// resourceVersion of the last patch's answer: older news of the pod say nothing of its status.
+    patched_version: u64,
+    first_seen: Instant,
+    first_running: bool,
+    /// Whether the pod has been looked at since the worker began.
+    looked: bool,
+}
+
+impl Worker {
+    /// A worker for a pod; `rejected` if the node will not have it.
+    pub fn new(context: Arc<Context>, inbox: Inbox, rejected: Option<Waiting>) -> Self {
+        let wanted = inbox.wanted.borrow().clone();
+        let published = wanted.pod.status.clone();
+        let mut memory = Memory { rejected, ..Memory::default() };
+        memory.refresh_at = volumes::next_refresh(&wanted.pod, Timestamp::now());
+        Self {
+            context,
+            inbox,
+            record: Arc::new(PodRecord { pod: spec::identity(&wanted.pod), ..PodRecord::default() }),
+            memory,
+            probes: Probes::default(),
+            status: Arc::new(published.clone().unwrap_or_default()),
+            published,
+            wanted,
+            patched_version: 0,
+            first_seen: Instant::now(),
+            first_running: false,
+            looked: false,
+        }
+    }
+
+    /// Works until the pod is gone and forgotten, or until shutdown.
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        let mut step: Option<Running> = None;
+        let mut patch: Option<BoxFuture<'static, (PodStatus, Result<Pod, kube::Error>)>> = None;
+        let mut patch_after: Option<Timestamp> = None;
+        let mut look = true;
+        let mut wake_at: Option<Timestamp> = None;
+        loop {
+            if look {
+                look = false;
+                match self.look(step.is_some()).await {
+                    Ok(plan) => {
+                        wake_at = plan.wake_at;
+                        if let (Some(next), None) = (plan.step, &step) {
+                            step = Some(self.begin(next));
+                        }
+                    }
+                    Err(error) => {
+                        debug!(%error, "cannot look at a pod");
+                        wake_at = Some(after(Timestamp::now(), RETRY));
+                    }
+                }
+            }
+            if patch.is_none() && patch_after.is_none_or(|at| at <= Timestamp::now()) && self.must_publish() {
+                patch_after = None;
+                patch = Some(self.patch());
+            }
+            let alarm = [wake_at, patch_after].into_iter().flatten().min();
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return,
+                changes = running(&mut step) => {
+                    step = None;
+                    look = true;
+                    for change in changes {
+                        if matches!(change, Change::Forgotten) {
+                            self.leave();
+                            return;
+                        }
+                        self.apply(change);
+                    }
+                }
+                (status, result) = optional(&mut patch) => {
+                    patch = None;
+                    patch_after = self.patched(status, result);
+                }
+                changed = self.inbox.wanted.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    look |= self.take_wanted(step.as_ref());
+                }
+                report = self.probes.next() => {
+                    if let Some(report) = report {
+                        probes::apply(report, &mut self.memory);
+                        look = true;
+                    }
+                }
+                () = self.inbox.changed.notified() => {
+                    if step.is_some() {
+                        wake_at = Some(after(Timestamp::now(), SETTLE));
+                    } else {
+                        look = true;
+                    }
+                }
+                () = sleep_until(alarm) => {
+                    look |= wake_at.is_some_and(|at| at <= Timestamp::now());
+                    if patch_after.is_some_and(|at| at <= Timestamp::now()) {
+                        patch_after = None;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Observes, computes the status and plans.
+    async fn look(&mut self, busy: bool) -> Result<Plan, crate::runtime::RuntimeError> {
+        let uid = spec::identity(&self.wanted.pod).uid;
+        let record = self.context.runtime.pod(&uid).await?;
+        termination::read(&record, &mut self.memory, &self.wanted.pod, &self.context.paths).await;
+        let ids: HashSet<&str> = record.containers.iter().map(|container| container.id.as_str()).collect();
+        self.memory.keep_only(&ids);
+        self.record = Arc::new(record);
+        self.looked = true;
+        let now = Timestamp::now();
+        let seen = Observed {
+            pod: &self.wanted.pod,
+            gone: self.wanted.gone,
+            record: &self.record,
+            memory: &self.memory,
+        };
+        let plan = plan::plan(&seen, now);
+        let ending = plan::is_ending(&seen);
+        let alive = |state| matches!(state, ContainerState::Running | ContainerState::Unknown);
+        let ended = ending
+            && !self.record.containers.iter().any(|container| alive(container.state))
+            && !self.record.sandboxes.iter().any(|sandbox| sandbox.ready);
+        self.compute(&plan.back_off, ended, now);
+        self.tell_back_off(&plan.back_off, busy);
+        self.probes.fit(&self.context, &self.wanted.pod, &self.record, &mut self.memory, ending);
+        self.show();
+        Ok(plan)
+    }
+
+    fn compute(&mut self, back_off: &HashMap<String, Waiting>, ended: bool, now: Timestamp) {
+        if self.wanted.gone {
+            return;
+        }
+        let sources = Sources {
+            pod: &self.wanted.pod,
+            old: &self.status,
+            record: &self.record,
+            memory: &self.memory,
+            back_off,
+            ended,
+            host_ips: &self.context.host_ips,
+            scheme: self.context.runtime.scheme(),
+            now,
+        };
+        let status = status::compute(&sources);
+        if !self.first_running && status.phase.as_deref() == Some("Running") {
+            self.first_running = true;
+            self.context.metrics.pod_running(self.first_seen.elapsed());
+        }
+        self.status = Arc::new(status);
+    }
+
+    fn tell_back_off(&mut self, back_off: &HashMap<String, Waiting>, busy: bool) {
+        let who = spec::identity(&self.wanted.pod);
+        for name in back_off.keys() {
+            let told = self.memory.waiting.get(name).is_some_and(|waiting| waiting.reason == "CrashLoopBackOff");
+            if busy || told {
+                continue;
+            }
+            let message = format!("Back-off restarting failed container {name} in pod {}", spec::full_name(&who));
+            self.context.events.container(
+                &self.wanted.pod,
+                name,
+                super::events::Kind::Warning,
+                "BackOff",
+                message,
+            );
+            self.memory.waiting.insert(name.clone(), back_off[name].clone());
+        }
+    }
+
+    /// Lets the node's API see what is known.
+    fn show(&self) {
+        let who = spec::identity(&self.wanted.pod);
+        let mut pod = (*self.wanted.pod).clone();
+        pod.status = Some((*self.status).clone());
+        let entry = PodEntry { pod: Arc::new(pod), record: self.record.clone() };
+        self.context.directory.put(&who.namespace, &who.name, entry);
+    }
+
+    fn leave(&self) {
+        let who = spec::identity(&self.wanted.pod);
+        self.context.directory.remove(&who.namespace, &who.name, &who.uid);
+    }
+
+    fn begin(&mut self, step: Step) -> Running {
+        let cancel = CancellationToken::new();
+        let grace_s = spec::grace_s(&self.wanted.pod);
+        let is_kill = matches!(step, Step::KillPod { .. } | Step::Kill { .. });
+        if let Step::MountVolumes = step {
+            self.memory.refresh_at = volumes::next_refresh(&self.wanted.pod, Timestamp::now());
+        }
+        let task = Task {
+            context: self.context.clone(),
+            pod: self.wanted.pod.clone(),
+            record: self.record.clone(),
+            cancel: cancel.clone(),
+            first_seen: self.first_seen,
+            status: self.status.clone(),
+        };
+        Running { future: act::run(task, step).boxed(), cancel, is_kill, grace_s }
+    }
+
+    /// Takes over what the API now wants; true if it matters.
+    fn take_wanted(&mut self, step: Option<&Running>) -> bool {
+        let new = self.inbox.wanted.borrow_and_update().clone();
+        let matters = new.gone != self.wanted.gone || spec::acts_differ(&self.wanted.pod, &new.pod);
+        let repair = self.overwritten(&new.pod);
+        self.wanted = new;
+        let ending = self.wanted.gone || self.wanted.pod.metadata.deletion_timestamp.is_some();
+        if let Some(step) = step
+            && ending
+            && (!step.is_kill || spec::grace_s(&self.wanted.pod) < step.grace_s)
+        {
+            step.cancel.cancel();
+        }
+        matters || repair
+    }
+
+    /// Whether someone else has written over our part of the status (as the node lifecycle does when a node was lost).
+    fn overwritten(&mut self, pod: &Pod) -> bool {
+        let version = version(pod);
+        let (Some(theirs), Some(ours)) = (&pod.status, &self.published) else { return false };
+        if version <= self.patched_version || self.patched_version == 0 || own_part(theirs) == own_part(ours) {
+            return false;
+        }
+        self.published = Some(theirs.clone());
+        true
+    }
+
+    fn must_publish(&self) -> bool {
+        !self.wanted.gone && self.looked && self.published.as_ref() != Some(&*self.status)
+    }
+
+    fn patch(&self) -> BoxFuture<'static, (PodStatus, Result<Pod, kube::Error>)> {
+        let (context, pod) = (self.context.clone(), self.wanted.pod.clone());
+        let (before, status) = (self.published.clone(), self.status.clone());
+        async move {
+            let result = publish::publish(&context, &pod, before.as_ref(), &status).await;
+            ((*status).clone(), result)
+        }
+        .boxed()
+    }
+
+    /// Takes over a patch's result; returns when the next one may be tried.
+    fn patched(&mut self, status: PodStatus, result: Result<Pod, kube::Error>) -> Option<Timestamp> {
+        match result {
+            Ok(pod) => {
+                self.patched_version = self.patched_version.max(version(&pod));
+                self.published = Some(status);
+                None
+            }
+            Err(error) if publish::is_gone(&error) => {
+                // The watch will say so; until then there is nobody to tell.
+                self.published = Some(status);
+                None
+            }
+            Err(error) => {
+                warn!(pod = ?self.wanted.pod.metadata.name, %error, "cannot publish a pod's status");
+                Some(after(Timestamp::now(), RETRY))
+            }
+        }
+    }
+
+    fn apply(&mut self, change: Change) {
+        let now = Timestamp::now();
+        let memory = &mut self.memory;
+        match change {
+            Change::SandboxMade => {
+                memory.sandbox_failed_at = None;
+                memory.retries.reset("sandbox");
+            }
+            Change::SandboxFailed => {
+                memory.retries.bump("sandbox", now, now);
+                memory.sandbox_failed_at = Some(now);
+            }
+            Change::VolumesMounted => {
+                memory.volumes = Volumes::Mounted;
+                memory.retries.reset("volumes");
+            }
+            Change::VolumesFailed if memory.volumes == Volumes::Mounted => {
+                // What is mounted stays as it was; the next refresh tries again.
+            }
+            Change::VolumesFailed => {
+                memory.retries.bump("volumes", now, now);
+                memory.volumes = Volumes::Failed { retry_at: after(now, memory.retries.delay("volumes")) };
+            }
+            Change::Started { name, after_failure } => {
+                memory.retries.reset(&name);
+                memory.waiting.remove(&name);
+                memory.retry_at.remove(&name);
+                if let Some(failed_at) = after_failure {
+                    memory.restarts.bump(&name, failed_at, now);
+                }
+            }
+            Change::StartFailed { name, waiting, retry_at, counts_after } => {
+                if let Some(failed_at) = counts_after {
+                    memory.restarts.bump(&name, failed_at, now);
+                }
+                let retry_at = retry_at.unwrap_or_else(|| {
+                    memory.retries.bump(&name, now, now);
+                    after(now, memory.retries.delay(&name))
+                });
+                memory.retry_at.insert(name.clone(), retry_at);
+                memory.waiting.insert(name, waiting);
+            }
+            Change::Condemned { id, message } => {
+                memory.condemned.insert(id, super::memory::Condemned { message });
+            }
+            Change::CleanedUp => {
+                memory.cleaned = true;
+                memory.volumes = Volumes::Removed;
+                memory.delete_retry_at = None;
+            }
+            Change::EndFailed => memory.delete_retry_at = Some(after(now, RETRY)),
+            Change::DeadlineExceeded => memory.deadline_exceeded = true,
+            Change::Published(status) => self.published = Some(*status),
+            Change::Forgotten => {}
+        }
+    }
+}
+
+/// The agent's own part of a status, roughly: enough to notice that another has written there.
+fn own_part(status: &PodStatus) -> (Option<&str>, Option<&str>, Vec<(&str, &str)>) {
+    let conditions = status.conditions.iter().flatten();
+    let mut own: Vec<_> = conditions
+        .filter(|condition| status::OWN_CONDITIONS.contains(&condition.type_.as_str()))
+        .map(|condition| (condition.type_.as_str(), condition.status.as_str()))
+        .collect();
+    own.sort_unstable();
+    (status.phase.as_deref(), status.pod_ip.as_deref(), own)
+}
+
+/// A pod's resourceVersion as a number; 0 if it is none.
+fn version(pod: &Pod) -> u64 {
+    pod.metadata.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(0)
+}
+
+async fn running(step: &mut Option<Running>) -> Vec<Change> {
+    match step {
+        Some(step) => (&mut step.future).await,
+        None => pending().await,
+    }
+}
+
+async fn optional<T>(future: &mut Option<BoxFuture<'static, T>>) -> T {
+    match future {
+        Some(future) => future.await,
+        None => pending().await,
+    }
+}
+
+async fn sleep_until(at: Option<Timestamp>) {
+    match at {
+        Some(at) => {
+            let left = at.duration_since(Timestamp::now());
+            tokio::time::sleep(Duration::try_from(left).unwrap_or_default()).await;
+        }
+        None => pending().await,
+    }
+}
