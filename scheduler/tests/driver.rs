@@ -1,3 +1,4 @@
+#![allow(clippy::unwrap_used)]
 //! The driver against a small API server in memory, with faults.
 
 use std::collections::BTreeMap;

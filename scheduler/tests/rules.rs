@@ -1,3 +1,4 @@
+#![allow(clippy::unwrap_used)]
 //! Each rule by scenario, from Kubernetes objects to the texts that users read.
 
 use gantry_scheduler::convert;
@@ -63,7 +64,10 @@ fn reasons(node: &Node, placed: &[Pod], pod: &Pod) -> Vec<String> {
     diagnosis.reasons.into_keys().collect()
 }
 
-fn check(cases: &[(&str, Value, Vec<Pod>, Value, &[&str])]) {
+/// What is checked, changes of the node, pods on it, the pod's spec, the reasons.
+type Case<'a> = (&'a str, Value, Vec<Pod>, Value, &'a [&'a str]);
+
+fn check(cases: &[Case<'_>]) {
     for (name, node_changes, placed, spec, expected) in cases {
         let got = reasons(&node(node_changes.clone()), placed, &pod(spec.clone()));
         assert_eq!(got, *expected, "{name}");
