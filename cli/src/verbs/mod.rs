@@ -1,0 +1,107 @@
+//! kubectl-like verbs, with kubectl's habits in flags, words and exit codes. Each is a client of the API like any other.
+
+mod apply;
+mod delete;
+mod describe;
+mod exec;
+mod get;
+mod image;
+mod jsonpath;
+mod logs;
+mod manifests;
+mod output;
+mod rollout;
+mod scale;
+mod session;
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+
+use crate::client::ClientFlags;
+use session::Session;
+
+/// What can be done with a running cluster.
+#[derive(Subcommand, Debug)]
+pub enum Verb {
+    /// Create or change objects to be as manifests say
+    Apply(apply::Args),
+    /// Show objects
+    Get(get::Args),
+    /// Show one or more objects in detail, with their events
+    Describe(describe::Args),
+    /// Delete objects
+    Delete(delete::Args),
+    /// Print what containers wrote
+    Logs(logs::Args),
+    /// Run a command in a container
+    Exec(exec::Args),
+    /// Set how many replicas there are
+    Scale(scale::Args),
+    /// Follow, undo, restart or pause a roll-out
+    #[command(subcommand)]
+    Rollout(rollout::Command),
+    /// Work with the images on this machine
+    #[command(subcommand)]
+    Image(image::Command),
+}
+
+/// Which namespace a verb acts in.
+#[derive(clap::Args, Debug, Clone, Default)]
+pub struct NamespaceFlag {
+    /// The namespace; by default the kubeconfig's, else `default`
+    #[arg(long, short = 'n', value_name = "NAME")]
+    pub namespace: Option<String>,
+}
+
+/// Carries out a verb. An error of the server is printed as kubectl does and becomes exit code 1.
+pub async fn run(verb: Verb, flags: &ClientFlags) -> anyhow::Result<ExitCode> {
+    let done = match verb {
+        Verb::Image(command) => image::run(command).await,
+        verb => with_session(verb, flags).await,
+    };
+    match done {
+        Err(error) if is_closed_pipe(&error) => Ok(ExitCode::SUCCESS),
+        Err(error) => match server_error(&error) {
+            Some(text) => {
+                eprintln!("{text}");
+                Ok(ExitCode::FAILURE)
+            }
+            None => Err(error),
+        },
+        Ok(code) => Ok(code),
+    }
+}
+
+async fn with_session(verb: Verb, flags: &ClientFlags) -> anyhow::Result<ExitCode> {
+    let session = Session::new(flags).await?;
+    match verb {
+        Verb::Apply(args) => apply::run(&session, &args).await,
+        Verb::Get(args) => get::run(&session, &args).await,
+        Verb::Describe(args) => describe::run(&session, &args).await,
+        Verb::Delete(args) => delete::run(&session, &args).await,
+        Verb::Logs(args) => logs::run(&session, &args).await,
+        Verb::Exec(args) => exec::run(&session, &args).await,
+        Verb::Scale(args) => scale::run(&session, &args).await,
+        Verb::Rollout(command) => rollout::run(&session, &command).await,
+        Verb::Image(command) => image::run(command).await,
+    }
+}
+
+/// Whether the reader of standard output went away (`gantry get pods | head`), which is no failure.
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+    })
+}
+
+/// The server's words in kubectl's form, when it is the server that refused.
+fn server_error(error: &anyhow::Error) -> Option<String> {
+    error.chain().find_map(|cause| match cause.downcast_ref::<kube::Error>()? {
+        kube::Error::Api(status) if status.reason.is_empty() => Some(format!("Error from server: {}", status.message)),
+        // kubectl leaves the prefix out where the server names the fields.
+        kube::Error::Api(status) if status.reason == "Invalid" => Some(status.message.clone()),
+        kube::Error::Api(status) => Some(format!("Error from server ({}): {}", status.reason, status.message)),
+        _ => None,
+    })
+}
