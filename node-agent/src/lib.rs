@@ -13,10 +13,8 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-use tokio_util::sync::CancellationToken;
 
 #[cfg(target_os = "linux")]
 pub mod linux;
@@ -30,6 +28,7 @@ mod start;
 
 pub use metrics::Metrics;
 pub use paths::Paths;
+pub use runtime::images::ImportError;
 pub use start::run;
 
 /// The certificate with which the agent serves, and the authority its callers must come from.
@@ -142,5 +141,11 @@ pub enum Error {
     Ended(&'static str),
 }
 
-/// `run`'s token type, so that callers need not name the crate.
-pub type Shutdown = CancellationToken;
+/// Imports image archives into the runtime of the agent that uses (or last used) `data_dir`; returns the images' names.
+pub async fn import_images(data_dir: &Path, archives: &[PathBuf]) -> Result<Vec<String>, ImportError> {
+    let mut names = Vec::new();
+    for archive in archives {
+        names.extend(runtime::images::import_images(data_dir, archive).await?);
+    }
+    Ok(names)
+}

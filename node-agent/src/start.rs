@@ -1,17 +1,33 @@
 //! Brings the parts of the agent up in order and winds them down again.
 
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use kube::Client;
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::Service;
+use kube::runtime::{reflector, watcher};
+use kube::{Api, Client};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::pods::PodDirectory;
-use crate::runtime::{Runtime, containerd};
+use crate::node::{self, Keeper, lease, machine};
+use crate::pods::config::{NodeSettings, parse_resolv_conf};
+use crate::pods::context::Context;
+use crate::pods::events::Recorder;
+use crate::pods::{Images, Manager, Objects, PodDirectory, Tokens};
+use crate::runtime::{Runtime, containerd, images};
 use crate::server::{self, ServerContext};
 use crate::{Error, Metrics, Options, Paths, RuntimeChoice};
 
-/// Runs the agent until `shutdown`. `ready` is called once the Node is registered and the runtime answers.
+/// How long pods wait for the first list of services; without it their environment would lack them.
+const SERVICES_WAIT: Duration = Duration::from_secs(5);
+/// How soon a failed watch is tried again.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// Runs the agent until `shutdown`. `ready` is called once the Node is registered and what runs has been adopted.
 pub async fn run(
     client: Client,
     options: Options,
@@ -29,31 +45,190 @@ pub async fn run(
         None => None,
     };
     let port = server.as_ref().map_or(0, server::BoundServer::port);
-    let (runtime, supervisor) = start_runtime(&options, shutdown.child_token()).await?;
-    let pods = PodDirectory::default();
+    // Everything ends on this, be it asked to or because a part failed.
+    let stop = shutdown.child_token();
+    let (runtime, supervisor) = start_runtime(&options, stop.child_token()).await?;
+    let mut parts: JoinSet<(&'static str, Result<(), Error>)> = JoinSet::new();
 
-    let mut tasks = tokio::task::JoinSet::new();
+    let (events, recorder) = Recorder::new(client.clone(), options.node_name.clone(), stop.clone());
+    spawn(&mut parts, "the event writer", recorder);
+    let (services, keep_services) = watch_services(client.clone());
+    let cancelled = stop.clone();
+    spawn(&mut parts, "the service watch", async move {
+        cancelled.run_until_cancelled(keep_services).await;
+    });
+    let context = context(&client, &options, &metrics, runtime.clone(), events.clone(), services);
     if let Some(server) = server {
-        let context = ServerContext { runtime: runtime.clone(), pods: pods.clone(), paths: paths.clone() };
-        let stop = shutdown.child_token();
-        tasks.spawn(async move { ("the node's API", server.serve(context, stop).await.map_err(Error::Server)) });
+        let serving = ServerContext { runtime: runtime.clone(), pods: context.directory.clone(), paths: paths.clone() };
+        let cancelled = stop.clone();
+        parts.spawn(async move { ("the node's API", server.serve(serving, cancelled).await.map_err(Error::Server)) });
     }
-    crate::runtime::images::import_archives(runtime.as_ref(), &paths.images()).await;
 
-    let _ = (client, metrics, port, ready);
-    shutdown.cancelled().await;
-    while let Some(ended) = tasks.join_next().await {
+    let (shared, node) = watch::channel(None);
+    let (pod_cidrs, cidrs) = watch::channel(Vec::new());
+    let settings = node_settings(&options, port, &context.host_ips);
+    let keeper = Keeper::new(client.clone(), runtime.clone(), events, settings, shared, pod_cidrs);
+    let (registered, is_registered) = tokio::sync::oneshot::channel();
+    spawn(&mut parts, "the node's status", keeper.run(move || _ = registered.send(()), stop.clone()));
+    spawn(&mut parts, "the node's lease", lease::run(client.clone(), options.node_name.clone(), node.clone(), stop.clone()));
+    if options.service_proxy {
+        start_proxy(&mut parts, &client, &options, cidrs, stop.clone());
+    }
+
+    let manager = Manager::new(context.clone(), node, stop.clone());
+    let folder = paths.images();
+    let cancelled = stop.clone();
+    spawn(&mut parts, "the pods' manager", async move {
+        let prepare = async {
+            images::import_archives(runtime.as_ref(), &folder).await;
+            let waited = tokio::time::timeout(SERVICES_WAIT, context.services.wait_until_ready()).await;
+            if waited.is_err() {
+                warn!("the services are not known yet; pods start without their variables");
+            }
+            let _ = is_registered.await;
+        };
+        if cancelled.run_until_cancelled(prepare).await.is_some() {
+            manager.run(ready).await;
+        }
+    });
+    let result = wait(&mut parts, &shutdown).await;
+    stop.cancel();
+    while let Some(ended) = parts.join_next().await {
         match ended {
             Ok((_, Ok(()))) => {}
-            Ok((what, Err(error))) => warn!(what, ?error, "ended with an error"),
-            Err(error) => warn!(%error, "a part of the agent panicked"),
+            Ok((part, Err(error))) => warn!(part, ?error, "ended with an error"),
+            Err(error) => warn!(%error, "a part of the agent failed"),
         }
     }
     if let Some(supervisor) = supervisor {
         let _ = supervisor.await;
     }
     info!("node agent stopped");
-    Ok(())
+    result
+}
+
+fn spawn(
+    parts: &mut JoinSet<(&'static str, Result<(), Error>)>,
+    name: &'static str,
+    work: impl Future<Output = ()> + Send + 'static,
+) {
+    parts.spawn(async move {
+        work.await;
+        (name, Ok(()))
+    });
+}
+
+/// Waits for shutdown; a part that ends before it is an error.
+async fn wait(
+    parts: &mut JoinSet<(&'static str, Result<(), Error>)>,
+    shutdown: &CancellationToken,
+) -> Result<(), Error> {
+    tokio::select! {
+        biased;
+        () = shutdown.cancelled() => Ok(()),
+        ended = parts.join_next() => match ended {
+            Some(Ok((_, Err(error)))) => Err(error),
+            Some(Ok((part, Ok(())))) => Err(Error::Ended(part)),
+            Some(Err(_)) | None => Err(Error::Ended("a part of the agent")),
+        },
+    }
+}
+
+fn context(
+    client: &Client,
+    options: &Options,
+    metrics: &Metrics,
+    runtime: Arc<dyn Runtime>,
+    events: Recorder,
+    services: reflector::Store<Service>,
+) -> Arc<Context> {
+    let machine = machine::read(&options.data_dir);
+    let host_ips: Vec<IpAddr> = vec![options.node_ip.unwrap_or_else(machine::default_ip)];
+    // A stub resolver on the loopback is of no use to a pod; the kubelet's default is this file all the same.
+    let resolv_conf = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let cpus = usize::try_from(machine.cpus).unwrap_or(1);
+    Arc::new(Context {
+        client: client.clone(),
+        runtime,
+        paths: Paths::new(&options.data_dir),
+        node_name: options.node_name.clone(),
+        host_ips,
+        settings: NodeSettings {
+            cgroup_root: options.cgroup_root.clone(),
+            cluster_dns: options.cluster_dns.clone(),
+            cluster_domain: options.cluster_domain.clone(),
+            resolvers: parse_resolv_conf(&resolv_conf),
+            machine_memory: machine.memory_bytes,
+        },
+        allocatable: machine.allocatable(options.max_pods),
+        objects: Objects::new(client.clone()),
+        services,
+        events,
+        directory: PodDirectory::default(),
+        images: Images::default(),
+        tokens: Tokens::default(),
+        metrics: metrics.clone(),
+        // Starting is half waiting for the runtime's own children.
+        start_slots: Semaphore::new((cpus * 4).max(8)),
+    })
+}
+
+fn node_settings(options: &Options, port: u16, ips: &[IpAddr]) -> node::Settings {
+    node::Settings {
+        name: options.node_name.clone(),
+        labels: options.labels.clone(),
+        ips: ips.to_vec(),
+        port,
+        max_pods: options.max_pods,
+        data_dir: options.data_dir.clone(),
+        machine: machine::read(&options.data_dir),
+    }
+}
+
+/// A store of all services, and the future that keeps it.
+fn watch_services(client: Client) -> (reflector::Store<Service>, impl Future<Output = ()> + Send + 'static) {
+    let (store, writer) = reflector::store();
+    let api: Api<Service> = Api::all(client);
+    let events = watcher::watcher(api, watcher::Config::default()).then(|event| async {
+        if let Err(error) = &event {
+            warn!(%error, "watching services");
+            tokio::time::sleep(RETRY).await;
+        }
+        event
+    });
+    (store, reflector::reflector(writer, events).for_each(|_| async {}))
+}
+
+#[cfg(target_os = "linux")]
+fn start_proxy(
+    parts: &mut JoinSet<(&'static str, Result<(), Error>)>,
+    client: &Client,
+    options: &Options,
+    pod_cidrs: watch::Receiver<Vec<String>>,
+    stop: CancellationToken,
+) {
+    use crate::linux::services;
+    use crate::runtime::instance::Instance;
+    let table = match Instance::of(&options.data_dir) {
+        Ok(instance) => instance.table(),
+        Err(error) => {
+            warn!(%error, "service addresses are not served");
+            return;
+        }
+    };
+    let proxy = services::Options { table, pod_cidrs, cluster_cidrs: Vec::new() };
+    spawn(parts, "the service proxy", services::run(client.clone(), proxy, stop));
+}
+
+#[cfg(not(target_os = "linux"))]
+fn start_proxy(
+    _parts: &mut JoinSet<(&'static str, Result<(), Error>)>,
+    _client: &Client,
+    _options: &Options,
+    _pod_cidrs: watch::Receiver<Vec<String>>,
+    _stop: CancellationToken,
+) {
+    warn!("service addresses are not served on this system");
 }
 
 async fn start_runtime(

@@ -1,0 +1,174 @@
+//! What the machine is and has, read from the operating system.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::path::Path;
+
+use crate::pods::resources::Amounts;
+
+/// Kept back from pods for the machine itself, as the kubelet's eviction threshold does.
+const MEMORY_RESERVED: i64 = 100 << 20;
+
+/// What does not change while the agent runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Machine {
+    /// Processors the agent may use.
+    pub cpus: i64,
+    /// Bytes of memory, 0 if unknown.
+    pub memory_bytes: i64,
+    /// Bytes of the file system of the data directory, 0 if unknown.
+    pub storage_bytes: i64,
+    /// Huge pages by resource name, in bytes.
+    pub hugepages: BTreeMap<String, i64>,
+    /// Such as `6.1.0-18-amd64`.
+    pub kernel_version: String,
+    /// Such as `Debian GNU/Linux 12 (bookworm)`.
+    pub os_image: String,
+    /// Of the installation.
+    pub machine_id: String,
+    /// Of the hardware.
+    pub system_uuid: String,
+    /// Of this run of the machine.
+    pub boot_id: String,
+}
+
+/// What is now left of what can run out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Bytes of memory that can still be had, if known.
+    pub memory_available: Option<i64>,
+    /// Bytes left on the data directory's file system, if known.
+    pub storage_available: Option<i64>,
+    /// Free inodes there and how many there are, if known.
+    pub inodes: Option<(u64, u64)>,
+    /// Processes and how many there may be, if known.
+    pub pids: Option<(i64, i64)>,
+}
+
+impl Machine {
+    /// What there is, in the units of [`Amounts`].
+    pub fn capacity(&self, max_pods: u32) -> Amounts {
+        let mut capacity = Amounts::from([("cpu".into(), self.cpus * 1000), ("pods".into(), i64::from(max_pods))]);
+        for (name, bytes) in [("memory", self.memory_bytes), ("ephemeral-storage", self.storage_bytes)] {
+            if bytes > 0 {
+                capacity.insert(name.into(), bytes);
+            }
+        }
+        capacity.extend(self.hugepages.clone());
+        capacity
+    }
+
+    /// What pods may have of it.
+    pub fn allocatable(&self, max_pods: u32) -> Amounts {
+        let mut allocatable = self.capacity(max_pods);
+        let huge: i64 = self.hugepages.values().sum();
+        if let Some(memory) = allocatable.get_mut("memory") {
+            *memory = (*memory - MEMORY_RESERVED - huge).max(0);
+        }
+        if let Some(storage) = allocatable.get_mut("ephemeral-storage") {
+            *storage = *storage / 10 * 9;
+        }
+        allocatable
+    }
+}
+
+/// The address with which the machine speaks to others; nothing is sent to find it out.
+pub fn default_ip() -> IpAddr {
+    let ask = || -> std::io::Result<IpAddr> {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        // An address of the documentation: only the routing table is asked.
+        socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9))?;
+        Ok(socket.local_addr()?.ip())
+    };
+    match ask() {
+        Ok(ip) if !ip.is_unspecified() => ip,
+        _ => IpAddr::V4(Ipv4Addr::LOCALHOST),
+    }
+}
+
+/// Reads the machine.
+pub fn read(data_dir: &Path) -> Machine {
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let mut machine = Machine { cpus: i64::try_from(cpus).unwrap_or(1), ..Machine::default() };
+    system::fill(&mut machine, data_dir);
+    machine
+}
+
+/// Reads what is left.
+pub fn load(data_dir: &Path) -> Load {
+    system::load(data_dir)
+}
+
+#[cfg(target_os = "linux")]
+mod system {
+    use std::path::Path;
+
+    use super::{Load, Machine};
+
+    fn text(path: &str) -> String {
+        std::fs::read_to_string(path).unwrap_or_default().trim().to_owned()
+    }
+
+    fn meminfo(name: &str) -> Option<i64> {
+        let info = text("/proc/meminfo");
+        let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        let kib: i64 = line.trim().trim_end_matches(" kB").parse().ok()?;
+        Some(kib * 1024)
+    }
+
+    pub fn fill(machine: &mut Machine, data_dir: &Path) {
+        machine.memory_bytes = meminfo("MemTotal").unwrap_or(0);
+        if let Ok(stat) = rustix::fs::statvfs(data_dir) {
+            machine.storage_bytes = i64::try_from(stat.f_blocks.saturating_mul(stat.f_frsize)).unwrap_or(i64::MAX);
+        }
+        for entry in std::fs::read_dir("/sys/kernel/mm/hugepages").into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let Some(kib) = name.strip_prefix("hugepages-").and_then(|n| n.strip_suffix("kB")?.parse::<i64>().ok()) else {
+                continue;
+            };
+            let count: i64 = text(&entry.path().join("nr_hugepages").display().to_string()).parse().unwrap_or(0);
+            let size = if kib >= 1 << 20 { format!("{}Gi", kib >> 20) } else { format!("{}Mi", kib >> 10) };
+            machine.hugepages.insert(format!("hugepages-{size}"), count * kib * 1024);
+        }
+        machine.kernel_version = text("/proc/sys/kernel/osrelease");
+        let release = text("/etc/os-release");
+        let pretty = release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
+        machine.os_image = pretty.unwrap_or("Linux").trim_matches('"').to_owned();
+        machine.machine_id = text("/etc/machine-id");
+        machine.system_uuid = text("/sys/class/dmi/id/product_uuid");
+        if machine.system_uuid.is_empty() {
+            machine.system_uuid.clone_from(&machine.machine_id);
+        }
+        machine.boot_id = text("/proc/sys/kernel/random/boot_id");
+    }
+
+    pub fn load(data_dir: &Path) -> Load {
+        let stat = rustix::fs::statvfs(data_dir).ok();
+        let loadavg = text("/proc/loadavg");
+        let pids = loadavg.split(' ').nth(3).and_then(|part| part.split('/').nth(1)?.parse().ok());
+        let pid_max = text("/proc/sys/kernel/pid_max").parse().ok();
+        Load {
+            memory_available: meminfo("MemAvailable"),
+            storage_available: stat
+                .as_ref()
+                .map(|stat| i64::try_from(stat.f_bavail.saturating_mul(stat.f_frsize)).unwrap_or(i64::MAX)),
+            inodes: stat.filter(|stat| stat.f_files > 0).map(|stat| (stat.f_favail, stat.f_files)),
+            pids: pids.zip(pid_max),
+        }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod system {
+    use std::path::Path;
+
+    use super::{Load, Machine};
+
+    pub fn fill(machine: &mut Machine, _data_dir: &Path) {
+        machine.os_image = std::env::consts::OS.to_owned();
+    }
+
+    pub fn load(_data_dir: &Path) -> Load {
+        Load::default()
+    }
+}
