@@ -15,7 +15,7 @@ use crate::client::ClientFlags;
 /// `gantry apiserver`: the API server with its store; writes the kubeconfigs of the other components.
 pub async fn apiserver(options: args::ApiServer) -> Result<()> {
     let shutdown = shutdown_on_signal()?;
-    let server = up::start_api_server(&options.data, &options.api, &[], Registry::default(), shutdown.clone()).await?;
+    let server = up::start_api_server(&options.data, &options.api, Registry::default(), shutdown.clone()).await?;
     shutdown.cancelled().await;
     server.stopped().await;
     Ok(())

@@ -1,0 +1,120 @@
+//! `gantry up`: everything in one process. The loops reach the API through its router, without sockets, as the same users
+//! that they are when they run apart.
+
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use gantry_apiserver::Handle;
+use jiff::Timestamp;
+use prometheus_client::registry::Registry;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::{agent_options, identity, node_name, shutdown_on_signal};
+use crate::args;
+
+/// Starts all components and runs until a signal, or until one of them fails.
+pub async fn run(options: args::Up) -> Result<()> {
+    let start = Instant::now();
+    let shutdown = shutdown_on_signal()?;
+    let mut registry = Registry::default();
+    let controller_metrics = gantry_controllers::Metrics::new(&mut registry);
+    let scheduler_metrics = gantry_scheduler::Metrics::new(&mut registry);
+    let agent_metrics = (!options.no_agent).then(|| gantry_node_agent::Metrics::new(&mut registry));
+    let server = start_api_server(&options.data, &options.api, registry, shutdown.clone()).await?;
+    let ready = |name: &'static str| move || say_ready(name, &format!("after {:.2} s", start.elapsed().as_secs_f64()));
+    let client = |user: &str, groups: &[&str]| kube::Client::new(server.in_process_client(user, groups), "default");
+
+    let mut parts: JoinSet<(&'static str, Result<()>)> = JoinSet::new();
+    let loops = shutdown.child_token();
+    {
+        let client = client(gantry_apiserver::pki::CONTROLLER_MANAGER_USER, &[]);
+        let controllers = controller_options(&options.controllers, server.pki().ca_pem().to_owned());
+        let run = gantry_controllers::run(client, controllers, controller_metrics, ready("controllers"), loops.clone());
+        parts.spawn(async move { ("controllers", run.await.map_err(Into::into)) });
+    }
+    {
+        let client = client(gantry_apiserver::pki::SCHEDULER_USER, &[]);
+        let scheduler = gantry_scheduler::Options::default();
+        let run = gantry_scheduler::run(client, scheduler, scheduler_metrics, ready("scheduler"), loops.clone());
+        parts.spawn(async move { ("scheduler", run.await.map_err(Into::into)) });
+    }
+    if let Some(metrics) = agent_metrics {
+        let name = node_name(&options.agent)?;
+        let client = client(&format!("system:node:{name}"), &["system:nodes"]);
+        let certificate = server.pki().keep_node(&name, options.agent.node_ip.as_slice(), Timestamp::now())?;
+        let serving = gantry_node_agent::ServingIdentity {
+            cert_chain_pem: certificate.chain_pem,
+            key_pem: certificate.key_pem,
+            client_ca_pem: server.pki().ca_pem().to_owned(),
+        };
+        let agent = agent_options(&options.agent, name, options.data.data_dir.clone(), serving);
+        let run = gantry_node_agent::run(client, agent, metrics, ready("agent"), loops.clone());
+        parts.spawn(async move { ("agent", run.await.map_err(Into::into)) });
+    }
+
+    let failed = tokio::select! {
+        () = shutdown.cancelled() => None,
+        ended = parts.join_next() => ended,
+    };
+    // The loops stop before the API server that they talk to.
+    loops.cancel();
+    let mut result = failed.map_or(Ok(()), |ended| part_ended(ended, true));
+    while let Some(ended) = parts.join_next().await {
+        result = result.and(part_ended(ended, false));
+    }
+    shutdown.cancel();
+    server.stopped().await;
+    result
+}
+
+/// What the end of a part means: an error is one, and so is an end that nobody asked for.
+fn part_ended(ended: Result<(&'static str, Result<()>), tokio::task::JoinError>, unasked: bool) -> Result<()> {
+    let (name, result) = ended.context("a component panicked")?;
+    result.with_context(|| format!("the {name} failed"))?;
+    anyhow::ensure!(!unasked, "the {name} ended without being asked to");
+    Ok(())
+}
+
+/// Starts the API server and writes the administrator's kubeconfig.
+pub async fn start_api_server(
+    data: &args::DataDir,
+    flags: &args::ApiFlags,
+    registry: Registry,
+    shutdown: CancellationToken,
+) -> Result<Handle> {
+    let start = Instant::now();
+    let dir = &data.data_dir;
+    std::fs::create_dir_all(dir).with_context(|| format!("cannot make the data directory {}; --data-dir names another", dir.display()))?;
+    let mut options = gantry_apiserver::Options::new(dir);
+    options.listen = flags.listen;
+    options.advertise = flags.advertise;
+    options.pki_dir = identity::pki_dir(dir);
+    options.store = gantry_store::Target::parse(&flags.store, &dir.join("store"))?;
+    options.service_cidr = flags.service_cidr.parse().with_context(|| format!("--service-cidr {}", flags.service_cidr))?;
+    let server = gantry_apiserver::start(options, registry, shutdown).await?;
+    let address = server.local_addr();
+    // A server that listens on all addresses is reached at the local one from here.
+    let host = if address.ip().is_unspecified() { "127.0.0.1".to_owned() } else { address.ip().to_string() };
+    let host = if host.contains(':') { format!("[{host}]") } else { host };
+    let url = format!("https://{host}:{}", address.port());
+    let kubeconfig = dir.join("admin.kubeconfig");
+    server.pki().write_kubeconfig(&kubeconfig, &url, server.pki().admin())?;
+    say_ready("api server", &format!("after {:.2} s at {url}, kubeconfig {}", start.elapsed().as_secs_f64(), kubeconfig.display()));
+    Ok(server)
+}
+
+/// The controllers' options of the command line.
+pub fn controller_options(flags: &args::ControllerFlags, ca_pem: String) -> gantry_controllers::Options {
+    gantry_controllers::Options {
+        cluster_cidr: flags.pod_cidr.clone(),
+        ca_pem: Some(ca_pem),
+        node_monitor_grace: flags.node_monitor_grace_period,
+        ..Default::default()
+    }
+}
+
+/// One line for a component that got ready, on standard error beside the log.
+pub fn say_ready(name: &str, detail: &str) {
+    eprintln!("{name:<12} ready {detail}");
+}
