@@ -1,0 +1,339 @@
+//! Tables: what `kubectl get` prints.
+//!
+//! In: stored bytes of objects, in the version they were asked for. Out: the bytes of a `meta.k8s.io/v1` Table. The
+//! columns of a kind are data ([`Column`]) with one function that fills a row; a kind without columns of its own
+//! shows its name and age, and a custom kind brings columns with JSON paths.
+//!
+//! As in Kubernetes every column is always sent; those with a priority above 0 are shown by `-o wide` only.
+
+mod apps;
+mod cluster;
+mod config;
+mod custom;
+mod duration;
+mod event;
+mod jsonpath;
+mod lean;
+mod network;
+mod pod;
+#[cfg(test)]
+mod tests;
+
+use std::sync::OnceLock;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+pub use custom::CustomColumns;
+pub use duration::{age, human};
+pub use jsonpath::{JsonPath, PathError};
+
+use crate::codec;
+use crate::error::ApiError;
+use crate::kinds::Resource;
+use crate::meta;
+use crate::schema::Descriptions;
+
+/// What each row carries besides its cells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum IncludeObject {
+    /// Nothing.
+    None,
+    /// The object's metadata.
+    #[default]
+    Metadata,
+    /// The whole object.
+    Object,
+}
+
+/// The list that a table shows.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ListMeta<'a> {
+    /// The snapshot's revision.
+    pub resource_version: &'a str,
+    /// Where the next page starts.
+    pub continue_token: Option<&'a str>,
+    /// How many objects follow.
+    pub remaining: Option<u64>,
+}
+
+/// A column's description: its own text, or that of the field it shows.
+#[derive(Debug, Clone, Copy)]
+enum Doc {
+    Text(&'static str),
+    Field(&'static str, &'static str),
+}
+
+/// One column.
+#[derive(Debug, Clone, Copy)]
+struct Column {
+    name: &'static str,
+    /// `string` or `integer`.
+    kind: &'static str,
+    format: &'static str,
+    priority: i32,
+    doc: Doc,
+}
+
+const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
+
+impl Column {
+    const fn text(name: &'static str, doc: Doc) -> Column {
+        Column { name, kind: "string", format: "", priority: 0, doc }
+    }
+
+    const fn integer(name: &'static str, doc: Doc) -> Column {
+        Column { name, kind: "integer", format: "", priority: 0, doc }
+    }
+
+    const fn wide(name: &'static str, doc: Doc) -> Column {
+        Column { name, kind: "string", format: "", priority: 1, doc }
+    }
+
+    const NAME: Column =
+        Column { name: "Name", kind: "string", format: "name", priority: 0, doc: Doc::Field(OBJECT_META, "name") };
+    const AGE: Column = Column::text("Age", Doc::Field(OBJECT_META, "creationTimestamp"));
+    const CONTAINERS: Column = Column::wide("Containers", Doc::Text("Names of each container in the template."));
+    const IMAGES: Column = Column::wide("Images", Doc::Text("Images referenced by each container in the template."));
+
+    fn definition(&self, descriptions: &Descriptions) -> Value {
+        let description = match self.doc {
+            Doc::Text(text) => text.to_owned(),
+            Doc::Field(ty, field) => descriptions.of_field(ty, field).unwrap_or_default(),
+        };
+        json!({
+            "name": self.name, "type": self.kind, "format": self.format, "description": description,
+            "priority": self.priority,
+        })
+    }
+}
+
+/// A row: its cells, and what is to be said of the object as a whole.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Row {
+    cells: Vec<Value>,
+    conditions: Option<Value>,
+}
+
+impl From<Vec<Value>> for Row {
+    fn from(cells: Vec<Value>) -> Self {
+        Row { cells, conditions: None }
+    }
+}
+
+/// How a built-in kind is printed.
+struct Printer {
+    columns: &'static [Column],
+    row: fn(&Value, Timestamp) -> Row,
+    /// The column definitions as JSON, made at first use.
+    header: OnceLock<String>,
+}
+
+impl Printer {
+    const fn new(columns: &'static [Column], row: fn(&Value, Timestamp) -> Row) -> Printer {
+        Printer { columns, row, header: OnceLock::new() }
+    }
+
+    fn of(resource: &Resource) -> &'static Printer {
+        match (resource.group.as_str(), resource.kind.as_str()) {
+            ("", "Pod") => &pod::POD,
+            ("", "Node") => &cluster::NODE,
+            ("", "Namespace") => &cluster::NAMESPACE,
+            ("coordination.k8s.io", "Lease") => &cluster::LEASE,
+            ("", "Service") => &network::SERVICE,
+            ("", "Endpoints") => &network::ENDPOINTS,
+            ("discovery.k8s.io", "EndpointSlice") => &network::ENDPOINT_SLICE,
+            ("", "ConfigMap") => &config::CONFIG_MAP,
+            ("", "Secret") => &config::SECRET,
+            ("" | "events.k8s.io", "Event") => &event::EVENT,
+            ("apps", "Deployment") => &apps::DEPLOYMENT,
+            ("apps", "ReplicaSet") => &apps::REPLICA_SET,
+            _ => &cluster::OTHER,
+        }
+    }
+
+    fn header(&self) -> &str {
+        self.header.get_or_init(|| {
+            let descriptions = Descriptions::load();
+            let columns: Vec<Value> = self.columns.iter().map(|column| column.definition(&descriptions)).collect();
+            Value::Array(columns).to_string()
+        })
+    }
+}
+
+/// The columns of a kind.
+#[derive(Clone, Copy)]
+enum Columns<'a> {
+    Builtin(&'static Printer),
+    Custom(&'a CustomColumns),
+}
+
+impl Columns<'_> {
+    fn header(&self) -> &str {
+        match self {
+            Columns::Builtin(printer) => printer.header(),
+            Columns::Custom(columns) => columns.header(),
+        }
+    }
+
+    fn row(&self, object: &Value, now: Timestamp) -> Row {
+        match self {
+            Columns::Builtin(printer) => (printer.row)(object, now),
+            Columns::Custom(columns) => columns.row(object, now),
+        }
+    }
+}
+
+/// The table of a list of objects of a resource.
+pub fn table<'a>(
+    resource: &Resource,
+    list: ListMeta<'_>,
+    objects: impl IntoIterator<Item = &'a Bytes>,
+    include: IncludeObject,
+    now: Timestamp,
+) -> Result<Bytes, ApiError> {
+    write_list(Columns::Builtin(Printer::of(resource)), list, objects, include, now)
+}
+
+/// The table of one object: the answer to a get, or the object of a watch event, where only the first needs `headers`.
+pub fn single(
+    resource: &Resource,
+    object: &[u8],
+    include: IncludeObject,
+    headers: bool,
+    now: Timestamp,
+) -> Result<Bytes, ApiError> {
+    write_single(Columns::Builtin(Printer::of(resource)), object, include, headers, now)
+}
+
+/// The table of a list of objects of a custom kind.
+pub fn custom_table<'a>(
+    columns: &CustomColumns,
+    list: ListMeta<'_>,
+    objects: impl IntoIterator<Item = &'a Bytes>,
+    include: IncludeObject,
+    now: Timestamp,
+) -> Result<Bytes, ApiError> {
+    write_list(Columns::Custom(columns), list, objects, include, now)
+}
+
+/// The table of one object of a custom kind.
+pub fn custom_single(
+    columns: &CustomColumns,
+    object: &[u8],
+    include: IncludeObject,
+    headers: bool,
+    now: Timestamp,
+) -> Result<Bytes, ApiError> {
+    write_single(Columns::Custom(columns), object, include, headers, now)
+}
+
+fn write_list<'a>(
+    columns: Columns<'_>,
+    list: ListMeta<'_>,
+    objects: impl IntoIterator<Item = &'a Bytes>,
+    include: IncludeObject,
+    now: Timestamp,
+) -> Result<Bytes, ApiError> {
+    let mut metadata = json!({"resourceVersion": list.resource_version});
+    if let Some(token) = list.continue_token.filter(|token| !token.is_empty()) {
+        metadata["continue"] = json!(token);
+    }
+    if let Some(remaining) = list.remaining {
+        metadata["remainingItemCount"] = json!(remaining);
+    }
+    let mut out = begin(&metadata, Some(columns.header()));
+    for (i, object) in objects.into_iter().enumerate() {
+        if i > 0 {
+            out.push(b',');
+        }
+        let value = lean::parse(object)?;
+        write_row(&mut out, columns.row(&value, now), object, include)?;
+    }
+    Ok(end(out))
+}
+
+fn write_single(
+    columns: Columns<'_>,
+    object: &[u8],
+    include: IncludeObject,
+    headers: bool,
+    now: Timestamp,
+) -> Result<Bytes, ApiError> {
+    let value = lean::parse(object)?;
+    let metadata = json!({"resourceVersion": meta::resource_version(&value)});
+    let mut out = begin(&metadata, headers.then(|| columns.header()));
+    write_row(&mut out, columns.row(&value, now), object, include)?;
+    Ok(end(out))
+}
+
+fn begin(metadata: &Value, header: Option<&str>) -> Vec<u8> {
+    let header = header.unwrap_or("null");
+    format!(
+        r#"{{"kind":"Table","apiVersion":"meta.k8s.io/v1","metadata":{metadata},"columnDefinitions":{header},"rows":["#
+    )
+    .into_bytes()
+}
+
+fn write_row(out: &mut Vec<u8>, row: Row, object: &[u8], include: IncludeObject) -> Result<(), ApiError> {
+    out.extend_from_slice(br#"{"cells":"#);
+    serde_json::to_writer(&mut *out, &row.cells).map_err(ApiError::internal)?;
+    if let Some(conditions) = row.conditions {
+        out.extend_from_slice(br#","conditions":"#);
+        serde_json::to_writer(&mut *out, &conditions).map_err(ApiError::internal)?;
+    }
+    out.extend_from_slice(br#","object":"#);
+    match include {
+        IncludeObject::None => out.extend_from_slice(b"null"),
+        IncludeObject::Metadata => out.extend_from_slice(&codec::to_metadata_only(object)?),
+        IncludeObject::Object => out.extend_from_slice(object),
+    }
+    out.push(b'}');
+    Ok(())
+}
+
+fn end(mut out: Vec<u8>) -> Bytes {
+    out.extend_from_slice(b"]}");
+    Bytes::from(out)
+}
+
+// What the printers of the kinds share.
+
+/// The items of the list at a path; none if there is no list.
+fn items<'a>(object: &'a Value, path: &[&str]) -> &'a [Value] {
+    meta::get(object, path).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
+}
+
+/// The number at a path; 0 if there is none.
+fn number(object: &Value, path: &[&str]) -> i64 {
+    meta::get(object, path).and_then(Value::as_i64).unwrap_or_default()
+}
+
+/// The text at a path, or another if it is empty.
+fn text_or<'a>(object: &'a Value, path: &[&str], otherwise: &'a str) -> &'a str {
+    match meta::str_at(object, path) {
+        "" => otherwise,
+        text => text,
+    }
+}
+
+/// The time at a path.
+fn time(object: &Value, path: &[&str]) -> Option<Timestamp> {
+    meta::str_at(object, path).parse().ok()
+}
+
+/// How long ago the time at a path was.
+fn since(object: &Value, path: &[&str], now: Timestamp) -> Value {
+    Value::String(age(time(object, path), now))
+}
+
+/// The name cell.
+fn name_of(object: &Value) -> Value {
+    Value::from(meta::name(object))
+}
+
+/// The age cell.
+fn age_of(object: &Value, now: Timestamp) -> Value {
+    since(object, &["metadata", "creationTimestamp"], now)
+}
