@@ -31,7 +31,9 @@ impl ClientFlags {
             return read(file);
         }
         if std::env::var_os("KUBECONFIG").is_some_and(|value| !value.is_empty()) {
-            return Kubeconfig::from_env().context("cannot read the files of $KUBECONFIG")?.context("$KUBECONFIG names no file");
+            return Kubeconfig::from_env()
+                .context("cannot read the files of $KUBECONFIG")?
+                .context("$KUBECONFIG names no file");
         }
         let admin = components::default_data_dir().join("admin.kubeconfig");
         let home = std::env::var_os(if cfg!(windows) { "USERPROFILE" } else { "HOME" }).map(PathBuf::from);
@@ -56,7 +58,9 @@ impl ClientFlags {
     /// When there is no kubeconfig or it does not hold together.
     pub async fn config(&self) -> Result<kube::Config> {
         let options = KubeConfigOptions { context: self.context.clone(), ..Default::default() };
-        let mut config = kube::Config::from_custom_kubeconfig(self.kubeconfig()?, &options).await.context("the kubeconfig is not usable")?;
+        let mut config = kube::Config::from_custom_kubeconfig(self.kubeconfig()?, &options)
+            .await
+            .context("the kubeconfig is not usable")?;
         if let Some(server) = &self.server {
             config.cluster_url = server.parse().with_context(|| format!("--server {server} is not a URL"))?;
         }

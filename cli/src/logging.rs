@@ -9,7 +9,14 @@ use tracing_subscriber::EnvFilter;
 #[derive(clap::Args, Debug, Clone)]
 pub struct Flags {
     /// How log lines are written
-    #[arg(long, global = true, value_enum, default_value = "text", env = "GANTRY_LOG_FORMAT", help_heading = "Logging")]
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value = "text",
+        env = "GANTRY_LOG_FORMAT",
+        help_heading = "Logging"
+    )]
     pub log_format: Format,
     /// What is logged: a level (error, warn, info, debug, trace) or directives such as `gantry_apiserver=debug,info`
     #[arg(long, global = true, default_value = "warn,gantry=info", env = "GANTRY_LOG", help_heading = "Logging")]

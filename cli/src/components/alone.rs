@@ -75,16 +75,32 @@ async fn announce(
 
 /// The PEM of the authority that signs the server's certificate.
 fn authority(kubeconfig: &Kubeconfig) -> Result<String> {
-    let cluster = kubeconfig.clusters.first().and_then(|named| named.cluster.as_ref()).context("the kubeconfig names no cluster")?;
-    pem(cluster.certificate_authority_data.as_deref(), cluster.certificate_authority.as_deref(), "certificate-authority")
+    let cluster = kubeconfig
+        .clusters
+        .first()
+        .and_then(|named| named.cluster.as_ref())
+        .context("the kubeconfig names no cluster")?;
+    pem(
+        cluster.certificate_authority_data.as_deref(),
+        cluster.certificate_authority.as_deref(),
+        "certificate-authority",
+    )
 }
 
 fn serving_identity(kubeconfig: &Kubeconfig) -> Result<gantry_node_agent::ServingIdentity> {
     use kube::core::secret::ExposeSecret;
-    let user = kubeconfig.auth_infos.first().and_then(|named| named.auth_info.as_ref()).context("the kubeconfig names no user")?;
+    let user = kubeconfig
+        .auth_infos
+        .first()
+        .and_then(|named| named.auth_info.as_ref())
+        .context("the kubeconfig names no user")?;
     let key = user.client_key_data.as_ref().map(|key| key.expose_secret().to_owned());
     Ok(gantry_node_agent::ServingIdentity {
-        cert_chain_pem: pem(user.client_certificate_data.as_deref(), user.client_certificate.as_deref(), "client-certificate")?,
+        cert_chain_pem: pem(
+            user.client_certificate_data.as_deref(),
+            user.client_certificate.as_deref(),
+            "client-certificate",
+        )?,
         key_pem: pem(key.as_deref(), user.client_key.as_deref(), "client-key")?,
         client_ca_pem: authority(kubeconfig)?,
     })

@@ -27,19 +27,29 @@ impl Readiness {
 ///
 /// # Returns
 /// The address that is listened on.
-pub async fn serve(listen: SocketAddr, registry: Registry, ready: Readiness, shutdown: CancellationToken) -> Result<SocketAddr> {
+pub async fn serve(
+    listen: SocketAddr,
+    registry: Registry,
+    ready: Readiness,
+    shutdown: CancellationToken,
+) -> Result<SocketAddr> {
     let listener = tokio::net::TcpListener::bind(listen)
         .await
         .with_context(|| format!("cannot listen on {listen}; --health-listen chooses another address"))?;
     let address = listener.local_addr()?;
     let registry = Arc::new(registry);
     let readiness = move || async move {
-        if ready.0.load(Ordering::Acquire) { (StatusCode::OK, "ok") } else { (StatusCode::SERVICE_UNAVAILABLE, "not ready") }
+        if ready.0.load(Ordering::Acquire) {
+            (StatusCode::OK, "ok")
+        } else {
+            (StatusCode::SERVICE_UNAVAILABLE, "not ready")
+        }
     };
     let metrics = move || async move {
         let mut text = String::new();
         match prometheus_client::encoding::text::encode(&mut text, &registry) {
-            Ok(()) => ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response(),
+            Ok(()) => ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text)
+                .into_response(),
             Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
         }
     };

@@ -18,7 +18,10 @@ pub fn pki_dir(data_dir: &Path) -> std::path::PathBuf {
 pub fn print_kubeconfig(options: &Kubeconfig) -> Result<()> {
     let dir = pki_dir(&options.data.data_dir);
     if !dir.join("ca.crt").exists() {
-        bail!("there is no authority in {}; `gantry up` or `gantry apiserver` makes it at its first start, --data-dir names its folder", dir.display());
+        bail!(
+            "there is no authority in {}; `gantry up` or `gantry apiserver` makes it at its first start, --data-dir names its folder",
+            dir.display()
+        );
     }
     let now = Timestamp::now();
     let pki = Pki::load_or_create(&dir, &PkiOptions::default(), now).context("cannot read the authority")?;

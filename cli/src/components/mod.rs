@@ -27,9 +27,11 @@ pub fn default_data_dir() -> PathBuf {
 /// The executor for a command. Client commands wait for one answer at a time and need no threads.
 pub fn runtime(command: &Command) -> Result<tokio::runtime::Runtime> {
     let mut builder = match command {
-        Command::Up(_) | Command::Apiserver(_) | Command::Controllers(_) | Command::Scheduler(_) | Command::Agent(_) => {
-            tokio::runtime::Builder::new_multi_thread()
-        }
+        Command::Up(_)
+        | Command::Apiserver(_)
+        | Command::Controllers(_)
+        | Command::Scheduler(_)
+        | Command::Agent(_) => tokio::runtime::Builder::new_multi_thread(),
         _ => tokio::runtime::Builder::new_current_thread(),
     };
     builder.enable_all().build().context("cannot start the executor")
@@ -68,7 +70,11 @@ pub fn node_name(flags: &AgentFlags) -> Result<String> {
         return Ok(name.clone());
     }
     #[cfg(unix)]
-    let name = rustix::system::uname().nodename().to_str().context("the host's name is not UTF-8; use --node-name")?.to_owned();
+    let name = rustix::system::uname()
+        .nodename()
+        .to_str()
+        .context("the host's name is not UTF-8; use --node-name")?
+        .to_owned();
     #[cfg(not(unix))]
     let name = std::env::var("COMPUTERNAME").context("the host has no name; use --node-name")?;
     Ok(name.to_lowercase())
@@ -82,7 +88,8 @@ pub fn agent_options(
     serving: gantry_node_agent::ServingIdentity,
 ) -> gantry_node_agent::Options {
     use gantry_node_agent::RuntimeChoice;
-    let AgentFlags { node_name: _, node_ip, node_labels, containerd, agent_listen, cgroup_root, max_pods } = flags.clone();
+    let AgentFlags { node_name: _, node_ip, node_labels, containerd, agent_listen, cgroup_root, max_pods } =
+        flags.clone();
     gantry_node_agent::Options {
         node_name,
         data_dir,

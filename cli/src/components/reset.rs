@@ -12,7 +12,9 @@ pub async fn run(options: &args::Reset) -> Result<()> {
     if !dir.exists() {
         bail!("there is no data directory {}; --data-dir names another", dir.display());
     }
-    if !options.yes && !confirmed(&format!("Stop every pod of the node in {} and remove its containers?", dir.display()))? {
+    if !options.yes
+        && !confirmed(&format!("Stop every pod of the node in {} and remove its containers?", dir.display()))?
+    {
         bail!("nothing was changed");
     }
     take_down(dir).await.with_context(|| format!("cannot take the node in {} down", dir.display()))

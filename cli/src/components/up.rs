@@ -85,13 +85,15 @@ pub async fn start_api_server(
 ) -> Result<Handle> {
     let start = Instant::now();
     let dir = &data.data_dir;
-    std::fs::create_dir_all(dir).with_context(|| format!("cannot make the data directory {}; --data-dir names another", dir.display()))?;
+    std::fs::create_dir_all(dir)
+        .with_context(|| format!("cannot make the data directory {}; --data-dir names another", dir.display()))?;
     let mut options = gantry_apiserver::Options::new(dir);
     options.listen = flags.listen;
     options.advertise = flags.advertise;
     options.pki_dir = identity::pki_dir(dir);
     options.store = gantry_store::Target::parse(&flags.store, &dir.join("store"))?;
-    options.service_cidr = flags.service_cidr.parse().with_context(|| format!("--service-cidr {}", flags.service_cidr))?;
+    options.service_cidr =
+        flags.service_cidr.parse().with_context(|| format!("--service-cidr {}", flags.service_cidr))?;
     let server = gantry_apiserver::start(options, registry, shutdown).await?;
     let address = server.local_addr();
     // A server that listens on all addresses is reached at the local one from here.
@@ -100,7 +102,10 @@ pub async fn start_api_server(
     let url = format!("https://{host}:{}", address.port());
     let kubeconfig = dir.join("admin.kubeconfig");
     server.pki().write_kubeconfig(&kubeconfig, &url, server.pki().admin())?;
-    say_ready("api server", &format!("after {:.2} s at {url}, kubeconfig {}", start.elapsed().as_secs_f64(), kubeconfig.display()));
+    say_ready(
+        "api server",
+        &format!("after {:.2} s at {url}, kubeconfig {}", start.elapsed().as_secs_f64(), kubeconfig.display()),
+    );
     Ok(server)
 }
 

@@ -88,7 +88,9 @@ async fn apply(session: &Session, args: &Args, object: &Value) -> Result<Applied
         && resource.namespaced
         && own != flag
     {
-        bail!("the namespace from the provided object \"{own}\" does not match the namespace \"{flag}\". You must pass '--namespace={own}' to perform this operation.");
+        bail!(
+            "the namespace from the provided object \"{own}\" does not match the namespace \"{flag}\". You must pass '--namespace={own}' to perform this operation."
+        );
     }
     let namespace = own.map_or_else(|| session.namespace(&args.namespace), str::to_owned);
     let path = format!("{}/{}", resource.path(Some(&namespace)), name(object));
@@ -126,7 +128,8 @@ pub fn is_not_found(error: &anyhow::Error) -> bool {
 /// Waits until every applied object is as it should be, showing how far each is.
 async fn wait(session: &Session, applied: &[Applied], timeout: Duration) -> Result<()> {
     let deadline = Instant::now() + timeout;
-    let waiting = applied.iter().filter(|one| matches!(one.resource.kind.as_str(), "Deployment" | "ReplicaSet" | "Pod"));
+    let waiting =
+        applied.iter().filter(|one| matches!(one.resource.kind.as_str(), "Deployment" | "ReplicaSet" | "Pod"));
     for one in waiting {
         let namespace = one.object["metadata"]["namespace"].as_str().unwrap_or_default();
         let label = format!("{}/{}", one.resource.display(), name(&one.object));
@@ -138,9 +141,9 @@ async fn wait(session: &Session, applied: &[Applied], timeout: Duration) -> Resu
             }
             Ok(matches!(state, State::Ready))
         });
-        tokio::time::timeout(deadline.saturating_duration_since(Instant::now()), watched)
-            .await
-            .with_context(|| format!("timed out waiting for {label} to be ready; `gantry describe {label} -n {namespace}` shows why"))??;
+        tokio::time::timeout(deadline.saturating_duration_since(Instant::now()), watched).await.with_context(
+            || format!("timed out waiting for {label} to be ready; `gantry describe {label} -n {namespace}` shows why"),
+        )??;
         progress.done();
     }
     Ok(())
@@ -158,12 +161,21 @@ fn readiness(kind: &str, object: &Value) -> Result<State> {
             rollout::Progress::Waiting(text) => State::Waiting(text),
         },
         "ReplicaSet" => {
-            let (wanted, ready) = (object["spec"]["replicas"].as_i64().unwrap_or(1), object["status"]["readyReplicas"].as_i64().unwrap_or(0));
-            if ready >= wanted { State::Ready } else { State::Waiting(format!("{ready} of {wanted} replicas are ready")) }
+            let (wanted, ready) = (
+                object["spec"]["replicas"].as_i64().unwrap_or(1),
+                object["status"]["readyReplicas"].as_i64().unwrap_or(0),
+            );
+            if ready >= wanted {
+                State::Ready
+            } else {
+                State::Waiting(format!("{ready} of {wanted} replicas are ready"))
+            }
         }
         _ => match object["status"]["phase"].as_str() {
             Some("Succeeded") => State::Ready,
-            Some("Failed") => bail!("the pod failed: {}", object["status"]["message"].as_str().unwrap_or("see its containers' logs")),
+            Some("Failed") => {
+                bail!("the pod failed: {}", object["status"]["message"].as_str().unwrap_or("see its containers' logs"))
+            }
             phase => {
                 let conditions = object["status"]["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
                 if conditions.iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "True") {

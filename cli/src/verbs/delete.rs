@@ -70,7 +70,8 @@ pub async fn run(session: &Session, args: &Args) -> Result<ExitCode> {
                 session.out.line(format!("{} \"{}\"{how}", target.resource.display(), target.name))?;
                 deleted.push((target, uid));
             }
-            Err(error) if apply::is_not_found(&error) && (args.ignore_not_found || args.all || args.selector.is_some()) => {}
+            Err(error)
+                if apply::is_not_found(&error) && (args.ignore_not_found || args.all || args.selector.is_some()) => {}
             Err(error) => match super::server_error(&error) {
                 Some(text) => {
                     eprintln!("{text}");
@@ -84,7 +85,11 @@ pub async fn run(session: &Session, args: &Args) -> Result<ExitCode> {
         let deadline = Instant::now() + args.timeout;
         for (target, uid) in deleted {
             let gone = wait_until_gone(session, &target, &uid);
-            if tokio::time::timeout(deadline.saturating_duration_since(Instant::now()), gone).await.map(|done| done.is_err()).unwrap_or(true) {
+            if tokio::time::timeout(deadline.saturating_duration_since(Instant::now()), gone)
+                .await
+                .map(|done| done.is_err())
+                .unwrap_or(true)
+            {
                 bail!("timed out waiting for the condition on {}/{}", target.resource.plural, target.name);
             }
         }
@@ -99,7 +104,11 @@ async fn targets(session: &Session, args: &Args) -> Result<Vec<Target>> {
         let text = |field: &str| object[field].as_str().unwrap_or_default();
         let resource = session.resource_of(text("apiVersion"), text("kind")).await?;
         let own = object["metadata"]["namespace"].as_str().map(str::to_owned);
-        targets.push(Target { namespace: scope(&resource).map(|default| own.unwrap_or(default)), name: name(&object).to_owned(), resource });
+        targets.push(Target {
+            namespace: scope(&resource).map(|default| own.unwrap_or(default)),
+            name: name(&object).to_owned(),
+            resource,
+        });
     }
     let Some((first, names)) = args.words.split_first() else {
         if args.manifests.filenames.is_empty() {
@@ -121,7 +130,8 @@ async fn targets(session: &Session, args: &Args) -> Result<Vec<Target>> {
             let namespace = scope(&resource);
             let target = |name: String| Target { namespace: namespace.clone(), resource: resource.clone(), name };
             if args.all || args.selector.is_some() {
-                let query: Vec<_> = args.selector.as_deref().map(|selector| ("labelSelector", selector)).into_iter().collect();
+                let query: Vec<_> =
+                    args.selector.as_deref().map(|selector| ("labelSelector", selector)).into_iter().collect();
                 let found = session.list(&resource, namespace.as_deref(), &query).await?;
                 targets.extend(found.iter().map(|object| target(name(object).to_owned())));
             } else if names.is_empty() {
@@ -149,7 +159,8 @@ async fn delete(session: &Session, args: &Args, target: &Target) -> Result<Strin
         options["gracePeriodSeconds"] = seconds.into();
     }
     let path = format!("{}/{}", target.resource.path(target.namespace.as_deref()), target.name);
-    let answer: Value = session.request(Method::DELETE, &path, &[], Some((JSON, serde_json::to_vec(&options)?))).await?;
+    let answer: Value =
+        session.request(Method::DELETE, &path, &[], Some((JSON, serde_json::to_vec(&options)?))).await?;
     let uid = answer["metadata"]["uid"].as_str().or(answer["details"]["uid"].as_str());
     Ok(uid.unwrap_or_default().to_owned())
 }

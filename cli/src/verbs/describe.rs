@@ -80,7 +80,12 @@ impl Text {
 
     /// A map, the first entry beside the key.
     fn map(&mut self, key: &str, map: &Value, separator: &str) {
-        let entries: Vec<String> = map.as_object().into_iter().flatten().map(|(key, value)| format!("{key}{separator}{}", show(value))).collect();
+        let entries: Vec<String> = map
+            .as_object()
+            .into_iter()
+            .flatten()
+            .map(|(key, value)| format!("{key}{separator}{}", show(value)))
+            .collect();
         self.list(key, &entries);
     }
 
@@ -137,7 +142,13 @@ fn summary(text: &mut Text, resource: &Resource, object: &Value) -> Result<()> {
                     map.remove(known);
                 }
                 if resource.kind == "Secret" {
-                    let sizes = |data: &Value| data.as_object().into_iter().flatten().map(|(key, value)| (key.clone(), format!("{} bytes (base64)", show(value).len()).into())).collect();
+                    let sizes = |data: &Value| {
+                        data.as_object()
+                            .into_iter()
+                            .flatten()
+                            .map(|(key, value)| (key.clone(), format!("{} bytes (base64)", show(value).len()).into()))
+                            .collect()
+                    };
                     let hidden: serde_json::Map<String, Value> = sizes(&object["data"]);
                     map.insert("data".into(), hidden.into());
                 }
@@ -175,7 +186,10 @@ fn pod(text: &mut Text, object: &Value) {
     text.pair(0, "IP", show(&status["podIP"]));
     text.pair(0, "QoS Class", show(&status["qosClass"]));
     text.pair(0, "Service Account", show(&spec["serviceAccountName"]));
-    for (heading, specs, statuses) in [("Init Containers", "initContainers", "initContainerStatuses"), ("Containers", "containers", "containerStatuses")] {
+    for (heading, specs, statuses) in [
+        ("Init Containers", "initContainers", "initContainerStatuses"),
+        ("Containers", "containers", "containerStatuses"),
+    ] {
         if items(spec, specs).is_empty() {
             continue;
         }
@@ -213,7 +227,11 @@ fn container(text: &mut Text, spec: &Value, status: &Value) {
     text.pair(4, "Image", show(&spec["image"]));
     text.pair(4, "Image ID", show(&status["imageID"]));
     for port in items(spec, "ports") {
-        text.pair(4, "Port", format!("{}/{}", show(&port["containerPort"]), port["protocol"].as_str().unwrap_or("TCP")));
+        text.pair(
+            4,
+            "Port",
+            format!("{}/{}", show(&port["containerPort"]), port["protocol"].as_str().unwrap_or("TCP")),
+        );
     }
     for field in ["command", "args"] {
         let words: Vec<String> = items(spec, field).iter().map(show).collect();
@@ -224,7 +242,13 @@ fn container(text: &mut Text, spec: &Value, status: &Value) {
     for (heading, field) in [("State", "state"), ("Last State", "lastState")] {
         let Some((state, detail)) = status[field].as_object().and_then(|states| states.iter().next()) else { continue };
         text.pair(4, heading, capitalised(state));
-        for (label, key) in [("Reason", "reason"), ("Message", "message"), ("Exit Code", "exitCode"), ("Started", "startedAt"), ("Finished", "finishedAt")] {
+        for (label, key) in [
+            ("Reason", "reason"),
+            ("Message", "message"),
+            ("Exit Code", "exitCode"),
+            ("Started", "startedAt"),
+            ("Finished", "finishedAt"),
+        ] {
             if !detail[key].is_null() {
                 text.pair(6, label, show(&detail[key]));
             }
@@ -243,11 +267,18 @@ fn container(text: &mut Text, spec: &Value, status: &Value) {
     if !items(spec, "env").is_empty() {
         text.heading(4, "Environment");
         for variable in items(spec, "env") {
-            let value = if variable["valueFrom"].is_null() { show(&variable["value"]) } else { format!("<from {}>", variable["valueFrom"]) };
+            let value = if variable["valueFrom"].is_null() {
+                show(&variable["value"])
+            } else {
+                format!("<from {}>", variable["valueFrom"])
+            };
             text.pair(6, variable["name"].as_str().unwrap_or_default(), value);
         }
     }
-    let mounts: Vec<String> = items(spec, "volumeMounts").iter().map(|mount| format!("{} from {}", show(&mount["mountPath"]), show(&mount["name"]))).collect();
+    let mounts: Vec<String> = items(spec, "volumeMounts")
+        .iter()
+        .map(|mount| format!("{} from {}", show(&mount["mountPath"]), show(&mount["name"])))
+        .collect();
     if !mounts.is_empty() {
         text.heading(4, "Mounts");
         for mount in mounts {
@@ -272,7 +303,10 @@ fn node(text: &mut Text, object: &Value) {
     text.list("Taints", &taints);
     text.pair(0, "Unschedulable", object["spec"]["unschedulable"].as_bool().unwrap_or(false).to_string());
     conditions(text, object);
-    let addresses: Vec<String> = items(&object["status"], "addresses").iter().map(|address| format!("{} {}", show(&address["type"]), show(&address["address"]))).collect();
+    let addresses: Vec<String> = items(&object["status"], "addresses")
+        .iter()
+        .map(|address| format!("{} {}", show(&address["type"]), show(&address["address"])))
+        .collect();
     text.list("Addresses", &addresses);
     text.map("Capacity", &object["status"]["capacity"], ": ");
     text.map("Allocatable", &object["status"]["allocatable"], ": ");
@@ -313,7 +347,11 @@ fn service(text: &mut Text, object: &Value) {
     text.pair(0, "IP", show(&spec["clusterIP"]));
     for port in items(spec, "ports") {
         let protocol = port["protocol"].as_str().unwrap_or("TCP");
-        text.pair(0, "Port", format!("{} {}/{protocol}", port["name"].as_str().unwrap_or("<unset>"), show(&port["port"])));
+        text.pair(
+            0,
+            "Port",
+            format!("{} {}/{protocol}", port["name"].as_str().unwrap_or("<unset>"), show(&port["port"])),
+        );
         text.pair(0, "TargetPort", show(&port["targetPort"]));
         if !port["nodePort"].is_null() {
             text.pair(0, "NodePort", show(&port["nodePort"]));
@@ -330,7 +368,12 @@ async fn events(session: &Session, text: &mut Text, object: &Value) -> Result<()
         let _ = write!(selector, ",involvedObject.uid={uid}");
     }
     let mut found = session.list(&resource, Some(namespace), &[("fieldSelector", &selector)]).await?;
-    let time = |event: &Value| ["lastTimestamp", "eventTime"].iter().find_map(|field| event[field].as_str().map(str::to_owned)).unwrap_or_default();
+    let time = |event: &Value| {
+        ["lastTimestamp", "eventTime"]
+            .iter()
+            .find_map(|field| event[field].as_str().map(str::to_owned))
+            .unwrap_or_default()
+    };
     found.sort_by_key(|event| time(event));
     if found.is_empty() {
         text.pair(0, "Events", "<none>");
@@ -339,11 +382,20 @@ async fn events(session: &Session, text: &mut Text, object: &Value) -> Result<()
     text.heading(0, "Events");
     let mut rows = vec![["Type", "Reason", "Time", "From", "Message"].map(String::from).to_vec()];
     for event in &found {
-        let from = event["source"]["component"].as_str().filter(|from| !from.is_empty()).or(event["reportingComponent"].as_str());
+        let from = event["source"]["component"]
+            .as_str()
+            .filter(|from| !from.is_empty())
+            .or(event["reportingComponent"].as_str());
         let count = event["count"].as_i64().or(event["series"]["count"].as_i64()).filter(|count| *count > 1);
         let times = count.map(|count| format!(" (x{count})")).unwrap_or_default();
         let message = event["message"].as_str().unwrap_or_default().trim_end().replace('\n', " ");
-        rows.push(vec![show(&event["type"]), show(&event["reason"]), time(event) + &times, from.unwrap_or("<none>").to_owned(), message]);
+        rows.push(vec![
+            show(&event["type"]),
+            show(&event["reason"]),
+            time(event) + &times,
+            from.unwrap_or("<none>").to_owned(),
+            message,
+        ]);
     }
     text.table(2, &rows);
     Ok(())

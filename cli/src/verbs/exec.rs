@@ -57,10 +57,12 @@ pub async fn run(session: &Session, args: &Args) -> Result<ExitCode> {
     let _raw = if interactive { Some(terminal::Raw::enter()?) } else { None };
     let mut outputs = Vec::new();
     if let Some(mut stdout) = process.stdout() {
-        outputs.push(tokio::spawn(async move { tokio::io::copy(&mut stdout, &mut tokio::io::stdout()).await.map(drop) }));
+        outputs
+            .push(tokio::spawn(async move { tokio::io::copy(&mut stdout, &mut tokio::io::stdout()).await.map(drop) }));
     }
     if let Some(mut stderr) = process.stderr() {
-        outputs.push(tokio::spawn(async move { tokio::io::copy(&mut stderr, &mut tokio::io::stderr()).await.map(drop) }));
+        outputs
+            .push(tokio::spawn(async move { tokio::io::copy(&mut stderr, &mut tokio::io::stderr()).await.map(drop) }));
     }
     if interactive && let Some(sizes) = process.terminal_size() {
         tokio::spawn(terminal::send_sizes(sizes));
@@ -88,7 +90,10 @@ fn exit_code(status: Option<k8s_openapi::apimachinery::pkg::apis::meta::v1::Stat
     }
     let message = status.message.unwrap_or_default();
     let causes = status.details.and_then(|details| details.causes).unwrap_or_default();
-    let code = causes.iter().find(|cause| cause.reason.as_deref() == Some("ExitCode")).and_then(|cause| cause.message.as_deref()?.parse::<i32>().ok());
+    let code = causes
+        .iter()
+        .find(|cause| cause.reason.as_deref() == Some("ExitCode"))
+        .and_then(|cause| cause.message.as_deref()?.parse::<i32>().ok());
     match code {
         Some(code) => {
             eprintln!("command terminated with exit code {code}");
@@ -130,7 +135,9 @@ mod terminal {
 
     /// Sends the size now and after every change until the command ends.
     pub async fn send_sizes(mut sizes: Sender<TerminalSize>) {
-        let Ok(mut changes) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::window_change()) else { return };
+        let Ok(mut changes) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::window_change()) else {
+            return;
+        };
         loop {
             if let Ok(size) = tcgetwinsize(std::io::stdin())
                 && sizes.send(TerminalSize { height: size.ws_row, width: size.ws_col }).await.is_err()

@@ -60,11 +60,16 @@ pub async fn run(session: &Session, args: &Args) -> Result<ExitCode> {
     if args.watch {
         return watch(session, args, &queries).await;
     }
-    if matches!(args.output, Format::Table | Format::Wide) { tables(session, args, &queries).await } else { objects(session, args, &queries).await }
+    if matches!(args.output, Format::Table | Format::Wide) {
+        tables(session, args, &queries).await
+    } else {
+        objects(session, args, &queries).await
+    }
 }
 
 async fn queries(session: &Session, args: &Args) -> Result<Vec<Query>> {
-    let scope = |resource: &Resource| (resource.namespaced && !args.all_namespaces).then(|| session.namespace(&args.namespace));
+    let scope =
+        |resource: &Resource| (resource.namespaced && !args.all_namespaces).then(|| session.namespace(&args.namespace));
     let query = |resource: Resource, name: Option<String>| Query { namespace: scope(&resource), resource, name };
     let mut queries = Vec::new();
     for object in args.manifests.objects()? {
@@ -84,7 +89,9 @@ async fn queries(session: &Session, args: &Args) -> Result<Vec<Query>> {
     if first.contains('/') {
         for word in &args.words {
             let Some((kind, name)) = word.split_once('/') else {
-                bail!("there is no need to specify a resource type as a separate argument when passing arguments in resource/name form");
+                bail!(
+                    "there is no need to specify a resource type as a separate argument when passing arguments in resource/name form"
+                );
             };
             queries.push(query(session.resource(kind).await?, Some(name.to_owned())));
         }
@@ -150,7 +157,8 @@ async fn tables(session: &Session, args: &Args, queries: &[Query]) -> Result<Exi
             },
         };
         let prefix = several.then(|| query.resource.display());
-        let (header, rows) = output::table_rows(&table, wide, args.all_namespaces && query.resource.namespaced, prefix.as_deref());
+        let (header, rows) =
+            output::table_rows(&table, wide, args.all_namespaces && query.resource.namespaced, prefix.as_deref());
         if rows.is_empty() {
             continue;
         }
@@ -222,7 +230,11 @@ async fn watch(session: &Session, args: &Args, queries: &[Query]) -> Result<Exit
         parameters.push(("fieldSelector", selector));
     }
     let table = matches!(args.output, Format::Table | Format::Wide);
-    let mut events = Box::pin(session.watch(&query.resource, query.namespace.as_deref(), &parameters, if table { TABLE } else { JSON }).await?);
+    let mut events = Box::pin(
+        session
+            .watch(&query.resource, query.namespace.as_deref(), &parameters, if table { TABLE } else { JSON })
+            .await?,
+    );
     let mut widths: Vec<usize> = Vec::new();
     while let Some(event) = events.try_next().await? {
         let object = &event["object"];
@@ -232,7 +244,12 @@ async fn watch(session: &Session, args: &Args, queries: &[Query]) -> Result<Exit
             _ => {}
         }
         if table {
-            let (header, rows) = output::table_rows(object, args.output == Format::Wide, args.all_namespaces && query.resource.namespaced, None);
+            let (header, rows) = output::table_rows(
+                object,
+                args.output == Format::Wide,
+                args.all_namespaces && query.resource.namespaced,
+                None,
+            );
             let mut rows: Vec<_> = rows.into_iter().collect();
             if widths.is_empty() && !args.no_headers {
                 rows.insert(0, header);
@@ -250,7 +267,9 @@ async fn watch(session: &Session, args: &Args, queries: &[Query]) -> Result<Exit
                 session.out.line(row.join("   "))?;
             }
         } else {
-            session.out.text(&output::objects(&args.output, vec![object.clone()], true, |_| query.resource.display())?)?;
+            session
+                .out
+                .text(&output::objects(&args.output, vec![object.clone()], true, |_| query.resource.display())?)?;
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -1,7 +1,8 @@
-//! kubectl's JSONPath templates: text with `{…}` parts, each a path, a quoted text, or `range … end`.
+//! kubectl's JSONPath templates: text with `{…}` parts, each a path, a literal, or `range … end`.
 //!
-//! Supported in a path: `.field`, `['field']`, `[n]`, `[-n]`, `[a:b]`, `[a,b]`, `[*]`, `.*`, `..field` and filters
-//! `[?(@.path == value)]` with `==`, `!=`, `<`, `<=`, `>`, `>=` or the mere presence of the path.
+//! Supported in a path: `.field`, `['field']`, `['a','b']`, `[n]`, `[-n]`, `[a:b:step]`, `[a,b]`, `[*]`, `.*`, `..field` and
+//! filters `[?(@.path == value)]` with `==`, `!=`, `<`, `<=`, `>`, `>=` or the mere presence of the path. As with kubectl, a
+//! field that is not there gives nothing, and an index that is not there is an error.
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -19,19 +20,18 @@ enum Part {
 
 #[derive(Clone, Debug, PartialEq)]
 enum Step {
-    Field(String),
+    Fields(Vec<String>),
     Index(Vec<i64>),
-    Slice(Option<i64>, Option<i64>),
+    Slice(Option<i64>, Option<i64>, usize),
     All,
     Descend(String),
     Filter(Vec<Step>, Option<(String, Value)>),
 }
 
 impl Template {
-    /// Parses a template. One without braces is taken for a path, as kubectl does.
+    /// Parses a template.
     pub fn parse(text: &str) -> Result<Self> {
-        let text = if text.contains('{') { text.to_owned() } else { format!("{{{text}}}") };
-        let mut rest = text.as_str();
+        let mut rest = text;
         let parts = parts(&mut rest, false).with_context(|| format!("error parsing jsonpath {text}"))?;
         Ok(Self(parts))
     }
@@ -39,7 +39,7 @@ impl Template {
     /// What the template makes of a document.
     pub fn render(&self, document: &Value) -> Result<String> {
         let mut text = String::new();
-        render(&self.0, document, &mut text);
+        render(&self.0, document, &mut text).context("error executing jsonpath")?;
         Ok(text)
     }
 }
@@ -67,6 +67,8 @@ fn parts(rest: &mut &str, in_range: bool) -> Result<Vec<Part>> {
         } else if let Some(quote) = action.chars().next().filter(|quote| matches!(quote, '"' | '\'')) {
             let inner = action[1..].strip_suffix(quote).context("unterminated quoted string")?;
             found.push(Part::Text(unescape(inner)));
+        } else if action.parse::<f64>().is_ok() || matches!(action, "true" | "false") {
+            found.push(Part::Text(action.to_owned()));
         } else {
             found.push(Part::Path(steps(action)?));
         }
@@ -124,7 +126,7 @@ fn steps(path: &str) -> Result<Vec<Step>> {
                 "" if tail.is_empty() || tail.starts_with('[') => {}
                 "" => bail!("unexpected `{tail}`"),
                 "*" => found.push(Step::All),
-                _ => found.push(Step::Field(name)),
+                _ => found.push(Step::Fields(vec![name])),
             }
             rest = tail;
         } else if rest.starts_with('[') {
@@ -186,18 +188,35 @@ fn subscript(text: &str) -> Result<Step> {
         }
         return Ok(Step::Filter(steps(filter.trim())?, None));
     }
-    if let Some(inner) = text.strip_prefix('\'').and_then(|text| text.strip_suffix('\'')) {
-        return Ok(Step::Field(inner.to_owned()));
-    }
-    if let Some(inner) = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')) {
-        return Ok(Step::Field(inner.to_owned()));
+    if text.starts_with(['\'', '"']) {
+        return Ok(Step::Fields(quoted(text)?));
     }
     let number = |text: &str| text.trim().parse::<i64>().with_context(|| format!("invalid array index {text}"));
-    if let Some((from, to)) = text.split_once(':') {
-        let bound = |text: &str| if text.trim().is_empty() { Ok(None) } else { number(text).map(Some) };
-        return Ok(Step::Slice(bound(from)?, bound(to)?));
+    if text.contains(':') {
+        let bound = |text: Option<&str>| text.filter(|text| !text.trim().is_empty()).map(number).transpose();
+        let mut bounds = text.splitn(3, ':');
+        let (from, to, step) = (bound(bounds.next())?, bound(bounds.next())?, bound(bounds.next())?.unwrap_or(1));
+        let step = usize::try_from(step).ok().filter(|step| *step > 0).context("step must be > 0")?;
+        return Ok(Step::Slice(from, to, step));
     }
     Ok(Step::Index(text.split(',').map(number).collect::<Result<_>>()?))
+}
+
+/// Names in quotes with commas between.
+fn quoted(text: &str) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    let mut rest = text;
+    loop {
+        let quote =
+            rest.chars().next().filter(|quote| matches!(quote, '\'' | '"')).context("a name in quotes is missing")?;
+        let (name, tail) = rest[1..].split_once(quote).context("unterminated quoted string")?;
+        names.push(name.to_owned());
+        match tail.trim_start().strip_prefix(',') {
+            Some(tail) => rest = tail.trim_start(),
+            None if tail.trim().is_empty() => return Ok(names),
+            None => bail!("unexpected `{tail}`"),
+        }
+    }
 }
 
 fn literal(text: &str) -> Result<Value> {
@@ -207,64 +226,94 @@ fn literal(text: &str) -> Result<Value> {
     serde_json::from_str(text).with_context(|| format!("`{text}` is neither a number nor a quoted text"))
 }
 
-fn render(parts: &[Part], document: &Value, text: &mut String) {
+fn render(parts: &[Part], document: &Value, text: &mut String) -> Result<()> {
     for part in parts {
         match part {
             Part::Text(literal) => text.push_str(literal),
             Part::Path(path) => {
-                let found = walk(path, document);
+                let found = walk(path, document)?;
                 let shown: Vec<String> = found.iter().map(|value| show(value)).collect();
                 text.push_str(&shown.join(" "));
             }
             Part::Range(path, inner) => {
-                for value in walk(path, document) {
-                    render(inner, value, text);
+                for value in walk(path, document)? {
+                    render(inner, value, text)?;
                 }
             }
         }
     }
+    Ok(())
 }
 
 fn show(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
-        Value::Null => String::new(),
         other => other.to_string(),
     }
 }
 
-fn walk<'a>(path: &[Step], document: &'a Value) -> Vec<&'a Value> {
+fn walk<'a>(path: &[Step], document: &'a Value) -> Result<Vec<&'a Value>> {
     let mut current = vec![document];
     for step in path {
-        current = current.into_iter().flat_map(|value| take(step, value)).collect();
+        current = match step {
+            // Of several fields, first the one of every value, then the next.
+            Step::Fields(names) => {
+                names.iter().flat_map(|name| current.iter().filter_map(move |value| value.get(name))).collect()
+            }
+            _ => {
+                let mut next = Vec::new();
+                for value in current {
+                    take(step, value, &mut next)?;
+                }
+                next
+            }
+        };
     }
-    current
+    Ok(current)
 }
 
-fn take<'a>(step: &Step, value: &'a Value) -> Vec<&'a Value> {
-    let items = value.as_array().map(Vec::as_slice).unwrap_or_default();
-    let position = |index: i64| if index < 0 { index + items.len() as i64 } else { index };
+fn take<'a>(step: &Step, value: &'a Value, found: &mut Vec<&'a Value>) -> Result<()> {
+    let array = || value.as_array().map(Vec::as_slice).context("an index is for arrays only");
     match step {
-        Step::Field(name) => value.get(name).into_iter().collect(),
+        Step::Fields(names) => found.extend(names.iter().filter_map(|name| value.get(name))),
         Step::All => match value {
-            Value::Object(map) => map.values().collect(),
-            _ => items.iter().collect(),
+            Value::Object(map) => found.extend(map.values()),
+            _ => found.extend(value.as_array().into_iter().flatten()),
         },
         Step::Index(indices) => {
-            indices.iter().filter_map(|index| items.get(usize::try_from(position(*index)).ok()?)).collect()
+            let items = array()?;
+            for index in indices {
+                let item = usize::try_from(from_end(*index, items.len())).ok().and_then(|index| items.get(index));
+                found.push(
+                    item.with_context(|| format!("array index out of bounds: index {index}, length {}", items.len()))?,
+                );
+            }
         }
-        Step::Slice(from, to) => {
-            let bound = |index: Option<i64>, default: usize| index.map_or(default, |index| usize::try_from(position(index)).unwrap_or(0)).min(items.len());
+        Step::Slice(from, to, step) => {
+            let items = array()?;
+            let bound = |index: Option<i64>, default: usize| {
+                index
+                    .map_or(default, |index| usize::try_from(from_end(index, items.len())).unwrap_or(0))
+                    .min(items.len())
+            };
             let (from, to) = (bound(*from, 0), bound(*to, items.len()));
-            items.get(from..to).into_iter().flatten().collect()
+            found.extend(items.get(from..to).into_iter().flatten().step_by(*step));
         }
-        Step::Descend(name) => {
-            let mut found = Vec::new();
-            descend(name, value, &mut found);
-            found
+        Step::Descend(name) => descend(name, value, found),
+        Step::Filter(path, test) => {
+            for item in value.as_array().into_iter().flatten() {
+                if passes(&walk(path, item)?, test.as_ref()) {
+                    found.push(item);
+                }
+            }
         }
-        Step::Filter(path, test) => items.iter().filter(|item| passes(&walk(path, item), test.as_ref())).collect(),
     }
+    Ok(())
+}
+
+/// A negative index counts from the end.
+fn from_end(index: i64, length: usize) -> i64 {
+    if index < 0 { index.saturating_add(length as i64) } else { index }
 }
 
 fn descend<'a>(name: &str, value: &'a Value, found: &mut Vec<&'a Value>) {
@@ -313,7 +362,13 @@ mod tests {
         });
         for (template, expected) in [
             ("{.items[0].metadata.name}", "a"),
-            (".items[0].n", "1"),
+            (".items[0].n", ".items[0].n"),
+            ("{.items[*]['type','n']}", "Ready Other Ready 1 2 3"),
+            ("{.items[0:3:2].n}", "1 3"),
+            ("{.items[5:].n}", ""),
+            ("{true} {3} {'x'}", "true 3 x"),
+            ("{.items[0].absent}{.absent['a']}", ""),
+            ("a}b", "a}b"),
             ("{.items[*].metadata.name}", "a b c"),
             ("{.items[-1].n}", "3"),
             ("{.items[0:2].n}", "1 2"),
@@ -328,7 +383,7 @@ mod tests {
             ("{..name}", "a b c"),
             ("names: {.items[*].metadata.name}!", "names: a b c!"),
             ("{.items[0].metadata}", r#"{"labels":{"app.kubernetes.io/name":"x"},"name":"a"}"#),
-            ("{.absent.deep[3]}", ""),
+            ("{.absent.deep}", ""),
             ("{$.items[0].n}", "1"),
         ] {
             assert_eq!(Template::parse(template).unwrap().render(&document).unwrap(), expected, "{template}");
@@ -336,8 +391,28 @@ mod tests {
     }
 
     #[test]
+    fn an_index_that_is_not_there_is_an_error() {
+        let document = json!({"items": [], "a": {}});
+        for template in ["{.items[0].name}", "{.items[-1]}", "{.a[0]}", "{.a[0:1]}"] {
+            assert!(Template::parse(template).unwrap().render(&document).is_err(), "{template}");
+        }
+    }
+
+    #[test]
     fn broken_templates_are_refused() {
-        for template in ["{.a", "{range .a}x", "{end}", "{.a[}", "{.a[x]}", "{\"a}", "{.a[?(@.b==c)]}"] {
+        for template in [
+            "{.a",
+            "{range .a}x",
+            "{end}",
+            "{.a[}",
+            "{.a[x]}",
+            "{\"a}",
+            "{.a[?(@.b==c)]}",
+            "{metadata.name}",
+            "{.a[::-1]}",
+            "{.a,.b}x",
+            "{.a['b' 'c']}",
+        ] {
             assert!(Template::parse(template).is_err(), "{template}");
         }
     }

@@ -8,9 +8,9 @@ use futures::{AsyncReadExt, StreamExt};
 use http::{Method, Request};
 use serde_json::Value;
 
+use super::NamespaceFlag;
 use super::output::name;
 use super::session::{Resource, Session, uri};
-use super::NamespaceFlag;
 use crate::components::duration;
 
 /// How many bytes of a log are read at once.
@@ -68,7 +68,8 @@ pub async fn run(session: &Session, args: &Args) -> Result<ExitCode> {
         }
     }
     let several = sources.len() > 1;
-    let streams = sources.iter().map(|(pod, container)| stream(session, args, &namespace, &pods, pod, container, several));
+    let streams =
+        sources.iter().map(|(pod, container)| stream(session, args, &namespace, &pods, pod, container, several));
     // Following reads all at once; otherwise they come in order.
     let at_once = if args.follow { sources.len().max(1) } else { 1 };
     let results: Vec<Result<()>> = futures::stream::iter(streams).buffered(at_once).collect().await;
@@ -105,7 +106,15 @@ fn containers(args: &Args, pod: &Value) -> Result<Vec<String>> {
     Ok(vec![chosen])
 }
 
-async fn stream(session: &Session, args: &Args, namespace: &str, pods: &Resource, pod: &str, container: &str, several: bool) -> Result<()> {
+async fn stream(
+    session: &Session,
+    args: &Args,
+    namespace: &str,
+    pods: &Resource,
+    pod: &str,
+    container: &str,
+    several: bool,
+) -> Result<()> {
     let seconds = args.since.map(|since| since.as_secs().max(1).to_string());
     let time = args.since_time.map(|time| time.to_string());
     let tail = args.tail.or(several.then_some(10)).filter(|lines| *lines >= 0).map(|lines| lines.to_string());
@@ -167,6 +176,7 @@ impl Session {
 }
 
 fn equalities(labels: &serde_json::Map<String, Value>) -> String {
-    let pairs: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default())).collect();
+    let pairs: Vec<String> =
+        labels.iter().map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default())).collect();
     pairs.join(",")
 }

@@ -59,7 +59,10 @@ impl Flags {
                 if self.recursive {
                     files.extend(self.files(&entry)?);
                 }
-            } else if entry.extension().is_some_and(|extension| ["json", "yaml", "yml"].iter().any(|known| extension == *known)) {
+            } else if entry
+                .extension()
+                .is_some_and(|extension| ["json", "yaml", "yml"].iter().any(|known| extension == *known))
+            {
                 files.push(entry);
             }
         }
@@ -83,7 +86,10 @@ pub fn parse(text: &str) -> Result<Vec<Value>> {
     for document in documents {
         match document {
             Value::Null => {}
-            Value::Object(ref map) if map.get("items").is_some_and(Value::is_array) && map.get("kind").and_then(Value::as_str).is_some_and(|kind| kind.ends_with("List")) => {
+            Value::Object(ref map)
+                if map.get("items").is_some_and(Value::is_array)
+                    && map.get("kind").and_then(Value::as_str).is_some_and(|kind| kind.ends_with("List")) =>
+            {
                 objects.extend(document["items"].as_array().into_iter().flatten().cloned());
             }
             Value::Object(map) => {
@@ -107,7 +113,9 @@ mod tests {
     #[test]
     fn documents_lists_and_json_are_taken_apart() {
         let yaml = "apiVersion: v1\nkind: A\n---\n# nothing\n---\napiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: B}\n- {apiVersion: v1, kind: C}\n";
-        let kinds = |text: &str| parse(text).unwrap().iter().map(|object| object["kind"].as_str().unwrap().to_owned()).collect::<Vec<_>>();
+        let kinds = |text: &str| {
+            parse(text).unwrap().iter().map(|object| object["kind"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
         assert_eq!(kinds(yaml), ["A", "B", "C"]);
         assert_eq!(kinds(r#"{"apiVersion":"v1","kind":"A"} {"apiVersion":"v1","kind":"B"}"#), ["A", "B"]);
         assert!(kinds("").is_empty());

@@ -62,7 +62,9 @@ impl std::str::FromStr for Format {
             "name" => Self::Name,
             _ => match text.strip_prefix("jsonpath=") {
                 Some(template) => Self::JsonPath(jsonpath::Template::parse(template)?),
-                None => bail!("unable to match a printer suitable for the output format \"{text}\", allowed formats are: json,jsonpath=TEMPLATE,name,wide,yaml"),
+                None => bail!(
+                    "unable to match a printer suitable for the output format \"{text}\", allowed formats are: json,jsonpath=TEMPLATE,name,wide,yaml"
+                ),
             },
         })
     }
@@ -70,7 +72,9 @@ impl std::str::FromStr for Format {
 
 /// Rows with aligned columns, three spaces apart, as kubectl prints them.
 pub fn columns(rows: &[Vec<String>]) -> String {
-    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0);
+    let width = |column: usize| {
+        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
     let widths: Vec<usize> = (0..rows.iter().map(Vec::len).max().unwrap_or(0)).map(width).collect();
     let mut text = String::new();
     for row in rows {
@@ -89,8 +93,11 @@ pub fn columns(rows: &[Vec<String>]) -> String {
 /// `namespace` puts the object's namespace first, and `prefix` the resource before the name.
 pub fn table_rows(table: &Value, wide: bool, namespace: bool, prefix: Option<&str>) -> (Vec<String>, Vec<Vec<String>>) {
     let definitions = table["columnDefinitions"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let shown: Vec<usize> = (0..definitions.len()).filter(|index| wide || definitions[*index]["priority"].as_i64().unwrap_or(0) == 0).collect();
-    let mut header: Vec<String> = shown.iter().map(|index| definitions[*index]["name"].as_str().unwrap_or_default().to_uppercase()).collect();
+    let shown: Vec<usize> = (0..definitions.len())
+        .filter(|index| wide || definitions[*index]["priority"].as_i64().unwrap_or(0) == 0)
+        .collect();
+    let mut header: Vec<String> =
+        shown.iter().map(|index| definitions[*index]["name"].as_str().unwrap_or_default().to_uppercase()).collect();
     if namespace {
         header.insert(0, "NAMESPACE".into());
     }
@@ -117,7 +124,12 @@ fn cell(value: &Value) -> String {
 }
 
 /// Objects in a form other than columns. Managed fields are left out, as kubectl does.
-pub fn objects(format: &Format, objects: Vec<Value>, single: bool, display: impl Fn(&Value) -> String) -> Result<String> {
+pub fn objects(
+    format: &Format,
+    objects: Vec<Value>,
+    single: bool,
+    display: impl Fn(&Value) -> String,
+) -> Result<String> {
     let mut objects = objects;
     for object in &mut objects {
         if let Some(meta) = object["metadata"].as_object_mut() {
@@ -171,7 +183,13 @@ mod tests {
             "rows": [{"cells": ["a", null, 3], "object": {"metadata": {"namespace": "n"}}}],
         });
         let (header, rows) = table_rows(&table, false, true, Some("pod"));
-        assert_eq!((header, rows), (vec!["NAMESPACE".into(), "NAME".into(), "AGE".into()], vec![vec!["n".into(), "pod/a".into(), "<none>".into()]]));
+        assert_eq!(
+            (header, rows),
+            (
+                vec!["NAMESPACE".into(), "NAME".into(), "AGE".into()],
+                vec![vec!["n".into(), "pod/a".into(), "<none>".into()]]
+            )
+        );
         assert_eq!(table_rows(&table, true, false, None).0, ["NAME", "AGE", "IP"]);
     }
 

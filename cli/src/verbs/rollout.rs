@@ -130,7 +130,12 @@ async fn change(session: &Session, found: &Found, patch: &Value, done: &str) -> 
 async fn pause(session: &Session, found: &Found, paused: bool) -> Result<()> {
     let word = if paused { "paused" } else { "resumed" };
     if found.object["spec"]["paused"].as_bool().unwrap_or(false) == paused {
-        bail!("{} \"{}\" is {}", found.resource.qualified(), found.name, if paused { "already paused" } else { "not paused" });
+        bail!(
+            "{} \"{}\" is {}",
+            found.resource.qualified(),
+            found.name,
+            if paused { "already paused" } else { "not paused" }
+        );
     }
     change(session, found, &json!({"spec": {"paused": paused}}), word).await
 }
@@ -160,7 +165,10 @@ pub fn progress(deployment: &Value, revision: Option<&str>) -> Result<Progress> 
         return Ok(Progress::Waiting("waiting for deployment spec update to be observed...".into()));
     }
     let conditions = status["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
-    if conditions.iter().any(|condition| condition["type"] == "Progressing" && condition["reason"] == "ProgressDeadlineExceeded") {
+    if conditions
+        .iter()
+        .any(|condition| condition["type"] == "Progressing" && condition["reason"] == "ProgressDeadlineExceeded")
+    {
         bail!("deployment \"{name}\" exceeded its progress deadline");
     }
     let wanted = spec["replicas"].as_i64().unwrap_or(1);
@@ -225,14 +233,14 @@ async fn history(session: &Session, found: &Found) -> Result<()> {
 
 async fn undo(session: &Session, found: &Found, to: i64) -> Result<()> {
     if found.object["spec"]["paused"] == true {
-        bail!("you cannot rollback a paused deployment; resume it first with 'gantry rollout resume {}' and try again", found.display());
+        bail!(
+            "you cannot rollback a paused deployment; resume it first with 'gantry rollout resume {}' and try again",
+            found.display()
+        );
     }
     let revisions = revisions(session, found).await?;
-    let chosen = if to > 0 {
-        revisions.iter().find(|(revision, _)| *revision == to)
-    } else {
-        revisions.iter().rev().nth(1)
-    };
+    let chosen =
+        if to > 0 { revisions.iter().find(|(revision, _)| *revision == to) } else { revisions.iter().rev().nth(1) };
     let Some((_, set)) = chosen else {
         if to > 0 {
             bail!("unable to find specified revision {to} in history");
@@ -244,7 +252,9 @@ async fn undo(session: &Session, found: &Found, to: i64) -> Result<()> {
         labels.remove("pod-template-hash");
     }
     if template == found.object["spec"]["template"] {
-        return session.out.line(format!("{} skipped rollback (current template already matches revision {to})", found.display()));
+        return session
+            .out
+            .line(format!("{} skipped rollback (current template already matches revision {to})", found.display()));
     }
     // The whole template is replaced, so that what a later revision added goes away again.
     let patch = json!([{"op": "replace", "path": "/spec/template", "value": template}]);
@@ -265,9 +275,18 @@ mod tests {
         };
         assert!(text(json!({"observedGeneration": 1})).contains("spec update to be observed"));
         assert!(text(json!({"observedGeneration": 2, "updatedReplicas": 1})).contains("1 out of 3 new replicas"));
-        assert!(text(json!({"observedGeneration": 2, "replicas": 4, "updatedReplicas": 3})).contains("1 old replicas are pending termination"));
-        assert!(text(json!({"observedGeneration": 2, "replicas": 3, "updatedReplicas": 3, "availableReplicas": 2})).contains("2 of 3 updated"));
-        assert!(text(json!({"observedGeneration": 2, "replicas": 3, "updatedReplicas": 3, "availableReplicas": 3})).contains("successfully rolled out"));
+        assert!(
+            text(json!({"observedGeneration": 2, "replicas": 4, "updatedReplicas": 3}))
+                .contains("1 old replicas are pending termination")
+        );
+        assert!(
+            text(json!({"observedGeneration": 2, "replicas": 3, "updatedReplicas": 3, "availableReplicas": 2}))
+                .contains("2 of 3 updated")
+        );
+        assert!(
+            text(json!({"observedGeneration": 2, "replicas": 3, "updatedReplicas": 3, "availableReplicas": 3}))
+                .contains("successfully rolled out")
+        );
         let late = json!({"observedGeneration": 2, "conditions": [{"type": "Progressing", "reason": "ProgressDeadlineExceeded"}]});
         assert!(progress(&deployment(late), None).is_err());
     }

@@ -115,7 +115,11 @@ impl Session {
 
     /// The resource of a manifest's `apiVersion` and `kind`.
     pub async fn resource_of(&self, api_version: &str, kind: &str) -> Result<Resource> {
-        let found = self.resources().await?.iter().find(|resource| resource.kind == kind && resource.api_version() == api_version);
+        let found = self
+            .resources()
+            .await?
+            .iter()
+            .find(|resource| resource.kind == kind && resource.api_version() == api_version);
         match found {
             Some(resource) => Ok(resource.clone()),
             None => bail!("no matches for kind \"{kind}\" in version \"{api_version}\""),
@@ -151,7 +155,13 @@ impl Session {
     }
 
     /// Sends a request and returns the JSON that comes back; a Status that says failure becomes an error.
-    pub async fn request(&self, method: Method, path: &str, query: &[(&str, &str)], body: Option<(&str, Vec<u8>)>) -> Result<Value> {
+    pub async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        query: &[(&str, &str)],
+        body: Option<(&str, Vec<u8>)>,
+    ) -> Result<Value> {
         self.request_as(method, path, query, body, JSON).await
     }
 
@@ -181,7 +191,12 @@ impl Session {
     }
 
     /// The objects that selectors choose.
-    pub async fn list(&self, resource: &Resource, namespace: Option<&str>, query: &[(&str, &str)]) -> Result<Vec<Value>> {
+    pub async fn list(
+        &self,
+        resource: &Resource,
+        namespace: Option<&str>,
+        query: &[(&str, &str)],
+    ) -> Result<Vec<Value>> {
         let mut list = self.request(Method::GET, &resource.path(namespace), query, None).await?;
         match list["items"].take() {
             Value::Array(mut items) => {
@@ -197,7 +212,14 @@ impl Session {
     }
 
     /// Patches an object.
-    pub async fn patch(&self, resource: &Resource, namespace: &str, name: &str, kind: &str, patch: &Value) -> Result<Value> {
+    pub async fn patch(
+        &self,
+        resource: &Resource,
+        namespace: &str,
+        name: &str,
+        kind: &str,
+        patch: &Value,
+    ) -> Result<Value> {
         let path = format!("{}/{name}", resource.path(Some(namespace)));
         let query = [("fieldManager", "gantry")];
         self.request(Method::PATCH, &path, &query, Some((kind, serde_json::to_vec(patch)?))).await
@@ -207,7 +229,13 @@ impl Session {
     ///
     /// # Errors
     /// What `done` returns, or when the object is deleted meanwhile.
-    pub async fn wait_for(&self, resource: &Resource, namespace: &str, name: &str, mut done: impl FnMut(&Value) -> Result<bool>) -> Result<()> {
+    pub async fn wait_for(
+        &self,
+        resource: &Resource,
+        namespace: &str,
+        name: &str,
+        mut done: impl FnMut(&Value) -> Result<bool>,
+    ) -> Result<()> {
         loop {
             let object = self.get(resource, namespace, name).await?;
             if done(&object)? {
@@ -215,7 +243,15 @@ impl Session {
             }
             let version = object["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned();
             let selector = format!("metadata.name={name}");
-            let mut events = Box::pin(self.watch(resource, Some(namespace), &[("fieldSelector", &selector), ("resourceVersion", &version)], JSON).await?);
+            let mut events = Box::pin(
+                self.watch(
+                    resource,
+                    Some(namespace),
+                    &[("fieldSelector", &selector), ("resourceVersion", &version)],
+                    JSON,
+                )
+                .await?,
+            );
             // A watch that ends, or an error event, is followed by a fresh look.
             while let Some(event) = events.try_next().await? {
                 match event["type"].as_str() {
