@@ -29,9 +29,12 @@ pub struct Args {
     /// All objects of the type in the namespace
     #[arg(long)]
     all: bool,
-    /// Seconds that a pod gets to end; 0 only with --force
-    #[arg(long, value_name = "SECONDS")]
-    grace_period: Option<u64>,
+    /// Seconds that a pod gets to end, -1 for its own; 0 only with --force
+    #[arg(long, value_name = "SECONDS", default_value_t = -1, hide_default_value = true, allow_negative_numbers = true)]
+    grace_period: i64,
+    /// Let pods end within a second
+    #[arg(long, conflicts_with_all = ["force", "grace_period"])]
+    now: bool,
     /// Remove from the API at once, without waiting for the pod to end
     #[arg(long)]
     force: bool,
@@ -57,17 +60,29 @@ struct Target {
 
 /// Deletes, then waits for the end of what was deleted.
 pub async fn run(session: &Session, args: &Args) -> Result<ExitCode> {
+    if args.grace_period == 0 && !args.force {
+        bail!("--grace-period=0 removes pods without waiting for them to end, and so needs --force");
+    }
+    if args.force && args.grace_period > 0 {
+        bail!("--force and --grace-period greater than 0 cannot be specified together");
+    }
     let targets = targets(session, args).await?;
-    if targets.is_empty() {
+    if targets.is_empty() && !(args.ignore_not_found) {
         session.out.line("No resources found")?;
+    }
+    if args.force {
+        eprintln!(
+            "Warning: Immediate deletion does not wait for confirmation that the running resource has been terminated. The resource may continue to run on the cluster indefinitely."
+        );
     }
     let mut code = ExitCode::SUCCESS;
     let mut deleted = Vec::new();
     for target in targets {
         match delete(session, args, &target).await {
             Ok(uid) => {
-                let how = if args.force { " force deleted" } else { " deleted" };
-                session.out.line(format!("{} \"{}\"{how}", target.resource.display(), target.name))?;
+                let how = if args.force { "force deleted" } else { "deleted" };
+                let place = target.namespace.as_ref().map(|namespace| format!(" from {namespace} namespace")).unwrap_or_default();
+                session.out.line(format!("{} \"{}\" {how}{place}", target.resource.display(), target.name))?;
                 deleted.push((target, uid));
             }
             Err(error)
@@ -146,16 +161,18 @@ async fn targets(session: &Session, args: &Args) -> Result<Vec<Target>> {
 
 /// Deletes one object and returns its UID.
 async fn delete(session: &Session, args: &Args, target: &Target) -> Result<String> {
-    if args.grace_period == Some(0) && !args.force {
-        bail!("--grace-period=0 needs --force");
-    }
     let policy = match args.cascade.as_str() {
         "foreground" => "Foreground",
         "orphan" => "Orphan",
         _ => "Background",
     };
     let mut options = json!({"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": policy});
-    if let Some(seconds) = args.grace_period.or(args.force.then_some(0)) {
+    let grace = match (args.force, args.now, args.grace_period) {
+        (true, ..) => Some(0),
+        (_, true, _) => Some(1),
+        (_, _, seconds) => Some(seconds).filter(|seconds| *seconds >= 0),
+    };
+    if let Some(seconds) = grace {
         options["gracePeriodSeconds"] = seconds.into();
     }
     let path = format!("{}/{}", target.resource.path(target.namespace.as_deref()), target.name);

@@ -1,11 +1,13 @@
 //! `gantry exec`: runs a command in a container, with this terminal as the command's own when asked to.
 
+use std::io::Read;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, AttachParams};
 use tokio::io::AsyncWriteExt;
+use tokio::sync::mpsc;
 
 use super::NamespaceFlag;
 use super::output::name;
@@ -39,7 +41,7 @@ pub async fn run(session: &Session, args: &Args) -> Result<ExitCode> {
     let namespace = session.namespace(&args.namespace);
     let pod = session.pod_of(&args.target, &namespace).await?;
     let interactive = args.tty && args.stdin && std::io::stdin().is_terminal();
-    if args.tty && !interactive {
+    if args.tty && args.stdin && !interactive {
         eprintln!("Unable to use a TTY - input is not a terminal or the right kind of file");
     }
     let params = AttachParams {
@@ -69,10 +71,14 @@ pub async fn run(session: &Session, args: &Args) -> Result<ExitCode> {
     }
     // Not waited for: the command may end without having read its input.
     if let Some(mut stdin) = process.stdin() {
+        let mut input = read_input();
         tokio::spawn(async move {
-            if tokio::io::copy(&mut tokio::io::stdin(), &mut stdin).await.is_ok() {
-                let _ = stdin.shutdown().await;
+            while let Some(bytes) = input.recv().await {
+                if stdin.write_all(&bytes).await.is_err() {
+                    return;
+                }
             }
+            let _ = stdin.shutdown().await;
         });
     }
     for output in outputs {
@@ -81,6 +87,30 @@ pub async fn run(session: &Session, args: &Args) -> Result<ExitCode> {
     let status = status.await;
     drop(_raw);
     exit_code(status)
+}
+
+/// Standard input, chunk by chunk. It is read on a thread of its own that nothing waits for: a read that blocks in the
+/// executor's pool would keep the process alive after the command has ended.
+fn read_input() -> mpsc::Receiver<Vec<u8>> {
+    // Chunks of 16 KiB: a few in flight keep the connection busy, and a slow command slows the reading.
+    let (sender, receiver) = mpsc::channel(4);
+    std::thread::spawn(move || {
+        let mut stdin = std::io::stdin().lock();
+        let mut buffer = vec![0; 16 * 1024];
+        loop {
+            match stdin.read(&mut buffer) {
+                Ok(0) => return,
+                Ok(read) => {
+                    if sender.blocking_send(buffer[..read].to_vec()).is_err() {
+                        return;
+                    }
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(_) => return,
+            }
+        }
+    });
+    receiver
 }
 
 fn exit_code(status: Option<k8s_openapi::apimachinery::pkg::apis::meta::v1::Status>) -> Result<ExitCode> {

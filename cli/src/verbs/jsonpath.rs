@@ -147,7 +147,7 @@ fn field(text: &str) -> (String, &str) {
     while let Some((index, c)) = chars.next() {
         match c {
             '\\' => name.extend(chars.next().map(|(_, c)| c)),
-            '.' | '[' => return (name, &text[index..]),
+            '.' | '[' | ']' | ',' | '@' | '$' | '{' | '}' | ' ' | '\t' => return (name, &text[index..]),
             _ => name.push(c),
         }
     }

@@ -117,7 +117,7 @@ async fn stream(
 ) -> Result<()> {
     let seconds = args.since.map(|since| since.as_secs().max(1).to_string());
     let time = args.since_time.map(|time| time.to_string());
-    let tail = args.tail.or(several.then_some(10)).filter(|lines| *lines >= 0).map(|lines| lines.to_string());
+    let tail = args.tail.or(args.selector.is_some().then_some(10)).filter(|lines| *lines >= 0).map(|lines| lines.to_string());
     let mut query = vec![("container", container)];
     query.extend(seconds.as_deref().map(|value| ("sinceSeconds", value)));
     query.extend(time.as_deref().map(|value| ("sinceTime", value)));
@@ -129,23 +129,36 @@ async fn stream(
     let request = Request::builder().method(Method::GET).uri(uri(&path, &query)).body(Vec::new())?;
     let mut body = Box::pin(session.client.request_stream(request).await?);
     let mut buffer = vec![0; CHUNK];
-    let mut at_line_start = true;
+    let mut lines = Lines { prefix: args.prefix.then(|| format!("[pod/{pod}/{container}] ")), whole: several && args.follow, rest: Vec::new() };
     loop {
         let read = body.read(&mut buffer).await?;
+        session.out.bytes(&lines.pass(&buffer[..read], read == 0))?;
         if read == 0 {
             return Ok(());
         }
-        if !args.prefix {
-            session.out.bytes(&buffer[..read])?;
-            continue;
+    }
+}
+
+/// Turns chunks of a log into what is printed.
+struct Lines {
+    /// What goes before each line.
+    prefix: Option<String>,
+    /// Whether only whole lines are printed, so that several logs do not mix within one.
+    whole: bool,
+    rest: Vec<u8>,
+}
+
+impl Lines {
+    fn pass(&mut self, chunk: &[u8], last: bool) -> Vec<u8> {
+        if self.prefix.is_none() && !self.whole {
+            return chunk.to_vec();
         }
-        for line in buffer[..read].split_inclusive(|byte| *byte == b'\n') {
-            if at_line_start {
-                session.out.text(&format!("[pod/{pod}/{container}] "))?;
-            }
-            session.out.bytes(line)?;
-            at_line_start = line.ends_with(b"\n");
-        }
+        self.rest.extend_from_slice(chunk);
+        let end = if last { self.rest.len() } else { self.rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |index| index + 1) };
+        let rest = self.rest.split_off(end);
+        let done = std::mem::replace(&mut self.rest, rest);
+        let Some(prefix) = &self.prefix else { return done };
+        done.split_inclusive(|byte| *byte == b'\n').flat_map(|line| [prefix.as_bytes(), line].concat()).collect()
     }
 }
 
@@ -179,4 +192,27 @@ fn equalities(labels: &serde_json::Map<String, Value>) -> String {
     let pairs: Vec<String> =
         labels.iter().map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default())).collect();
     pairs.join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Lines;
+
+    fn printed(prefix: Option<&str>, whole: bool, chunks: &[&str]) -> Vec<String> {
+        let mut lines = Lines { prefix: prefix.map(Into::into), whole, rest: Vec::new() };
+        let last = chunks.len() - 1;
+        let passed = chunks.iter().enumerate().map(|(index, chunk)| lines.pass(chunk.as_bytes(), index == last));
+        passed.map(|bytes| String::from_utf8(bytes).unwrap()).collect()
+    }
+
+    #[test]
+    fn one_log_is_passed_on_as_it_comes() {
+        assert_eq!(printed(None, false, &["a\nb", "c", ""]), ["a\nb", "c", ""]);
+    }
+
+    #[test]
+    fn several_logs_mix_by_lines_only() {
+        assert_eq!(printed(None, true, &["a\nb", "c\n", "d", ""]), ["a\n", "bc\n", "", "d"]);
+        assert_eq!(printed(Some("[p] "), true, &["a\nb", "c\nd\n", ""]), ["[p] a\n", "[p] bc\n[p] d\n", ""]);
+    }
 }

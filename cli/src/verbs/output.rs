@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 
 use anyhow::{Result, bail};
+use serde::Serialize;
 use serde_json::Value;
 
 use super::jsonpath;
@@ -145,10 +146,19 @@ pub fn objects(
         Err(many) => list(many),
     };
     Ok(match format {
-        Format::Json => serde_json::to_string_pretty(&document)? + "\n",
+        Format::Json => json(&document)?,
         Format::JsonPath(template) => template.render(&document)?,
         _ => yaml(&document)?,
     })
+}
+
+/// A document as JSON, indented by four as kubectl does.
+fn json(document: &Value) -> Result<String> {
+    let mut text = Vec::new();
+    let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+    document.serialize(&mut serde_json::Serializer::with_formatter(&mut text, formatter))?;
+    text.push(b'\n');
+    Ok(String::from_utf8(text)?)
 }
 
 /// A document as YAML.
@@ -194,10 +204,19 @@ mod tests {
     }
 
     #[test]
+    fn yaml_can_be_read_again_whatever_the_texts_are() {
+        let document = json!({"a": ["yes", "1", "", "null", "a: b", "- x", "l1\nl2\n", "é", " x", "0x1f", "1e3", "~", "2026-01-01"], "b": {}, "c": [], "d": [{"e": null, "f": [1, true]}]});
+        let text = yaml(&document).unwrap();
+        assert_eq!(serde_saphyr::from_str::<Value>(&text).unwrap(), document, "{text}");
+        assert_eq!(yaml(&json!({"a": [{"b": 1, "c": 2}]})).unwrap(), "a:\n- b: 1\n  c: 2\n");
+    }
+
+    #[test]
     fn several_objects_are_a_list_and_lose_managed_fields() {
         let object = json!({"metadata": {"name": "a", "managedFields": []}});
         let text = objects(&Format::Json, vec![object.clone(), object.clone()], false, |_| "pod".into()).unwrap();
         assert!(text.contains("\"List\"") && !text.contains("managedFields"), "{text}");
+        assert!(text.starts_with("{\n    \"apiVersion\""), "{text}");
         assert_eq!(objects(&Format::Name, vec![object], true, |_| "pod".into()).unwrap(), "pod/a\n");
     }
 }
