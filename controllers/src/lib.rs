@@ -8,9 +8,18 @@
 //! ```
 
 mod deployment;
+mod endpoints;
+mod endpointslice;
+mod garbage_collector;
 mod machinery;
 mod metrics;
+mod namespace;
+mod namespace_defaults;
+mod node_ipam;
+mod node_lifecycle;
+mod pod_gc;
 mod replicaset;
+mod taint_eviction;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -111,20 +120,75 @@ pub async fn run(
     });
     let mut tasks = JoinSet::new();
     tasks.spawn(event_writer);
-    let workers = context.options.workers;
+    // Every controller is made, and so listens, before the first watch starts.
+    let controllers = Controllers::new(&context, &mut tasks)?;
+    context.caches.start(&context.watch_client, &mut tasks, &shutdown);
+    let synced = tokio::select! {
+        () = context.caches.synced() => true,
+        () = shutdown.cancelled() => false,
+    };
     let mut loops: JoinSet<()> = JoinSet::new();
-    let deployment = deployment::DeploymentController::new(context.clone());
-    let replicaset = replicaset::ReplicaSetController::new(context.clone());
-    context
-        .caches
-        .start(&context.watch_client, &mut tasks, &shutdown);
-    tokio::select! {
-        () = context.caches.synced() => ready(),
-        () = shutdown.cancelled() => {}
+    if synced {
+        controllers.start(&context, &metrics, &mut loops);
+        ready();
     }
-    loops.spawn(runner::run(deployment, workers, metrics.clone(), shutdown.clone()));
-    loops.spawn(runner::run(replicaset, workers, metrics.clone(), shutdown.clone()));
     while loops.join_next().await.is_some() {}
     while tasks.join_next().await.is_some() {}
     Ok(())
+}
+
+/// All controllers.
+struct Controllers {
+    deployment: Arc<deployment::DeploymentController>,
+    replicaset: Arc<replicaset::ReplicaSetController>,
+    garbage_collector: Arc<garbage_collector::GarbageCollector>,
+    namespace: Arc<namespace::NamespaceController>,
+    namespace_defaults: Arc<namespace_defaults::NamespaceDefaultsController>,
+    node_lifecycle: Arc<node_lifecycle::NodeLifecycleController>,
+    taint_eviction: Arc<taint_eviction::TaintEvictionController>,
+    node_ipam: Arc<node_ipam::NodeIpamController>,
+    endpointslice: Arc<endpointslice::EndpointSliceController>,
+    endpoints: Arc<endpoints::EndpointsController>,
+    pod_gc: Arc<pod_gc::PodGc>,
+}
+
+impl Controllers {
+    fn new(context: &Arc<Context>, tasks: &mut JoinSet<()>) -> Result<Self, Error> {
+        let setting = |reason| Error::Setting { setting: "cluster_cidr", reason };
+        let (garbage_collector, monitors) = garbage_collector::GarbageCollector::new(context.clone());
+        tasks.spawn(monitors);
+        Ok(Controllers {
+            deployment: deployment::DeploymentController::new(context.clone()),
+            replicaset: replicaset::ReplicaSetController::new(context.clone()),
+            garbage_collector,
+            namespace: namespace::NamespaceController::new(context.clone()),
+            namespace_defaults: namespace_defaults::NamespaceDefaultsController::new(context.clone()),
+            node_lifecycle: node_lifecycle::NodeLifecycleController::new(context.clone()),
+            taint_eviction: taint_eviction::TaintEvictionController::new(context.clone()),
+            node_ipam: node_ipam::NodeIpamController::new(context.clone()).map_err(setting)?,
+            endpointslice: endpointslice::EndpointSliceController::new(context.clone()),
+            endpoints: endpoints::EndpointsController::new(context.clone()),
+            pod_gc: pod_gc::PodGc::new(context.clone()),
+        })
+    }
+
+    fn start(self, context: &Context, metrics: &Metrics, loops: &mut JoinSet<()>) {
+        let workers = context.options.workers;
+        macro_rules! start {
+            ($controller:ident, $workers:expr) => {
+                loops.spawn(runner::run(self.$controller, $workers, metrics.clone(), context.shutdown.clone()));
+            };
+        }
+        start!(deployment, workers);
+        start!(replicaset, workers);
+        start!(garbage_collector, workers);
+        start!(namespace, workers);
+        start!(namespace_defaults, workers);
+        start!(node_lifecycle, workers);
+        start!(taint_eviction, workers);
+        start!(node_ipam, workers);
+        start!(endpointslice, workers);
+        start!(endpoints, workers);
+        start!(pod_gc, 1);
+    }
 }

@@ -33,47 +33,20 @@ impl Metrics {
     pub fn new(registry: &mut Registry) -> Self {
         let metrics = Metrics {
             rounds: Family::default(),
-            durations: Family::new_with_constructor(|| {
-                Histogram::new(exponential_buckets(0.001, 4.0, 8))
-            }),
+            durations: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.001, 4.0, 8))),
             depth: Family::default(),
         };
-        registry.register(
-            "controller_reconciliations",
-            "Rounds by controller and outcome",
-            metrics.rounds.clone(),
-        );
-        registry.register(
-            "controller_reconciliation_seconds",
-            "How long rounds take",
-            metrics.durations.clone(),
-        );
-        registry.register(
-            "controller_queue_depth",
-            "Keys that wait",
-            metrics.depth.clone(),
-        );
+        registry.register("controller_reconciliations", "Rounds by controller and outcome", metrics.rounds.clone());
+        registry.register("controller_reconciliation_seconds", "How long rounds take", metrics.durations.clone());
+        registry.register("controller_queue_depth", "Keys that wait", metrics.depth.clone());
         metrics
     }
 
-    pub(crate) fn reconciled(
-        &self,
-        controller: &'static str,
-        outcome: &'static str,
-        took: Duration,
-        waiting: usize,
-    ) {
-        let round = Round {
-            controller,
-            outcome,
-        };
+    pub(crate) fn reconciled(&self, controller: &'static str, outcome: &'static str, took: Duration, waiting: usize) {
+        let round = Round { controller, outcome };
         let name = Name { controller };
         self.rounds.get_or_create(&round).inc();
-        self.durations
-            .get_or_create(&name)
-            .observe(took.as_secs_f64());
-        self.depth
-            .get_or_create(&name)
-            .set(i64::try_from(waiting).unwrap_or(i64::MAX));
+        self.durations.get_or_create(&name).observe(took.as_secs_f64());
+        self.depth.get_or_create(&name).set(i64::try_from(waiting).unwrap_or(i64::MAX));
     }
 }

@@ -11,9 +11,9 @@
 
 mod plan;
 mod sets;
-mod status;
 #[cfg(test)]
 mod simulation;
+mod status;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -38,9 +38,7 @@ use crate::machinery::owners::{controlled_by, controller_of, is_controlled_by};
 use crate::machinery::patch::{delete_params, patch_params, post_params, write_status};
 use crate::machinery::queue::Queue;
 use crate::machinery::runner::{Controller, Outcome};
-use crate::machinery::{
-    Error, is_already_exists, is_namespace_terminating, is_not_found, message_of, pods,
-};
+use crate::machinery::{Error, is_already_exists, is_namespace_terminating, is_not_found, message_of, pods};
 
 /// See the module's description.
 #[derive(Debug)]
@@ -111,21 +109,12 @@ fn ended_pod<'a>(change: &Change<'a, Pod>) -> Option<&'a Pod> {
 
 fn deployment_key(set: &ReplicaSet) -> Option<Key> {
     let owner = controller_of(&set.metadata).filter(|owner| owner.kind == "Deployment")?;
-    Some(Key::new(
-        set.namespace().unwrap_or_default(),
-        owner.name.clone(),
-    ))
+    Some(Key::new(set.namespace().unwrap_or_default(), owner.name.clone()))
 }
 
 fn matcher(deployment: &Deployment) -> Result<Matcher, Error> {
-    let selector = deployment
-        .spec
-        .as_ref()
-        .map(|spec| spec.selector.clone())
-        .unwrap_or_default();
-    Matcher::new(&selector, || {
-        format!("Deployment {}", Key::of(deployment))
-    })
+    let selector = deployment.spec.as_ref().map(|spec| spec.selector.clone()).unwrap_or_default();
+    Matcher::new(&selector, || format!("Deployment {}", Key::of(deployment)))
 }
 
 impl Controller for DeploymentController {
@@ -156,12 +145,8 @@ impl Controller for DeploymentController {
         let client = &self.context.client;
         let sets = claim(client, &*deployment, &matcher, &caches.replica_sets).await?;
         let running_pods = running_pods(caches, &sets);
-        let plan = plan(Observed {
-            deployment: &deployment,
-            sets: &sets,
-            running_pods: &running_pods,
-            now: Timestamp::now(),
-        });
+        let plan =
+            plan(Observed { deployment: &deployment, sets: &sets, running_pods: &running_pods, now: Timestamp::now() });
         self.act(key, &deployment, plan).await
     }
 }
@@ -198,29 +183,15 @@ impl DeploymentController {
                         "uid": current.uid(),
                         "annotations": {REVISION: revision},
                     }});
-                    current = self
-                        .api(key)
-                        .patch(&key.name, &patch_params(), &Patch::Merge(&patch))
-                        .await?;
+                    current = self.api(key).patch(&key.name, &patch_params(), &Patch::Merge(&patch)).await?;
                 }
             }
         }
-        write_status(
-            &self.api(key),
-            &current,
-            &observed.status.clone().unwrap_or_default(),
-            &plan.status,
-        )
-        .await?;
+        write_status(&self.api(key), &current, &observed.status.clone().unwrap_or_default(), &plan.status).await?;
         Ok(plan.again.map_or(Outcome::Done, Outcome::After))
     }
 
-    async fn create(
-        &self,
-        key: &Key,
-        deployment: &Deployment,
-        set: &ReplicaSet,
-    ) -> Result<(), Error> {
+    async fn create(&self, key: &Key, deployment: &Deployment, set: &ReplicaSet) -> Result<(), Error> {
         let api = self.sets_api(key);
         let cache = &self.context.caches.replica_sets;
         match api.create(&post_params(), set).await {
@@ -231,9 +202,7 @@ impl DeploymentController {
                 }
                 Ok(())
             }
-            Err(error) if is_already_exists(&error) => {
-                self.settle_clash(key, deployment, set).await
-            }
+            Err(error) if is_already_exists(&error) => self.settle_clash(key, deployment, set).await,
             Err(error) if is_namespace_terminating(&error) => Ok(()),
             Err(error) => {
                 let words = message_of(&error);
@@ -241,14 +210,10 @@ impl DeploymentController {
                     deployment,
                     Kind::Warning,
                     "ReplicaSetCreateError",
-                    format!(
-                        "Failed to create new replica set \"{}\": {words}",
-                        set.name_any()
-                    ),
+                    format!("Failed to create new replica set \"{}\": {words}", set.name_any()),
                 );
                 let before = deployment.status.clone().unwrap_or_default();
-                let failed =
-                    creation_failed(deployment, &set.name_any(), &words, Timestamp::now());
+                let failed = creation_failed(deployment, &set.name_any(), &words, Timestamp::now());
                 if let Some(failed) = failed {
                     write_status(&self.api(key), deployment, &before, &failed).await?;
                 }
@@ -258,27 +223,19 @@ impl DeploymentController {
     }
 
     /// A ReplicaSet of the wanted name exists: it is ours from a moment ago, or the hash clashes and has to change.
-    async fn settle_clash(
-        &self,
-        key: &Key,
-        deployment: &Deployment,
-        set: &ReplicaSet,
-    ) -> Result<(), Error> {
+    async fn settle_clash(&self, key: &Key, deployment: &Deployment, set: &ReplicaSet) -> Result<(), Error> {
         let present = self.sets_api(key).get(&set.name_any()).await?;
-        let ours = is_controlled_by(&present.metadata, deployment)
-            && same_template(&template_of(&present), &template_of(set));
+        let ours =
+            is_controlled_by(&present.metadata, deployment) && same_template(&template_of(&present), &template_of(set));
         if ours {
-            self.fresh
-                .wrote(key, &self.context.caches.replica_sets, &present);
+            self.fresh.wrote(key, &self.context.caches.replica_sets, &present);
             return Ok(());
         }
         let before = deployment.status.clone().unwrap_or_default();
         let mut after = before.clone();
         after.collision_count = Some(before.collision_count.unwrap_or(0).saturating_add(1));
         write_status(&self.api(key), deployment, &before, &after).await?;
-        Err(Error::Retry(
-            "the name of the new ReplicaSet is taken, trying another",
-        ))
+        Err(Error::Retry("the name of the new ReplicaSet is taken, trying another"))
     }
 
     async fn change(&self, key: &Key, deployment: &Deployment, edit: &Edit) -> Result<(), Error> {
@@ -300,12 +257,8 @@ impl DeploymentController {
         if !spec.is_empty() {
             patch["spec"] = Value::Object(spec);
         }
-        let changed = self
-            .sets_api(key)
-            .patch(&set.name_any(), &patch_params(), &Patch::Merge(&patch))
-            .await?;
-        self.fresh
-            .wrote(key, &self.context.caches.replica_sets, &changed);
+        let changed = self.sets_api(key).patch(&set.name_any(), &patch_params(), &Patch::Merge(&patch)).await?;
+        self.fresh.wrote(key, &self.context.caches.replica_sets, &changed);
         if let Some((from, to)) = edit.scale {
             self.tell_scaled(deployment, set, from, to);
         }
@@ -314,10 +267,7 @@ impl DeploymentController {
 
     async fn remove(&self, key: &Key, set: &ReplicaSet) -> Result<(), Error> {
         let uid = set.uid().unwrap_or_default();
-        let deleted = self
-            .sets_api(key)
-            .delete(&set.name_any(), &delete_params(&uid))
-            .await;
+        let deleted = self.sets_api(key).delete(&set.name_any(), &delete_params(&uid)).await;
         match deleted {
             Ok(_) => {
                 let cache = &self.context.caches.replica_sets;

@@ -12,13 +12,12 @@ use k8s_openapi::api::apps::v1::{Deployment, DeploymentStatus, ReplicaSet};
 use kube::ResourceExt;
 
 use super::sets::{
-    DESIRED_REPLICAS, MAX_REPLICAS, REVISION, desired_of, new_set, new_set_annotations, number,
-    replicas_of, revision_of, same_template, size_annotations, template_of,
+    DESIRED_REPLICAS, MAX_REPLICAS, REVISION, desired_of, new_set, new_set_annotations, number, replicas_of,
+    revision_of, same_template, size_annotations, template_of,
 };
 use super::status::{
-    PROGRESSING, actual, available, carry_failure, condition, counted, deadline_check,
-    is_complete, judge_progress, mark_pause, new_condition, progress_deadline, reason,
-    set_condition,
+    PROGRESSING, actual, available, carry_failure, condition, counted, deadline_check, is_complete, judge_progress,
+    mark_pause, new_condition, progress_deadline, reason, set_condition,
 };
 use crate::machinery::objects::scaled;
 
@@ -103,10 +102,7 @@ pub fn plan(observed: Observed<'_>) -> Plan {
 /// round up, of unavailability down, and both can't be 0.
 pub fn fenceposts(deployment: &Deployment) -> (i32, i32) {
     let desired = desired_of(deployment);
-    let strategy = deployment
-        .spec
-        .as_ref()
-        .and_then(|spec| spec.strategy.as_ref());
+    let strategy = deployment.spec.as_ref().and_then(|spec| spec.strategy.as_ref());
     if recreates(deployment) {
         return (0, 0);
     }
@@ -115,19 +111,11 @@ pub fn fenceposts(deployment: &Deployment) -> (i32, i32) {
     let unavailable = rolling.and_then(|rolling| rolling.max_unavailable.as_ref());
     let surge = surge.map_or(0, |value| scaled(value, desired, true));
     let unavailable = unavailable.map_or(0, |value| scaled(value, desired, false));
-    if surge == 0 && unavailable == 0 {
-        (0, 1.min(desired))
-    } else {
-        (surge, unavailable.min(desired))
-    }
+    if surge == 0 && unavailable == 0 { (0, 1.min(desired)) } else { (surge, unavailable.min(desired)) }
 }
 
 fn recreates(deployment: &Deployment) -> bool {
-    deployment
-        .spec
-        .as_ref()
-        .and_then(|spec| spec.strategy.as_ref())
-        .and_then(|strategy| strategy.type_.as_deref())
+    deployment.spec.as_ref().and_then(|spec| spec.strategy.as_ref()).and_then(|strategy| strategy.type_.as_deref())
         == Some("Recreate")
 }
 
@@ -167,17 +155,10 @@ impl<'a> Rollout<'a> {
         let mut sorted: Vec<Arc<ReplicaSet>> = observed.sets.to_vec();
         sorted.sort_by_key(|set| (set.creation_timestamp(), set.name_any()));
         let template = deployment.spec.as_ref().map(|spec| &spec.template);
-        let new = template.and_then(|template| {
-            sorted
-                .iter()
-                .position(|set| same_template(&template_of(set), template))
-        });
-        let newest_old = sorted
-            .iter()
-            .enumerate()
-            .filter(|(at, _)| Some(*at) != new)
-            .map(|(_, set)| revision_of(set))
-            .max();
+        let new =
+            template.and_then(|template| sorted.iter().position(|set| same_template(&template_of(set), template)));
+        let newest_old =
+            sorted.iter().enumerate().filter(|(at, _)| Some(*at) != new).map(|(_, set)| revision_of(set)).max();
         let (surge, unavailable) = fenceposts(deployment);
         Rollout {
             desired: desired_of(deployment),
@@ -207,9 +188,7 @@ impl<'a> Rollout<'a> {
     }
 
     fn active(&self) -> Vec<usize> {
-        (0..self.sets.len())
-            .filter(|at| self.sets[*at].replicas > 0)
-            .collect()
+        (0..self.sets.len()).filter(|at| self.sets[*at].replicas > 0).collect()
     }
 
     fn total(&self) -> i32 {
@@ -227,25 +206,14 @@ impl<'a> Rollout<'a> {
         if of_deployment.unwrap_or(0) != of_set.unwrap_or(0) {
             set.min_ready_seconds = Some(of_deployment.unwrap_or(0));
         }
-        let revision = set
-            .annotations
-            .get(REVISION)
-            .or_else(|| set.set.annotations().get(REVISION))
-            .cloned();
+        let revision = set.annotations.get(REVISION).or_else(|| set.set.annotations().get(REVISION)).cloned();
         let name = set.set.name_any();
         if let Some(revision) = revision {
             self.note_revision(revision);
         }
-        if progress_deadline(deployment).is_some() && condition(&self.base, PROGRESSING).is_none()
-        {
+        if progress_deadline(deployment).is_some() && condition(&self.base, PROGRESSING).is_none() {
             let message = format!("Found new replica set \"{name}\"");
-            let found = new_condition(
-                PROGRESSING,
-                "True",
-                reason::FOUND_NEW_SET,
-                message,
-                self.observed.now,
-            );
+            let found = new_condition(PROGRESSING, "True", reason::FOUND_NEW_SET, message, self.observed.now);
             set_condition(&mut self.base, found);
         }
     }
@@ -314,11 +282,7 @@ impl<'a> Rollout<'a> {
         };
         let size = self.sets[new].replicas;
         if size != self.desired {
-            let target = if size > self.desired {
-                self.desired
-            } else {
-                self.new_set_size(size)
-            };
+            let target = if size > self.desired { self.desired } else { self.new_set_size(size) };
             self.resize(new, target);
             if target != size {
                 return;
@@ -359,11 +323,7 @@ impl<'a> Rollout<'a> {
             }
         }
         // A status may lag behind a set that was just shrunk: never count more than the set is asked for.
-        let all_available: i32 = self
-            .sets
-            .iter()
-            .map(|set| available(&set.set).min(set.replicas))
-            .sum();
+        let all_available: i32 = self.sets.iter().map(|set| available(&set.set).min(set.replicas)).sum();
         let mut spare = all_available - minimum;
         for at in old {
             let size = self.sets[at].replicas;
@@ -406,10 +366,7 @@ impl<'a> Rollout<'a> {
             return true;
         }
         let new = self.new.map(|at| self.sets[at].uid());
-        self.observed
-            .running_pods
-            .iter()
-            .any(|(uid, pods)| *pods > 0 && Some(uid.as_str()) != new)
+        self.observed.running_pods.iter().any(|(uid, pods)| *pods > 0 && Some(uid.as_str()) != new)
     }
 
     /// Follows a change of the Deployment's size, or of anything while paused, without moving the roll-out on.
@@ -445,18 +402,12 @@ impl<'a> Rollout<'a> {
             return false;
         };
         let noted = number(new.set.annotations(), DESIRED_REPLICAS);
-        new.replicas == self.desired
-            && noted == Some(self.desired.into())
-            && available(&new.set) == self.desired
+        new.replicas == self.desired && noted == Some(self.desired.into()) && available(&new.set) == self.desired
     }
 
     /// Spreads a change of size over the active sets in proportion to their sizes.
     fn scale_in_proportion(&mut self, mut active: Vec<usize>) {
-        let allowed = if self.desired > 0 {
-            self.desired.saturating_add(self.surge)
-        } else {
-            0
-        };
+        let allowed = if self.desired > 0 { self.desired.saturating_add(self.surge) } else { 0 };
         let to_add = allowed - self.total();
         // Larger sets first; of the same size the newer when growing, the older when shrinking.
         active.sort_by(|a, b| {
@@ -561,26 +512,12 @@ impl<'a> Rollout<'a> {
         let new = self.new.map(|at| &*self.sets[at].set);
         let all = self.sets.iter().map(|set| &*set.set);
         let wanted = self.total();
-        let mut status = counted(
-            deployment,
-            all.clone(),
-            new,
-            wanted,
-            self.unavailable,
-            &self.base,
-            now,
-        );
+        let mut status = counted(deployment, all.clone(), new, wanted, self.unavailable, &self.base, now);
         if judges {
             judge_progress(deployment, &mut status, new, now);
             carry_failure(&mut status, all, new);
         }
-        let again = judges
-            .then(|| deadline_check(deployment, &status, now))
-            .flatten();
-        Plan {
-            steps: edits,
-            status,
-            again,
-        }
+        let again = judges.then(|| deadline_check(deployment, &status, now)).flatten();
+        Plan { steps: edits, status, again }
     }
 }

@@ -59,35 +59,22 @@ pub fn template_hash(template: &PodTemplateSpec, collisions: Option<i32>) -> Str
     if let Some(collisions) = collisions {
         feed(&collisions.to_le_bytes());
     }
-    hash.to_string()
-        .bytes()
-        .map(|digit| char::from(LETTERS[usize::from(digit) % LETTERS.len()]))
-        .collect()
+    hash.to_string().bytes().map(|digit| char::from(LETTERS[usize::from(digit) % LETTERS.len()])).collect()
 }
 
 /// The ReplicaSet's template.
 pub fn template_of(set: &ReplicaSet) -> PodTemplateSpec {
-    set.spec
-        .as_ref()
-        .and_then(|spec| spec.template.clone())
-        .unwrap_or_default()
+    set.spec.as_ref().and_then(|spec| spec.template.clone()).unwrap_or_default()
 }
 
 /// The replicas that a ReplicaSet is asked to have.
 pub fn replicas_of(set: &ReplicaSet) -> i32 {
-    set.spec
-        .as_ref()
-        .and_then(|spec| spec.replicas)
-        .unwrap_or(1)
+    set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1)
 }
 
 /// The replicas that a Deployment is asked to have.
 pub fn desired_of(deployment: &Deployment) -> i32 {
-    deployment
-        .spec
-        .as_ref()
-        .and_then(|spec| spec.replicas)
-        .unwrap_or(1)
+    deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1)
 }
 
 /// The revision that a ReplicaSet carries; 0 if none.
@@ -102,15 +89,7 @@ pub fn number(annotations: &BTreeMap<String, String>, name: &str) -> Option<i64>
 
 /// Whether a Deployment's annotation is to be seen on its ReplicaSets too.
 fn is_copied(name: &str) -> bool {
-    ![
-        LAST_APPLIED,
-        ROLLBACK_TO,
-        REVISION,
-        REVISION_HISTORY,
-        DESIRED_REPLICAS,
-        MAX_REPLICAS,
-    ]
-    .contains(&name)
+    ![LAST_APPLIED, ROLLBACK_TO, REVISION, REVISION_HISTORY, DESIRED_REPLICAS, MAX_REPLICAS].contains(&name)
 }
 
 /// The annotations to change on the ReplicaSet of the present template: the Deployment's own, and the revision if
@@ -148,11 +127,8 @@ pub fn new_set_annotations(
 
 /// The history with one more revision, the oldest dropped when it gets too long.
 fn extended_history(history: Option<&String>, revision: &str) -> String {
-    let mut items: Vec<&str> = history
-        .iter()
-        .flat_map(|text| text.split(','))
-        .filter(|item| !item.is_empty())
-        .collect();
+    let mut items: Vec<&str> =
+        history.iter().flat_map(|text| text.split(',')).filter(|item| !item.is_empty()).collect();
     items.push(revision);
     let length = |items: &[&str]| items.iter().map(|item| item.len() + 1).sum::<usize>();
     while items.len() > 1 && length(&items) > HISTORY_LENGTH_MAX {
@@ -165,39 +141,21 @@ fn extended_history(history: Option<&String>, revision: &str) -> String {
 pub fn size_annotations(desired: i32, max_surge: i32) -> [(String, String); 2] {
     [
         (DESIRED_REPLICAS.into(), desired.to_string()),
-        (
-            MAX_REPLICAS.into(),
-            desired.saturating_add(max_surge).to_string(),
-        ),
+        (MAX_REPLICAS.into(), desired.saturating_add(max_surge).to_string()),
     ]
 }
 
 /// The ReplicaSet for the Deployment's present template, with `replicas` pods.
-pub fn new_set(
-    deployment: &Deployment,
-    replicas: i32,
-    revision: i64,
-    max_surge: i32,
-) -> ReplicaSet {
+pub fn new_set(deployment: &Deployment, replicas: i32, revision: i64, max_surge: i32) -> ReplicaSet {
     let spec = deployment.spec.clone().unwrap_or_default();
-    let collisions = deployment
-        .status
-        .as_ref()
-        .and_then(|status| status.collision_count);
+    let collisions = deployment.status.as_ref().and_then(|status| status.collision_count);
     let hash = template_hash(&spec.template, collisions);
     let mut template = spec.template;
-    let labels = template
-        .metadata
-        .get_or_insert_default()
-        .labels
-        .get_or_insert_default();
+    let labels = template.metadata.get_or_insert_default().labels.get_or_insert_default();
     labels.insert(HASH_LABEL.into(), hash.clone());
     let labels = labels.clone();
     let mut selector = spec.selector;
-    selector
-        .match_labels
-        .get_or_insert_default()
-        .insert(HASH_LABEL.into(), hash.clone());
+    selector.match_labels.get_or_insert_default().insert(HASH_LABEL.into(), hash.clone());
     let mut annotations = new_set_annotations(deployment, &BTreeMap::new(), revision);
     annotations.extend(size_annotations(desired_of(deployment), max_surge));
     let mut name = deployment.name_any();
@@ -239,21 +197,11 @@ mod tests {
     fn the_hash_is_stable_and_ignores_its_own_label() {
         let a = template("a");
         let mut labelled = a.clone();
-        labelled
-            .metadata
-            .as_mut()
-            .unwrap()
-            .labels
-            .as_mut()
-            .unwrap()
-            .insert(HASH_LABEL.into(), "x".into());
+        labelled.metadata.as_mut().unwrap().labels.as_mut().unwrap().insert(HASH_LABEL.into(), "x".into());
         assert!(same_template(&a, &labelled));
         assert_eq!(template_hash(&a, None), template_hash(&labelled, None));
         assert_ne!(template_hash(&a, None), template_hash(&a, Some(1)));
-        assert_ne!(
-            template_hash(&a, None),
-            template_hash(&template("b"), None)
-        );
+        assert_ne!(template_hash(&a, None), template_hash(&template("b"), None));
         assert!(!same_template(&a, &template("b")));
     }
 
@@ -264,10 +212,8 @@ mod tests {
                 "team": "shop", LAST_APPLIED: "{}", REVISION: "4"}},
         }))
         .unwrap();
-        let present = BTreeMap::from([
-            (REVISION.to_owned(), "2".to_owned()),
-            (REVISION_HISTORY.to_owned(), "1".to_owned()),
-        ]);
+        let present =
+            BTreeMap::from([(REVISION.to_owned(), "2".to_owned()), (REVISION_HISTORY.to_owned(), "1".to_owned())]);
         let changes = new_set_annotations(&deployment, &present, 5);
         assert_eq!(changes.get(REVISION).unwrap(), "5");
         assert_eq!(changes.get(REVISION_HISTORY).unwrap(), "1,2");

@@ -13,8 +13,7 @@ use serde_json::json;
 
 use super::plan::{Observed, Plan, Step, fenceposts, plan};
 use super::sets::{
-    DESIRED_REPLICAS, HASH_LABEL, MAX_REPLICAS, REVISION, REVISION_HISTORY, desired_of, new_set,
-    replicas_of,
+    DESIRED_REPLICAS, HASH_LABEL, MAX_REPLICAS, REVISION, REVISION_HISTORY, desired_of, new_set, replicas_of,
 };
 use super::status::{PROGRESSING, available, condition, reason};
 
@@ -46,12 +45,7 @@ impl World {
             },
         }))
         .unwrap();
-        World {
-            deployment,
-            sets: Vec::new(),
-            now: Timestamp::from_second(1_700_000_000).unwrap(),
-            made: 0,
-        }
+        World { deployment, sets: Vec::new(), now: Timestamp::from_second(1_700_000_000).unwrap(), made: 0 }
     }
 
     fn set_image(&mut self, image: &str) {
@@ -81,10 +75,7 @@ impl World {
 
     /// What is known to be available and stays so once the sets have followed their present sizes.
     fn available(&self) -> i32 {
-        self.sets
-            .iter()
-            .map(|sim| available(&sim.set).min(replicas_of(&sim.set)))
-            .sum()
+        self.sets.iter().map(|sim| available(&sim.set).min(replicas_of(&sim.set))).sum()
     }
 
     /// The Deployment was resized and the sets don't know yet, or it is paused: the next plan spreads its size over
@@ -101,22 +92,10 @@ impl World {
     }
 
     fn plan(&self) -> Plan {
-        let sets: Vec<_> = self
-            .sets
-            .iter()
-            .map(|sim| Arc::new(sim.set.clone()))
-            .collect();
-        let running: HashMap<String, usize> = self
-            .sets
-            .iter()
-            .map(|sim| (sim.set.uid().unwrap(), usize::try_from(sim.pods).unwrap()))
-            .collect();
-        plan(Observed {
-            deployment: &self.deployment,
-            sets: &sets,
-            running_pods: &running,
-            now: self.now,
-        })
+        let sets: Vec<_> = self.sets.iter().map(|sim| Arc::new(sim.set.clone())).collect();
+        let running: HashMap<String, usize> =
+            self.sets.iter().map(|sim| (sim.set.uid().unwrap(), usize::try_from(sim.pods).unwrap())).collect();
+        plan(Observed { deployment: &self.deployment, sets: &sets, running_pods: &running, now: self.now })
     }
 
     /// One round of the Deployment controller. Tells how many writes it made.
@@ -139,11 +118,7 @@ impl World {
                 set.metadata.uid = Some(format!("s{}", self.made));
                 set.metadata.creation_timestamp = Some(crate::machinery::objects::time(self.now));
                 set.metadata.generation = Some(1);
-                self.sets.push(SimSet {
-                    set,
-                    pods: 0,
-                    ready: 0,
-                });
+                self.sets.push(SimSet { set, pods: 0, ready: 0 });
             }
             Step::Change(edit) => {
                 let sim = self.find(&edit.set.name_any());
@@ -160,18 +135,13 @@ impl World {
                 self.sets.retain(|sim| sim.set.name_any() != set.name_any());
             }
             Step::NoteRevision(revision) => {
-                self.deployment
-                    .annotations_mut()
-                    .insert(REVISION.into(), revision);
+                self.deployment.annotations_mut().insert(REVISION.into(), revision);
             }
         }
     }
 
     fn find(&mut self, name: &str) -> &mut SimSet {
-        self.sets
-            .iter_mut()
-            .find(|sim| sim.set.name_any() == name)
-            .unwrap()
+        self.sets.iter_mut().find(|sim| sim.set.name_any() == name).unwrap()
     }
 
     /// The pods of one set follow its size, the unready ones going first.
@@ -233,8 +203,7 @@ impl World {
         let desired = desired_of(&self.deployment);
         self.total() == desired
             && status.updated_replicas.unwrap_or(0) == desired
-            && condition(&status, PROGRESSING)
-                .is_some_and(|c| c.reason.as_deref() == Some(reason::NEW_SET_AVAILABLE))
+            && condition(&status, PROGRESSING).is_some_and(|c| c.reason.as_deref() == Some(reason::NEW_SET_AVAILABLE))
     }
 
     fn progress_reason(&self) -> String {
@@ -282,10 +251,7 @@ fn an_update_goes_step_by_step_within_surge_and_availability() {
     world.settle();
     world.set_image("v2");
     world.round();
-    assert_eq!(
-        world.sizes(),
-        [("v1".to_owned(), 4, 4), ("v2".to_owned(), 1, 0)]
-    );
+    assert_eq!(world.sizes(), [("v1".to_owned(), 4, 4), ("v2".to_owned(), 1, 0)]);
     // Nothing moves before the new pod is available.
     world.follow(1);
     world.report(1);
@@ -409,10 +375,7 @@ fn a_rollout_that_hangs_is_called_out_after_the_deadline() {
     assert_eq!(progressing.status, "False");
     assert_eq!(world.progress_reason(), reason::TIMED_OUT);
     let name = world.sets[1].set.name_any();
-    assert_eq!(
-        progressing.message.as_deref(),
-        Some(&*format!("ReplicaSet \"{name}\" has timed out progressing."))
-    );
+    assert_eq!(progressing.message.as_deref(), Some(&*format!("ReplicaSet \"{name}\" has timed out progressing.")));
     assert_eq!(world.plan().again, None);
     world.set_image("good");
     world.settle();
@@ -429,17 +392,11 @@ fn scaling_during_a_rollout_spreads_in_proportion() {
     world.report(1);
     world.round();
     world.round();
-    assert_eq!(
-        world.sizes().iter().map(|s| s.1).collect::<Vec<_>>(),
-        [8, 5]
-    );
+    assert_eq!(world.sizes().iter().map(|s| s.1).collect::<Vec<_>>(), [8, 5]);
     world.scale(15);
     world.round();
     // 5 more pods: 18 allowed of 13 before, so 8 become 11 and 5 become 7.
-    assert_eq!(
-        world.sizes().iter().map(|s| s.1).collect::<Vec<_>>(),
-        [11, 7]
-    );
+    assert_eq!(world.sizes().iter().map(|s| s.1).collect::<Vec<_>>(), [11, 7]);
     world.settle();
 }
 
@@ -454,11 +411,7 @@ fn percentages_resolve_like_kubernetes() {
     ];
     for (surge, unavailable, replicas, expected) in cases {
         let world = World::new(replicas, rolling(surge.clone(), unavailable.clone()));
-        assert_eq!(
-            fenceposts(&world.deployment),
-            expected,
-            "{surge} {unavailable} of {replicas}"
-        );
+        assert_eq!(fenceposts(&world.deployment), expected, "{surge} {unavailable} of {replicas}");
     }
 }
 
@@ -486,10 +439,7 @@ fn happening() -> impl Strategy<Value = Happening> {
 }
 
 fn bound() -> impl Strategy<Value = IntOrString> {
-    prop_oneof![
-        (0i32..6).prop_map(IntOrString::Int),
-        (0i32..=100).prop_map(|n| IntOrString::String(format!("{n}%"))),
-    ]
+    prop_oneof![(0i32..6).prop_map(IntOrString::Int), (0i32..=100).prop_map(|n| IntOrString::String(format!("{n}%"))),]
 }
 
 /// Sets as they might have been left by anybody: any size, any readiness, any or no annotations.
@@ -509,8 +459,7 @@ fn place_leftovers(world: &mut World, leftovers: Vec<(u8, i32, i32, Option<i32>,
         }
         match max {
             Some(max) => {
-                set.annotations_mut()
-                    .insert(MAX_REPLICAS.into(), max.to_string());
+                set.annotations_mut().insert(MAX_REPLICAS.into(), max.to_string());
             }
             None => set.metadata.annotations = None,
         }

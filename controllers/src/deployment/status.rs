@@ -36,30 +36,16 @@ pub mod reason {
 
 /// The deadline for progress, if there is one.
 pub fn progress_deadline(deployment: &Deployment) -> Option<i32> {
-    deployment
-        .spec
-        .as_ref()
-        .and_then(|spec| spec.progress_deadline_seconds)
-        .filter(|seconds| *seconds != i32::MAX)
+    deployment.spec.as_ref().and_then(|spec| spec.progress_deadline_seconds).filter(|seconds| *seconds != i32::MAX)
 }
 
 /// The condition of this type.
 pub fn condition<'a>(status: &'a DeploymentStatus, kind: &str) -> Option<&'a DeploymentCondition> {
-    status
-        .conditions
-        .iter()
-        .flatten()
-        .find(|condition| condition.type_ == kind)
+    status.conditions.iter().flatten().find(|condition| condition.type_ == kind)
 }
 
 /// A condition as of now.
-pub fn new_condition(
-    kind: &str,
-    value: &str,
-    reason: &str,
-    message: String,
-    now: Timestamp,
-) -> DeploymentCondition {
+pub fn new_condition(kind: &str, value: &str, reason: &str, message: String, now: Timestamp) -> DeploymentCondition {
     DeploymentCondition {
         type_: kind.into(),
         status: value.into(),
@@ -100,10 +86,7 @@ pub fn actual(set: &ReplicaSet) -> i32 {
 
 /// The available pods of a ReplicaSet, by its status.
 pub fn available(set: &ReplicaSet) -> i32 {
-    set.status
-        .as_ref()
-        .and_then(|status| status.available_replicas)
-        .unwrap_or(0)
+    set.status.as_ref().and_then(|status| status.available_replicas).unwrap_or(0)
 }
 
 fn some_if_any(count: i32) -> Option<i32> {
@@ -123,12 +106,7 @@ pub fn counted<'a>(
 ) -> DeploymentStatus {
     let sum = |count: fn(&ReplicaSet) -> i32| sets.clone().map(count).sum::<i32>();
     let available_count = sum(available);
-    let ready = sum(|set| {
-        set.status
-            .as_ref()
-            .and_then(|status| status.ready_replicas)
-            .unwrap_or(0)
-    });
+    let ready = sum(|set| set.status.as_ref().and_then(|status| status.ready_replicas).unwrap_or(0));
     let terminating = sets.clone().try_fold(0, |total, set| {
         let count = set.status.as_ref().map_or(Some(0), |s| s.terminating_replicas);
         count.map(|count| total + count)
@@ -146,13 +124,7 @@ pub fn counted<'a>(
     };
     let enough = available_count >= desired_of(deployment) - max_unavailable;
     let condition = if enough {
-        new_condition(
-            AVAILABLE,
-            "True",
-            "MinimumReplicasAvailable",
-            "Deployment has minimum availability.".into(),
-            now,
-        )
+        new_condition(AVAILABLE, "True", "MinimumReplicasAvailable", "Deployment has minimum availability.".into(), now)
     } else {
         new_condition(
             AVAILABLE,
@@ -186,10 +158,7 @@ fn has_progressed(before: &DeploymentStatus, after: &DeploymentStatus) -> bool {
 }
 
 fn has_timed_out(deployment: &Deployment, status: &DeploymentStatus, now: Timestamp) -> bool {
-    let (Some(deadline), Some(progressing)) = (
-        progress_deadline(deployment),
-        condition(status, PROGRESSING),
-    ) else {
+    let (Some(deadline), Some(progressing)) = (progress_deadline(deployment), condition(status, PROGRESSING)) else {
         return false;
     };
     match progressing.reason.as_deref() {
@@ -197,9 +166,10 @@ fn has_timed_out(deployment: &Deployment, status: &DeploymentStatus, now: Timest
         Some(reason::TIMED_OUT) => return true,
         _ => {}
     }
-    progressing.last_update_time.as_ref().is_some_and(|from| {
-        now.duration_since(from.0) > SignedDuration::from_secs(deadline.into())
-    })
+    progressing
+        .last_update_time
+        .as_ref()
+        .is_some_and(|from| now.duration_since(from.0) > SignedDuration::from_secs(deadline.into()))
 }
 
 /// Judges the progress of the roll-out and sets the condition Progressing.
@@ -216,9 +186,7 @@ pub fn judge_progress(
     let before = deployment.status.clone().unwrap_or_default();
     let current = condition(status, PROGRESSING).cloned();
     let was_complete = status.replicas == status.updated_replicas
-        && current
-            .as_ref()
-            .is_some_and(|c| c.reason.as_deref() == Some(reason::NEW_SET_AVAILABLE));
+        && current.as_ref().is_some_and(|c| c.reason.as_deref() == Some(reason::NEW_SET_AVAILABLE));
     if was_complete {
         return;
     }
@@ -228,18 +196,11 @@ pub fn judge_progress(
     };
     if is_complete(deployment, status) {
         let message = format!("{who} has successfully progressed.");
-        let condition = new_condition(
-            PROGRESSING,
-            "True",
-            reason::NEW_SET_AVAILABLE,
-            message,
-            now,
-        );
+        let condition = new_condition(PROGRESSING, "True", reason::NEW_SET_AVAILABLE, message, now);
         set_condition(status, condition);
     } else if has_progressed(&before, status) {
         let message = format!("{who} is progressing.");
-        let mut condition =
-            new_condition(PROGRESSING, "True", reason::SET_UPDATED, message, now);
+        let mut condition = new_condition(PROGRESSING, "True", reason::SET_UPDATED, message, now);
         if let Some(current) = current.filter(|c| c.status == "True") {
             condition.last_transition_time = current.last_transition_time;
         }
@@ -261,9 +222,7 @@ pub fn carry_failure<'a>(
 ) {
     let failure = new_set.into_iter().chain(sets).find_map(|set| {
         let conditions = set.status.as_ref()?.conditions.as_ref()?;
-        conditions
-            .iter()
-            .find(|condition| condition.type_ == REPLICA_FAILURE)
+        conditions.iter().find(|condition| condition.type_ == REPLICA_FAILURE)
     });
     match failure {
         None => remove_condition(status, REPLICA_FAILURE),
@@ -292,11 +251,7 @@ pub fn mark_pause(deployment: &Deployment, status: &mut DeploymentStatus, now: T
         return;
     }
     let was_paused = current == Some(reason::PAUSED);
-    let is_paused = deployment
-        .spec
-        .as_ref()
-        .and_then(|spec| spec.paused)
-        .unwrap_or(false);
+    let is_paused = deployment.spec.as_ref().and_then(|spec| spec.paused).unwrap_or(false);
     let (reason, message) = match (is_paused, was_paused) {
         (true, false) => (reason::PAUSED, "Deployment is paused"),
         (false, true) => (reason::RESUMED, "Deployment is resumed"),
@@ -336,13 +291,7 @@ pub fn creation_failed(
     progress_deadline(deployment)?;
     let mut status = deployment.status.clone().unwrap_or_default();
     let message = format!("Failed to create new replica set \"{set_name}\": {error}");
-    let condition = new_condition(
-        PROGRESSING,
-        "False",
-        reason::FAILED_CREATE,
-        message,
-        to_second(now),
-    );
+    let condition = new_condition(PROGRESSING, "False", reason::FAILED_CREATE, message, to_second(now));
     set_condition(&mut status, condition);
     Some(status)
 }

@@ -28,10 +28,7 @@ pub struct Key {
 impl Key {
     /// A key from its parts.
     pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
-        Key {
-            namespace: namespace.into(),
-            name: name.into(),
-        }
+        Key { namespace: namespace.into(), name: name.into() }
     }
 
     /// The key of a cluster-scoped object.
@@ -47,11 +44,7 @@ impl Key {
 
 impl std::fmt::Display for Key {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if self.namespace.is_empty() {
-            f.write_str(&self.name)
-        } else {
-            write!(f, "{}/{}", self.namespace, self.name)
-        }
+        if self.namespace.is_empty() { f.write_str(&self.name) } else { write!(f, "{}/{}", self.namespace, self.name) }
     }
 }
 
@@ -103,10 +96,7 @@ where
     /// An empty cache whose objects can also be found under the names that `indexer` gives them.
     pub fn new(indexer: Indexer<K>) -> Self {
         Cache {
-            state: RwLock::new(State {
-                objects: BTreeMap::new(),
-                index: HashMap::new(),
-            }),
+            state: RwLock::new(State { objects: BTreeMap::new(), index: HashMap::new() }),
             handlers: RwLock::new(Vec::new()),
             indexer,
             synced: signal::channel(false).0,
@@ -126,10 +116,7 @@ where
 
     /// Calls `handler` on each change from now on; handlers are added before the watch starts.
     pub fn on_change(&self, handler: impl Fn(&Change<'_, K>) + Send + Sync + 'static) {
-        self.handlers
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(Box::new(handler));
+        self.handlers.write().unwrap_or_else(PoisonError::into_inner).push(Box::new(handler));
     }
 
     /// The object of this key.
@@ -140,11 +127,6 @@ where
     /// Every object.
     pub fn all(&self) -> Vec<Arc<K>> {
         self.read().objects.values().cloned().collect()
-    }
-
-    /// How many objects there are.
-    pub fn len(&self) -> usize {
-        self.read().objects.len()
     }
 
     /// Every object of a namespace.
@@ -161,8 +143,7 @@ where
     pub fn indexed(&self, name: &str) -> Vec<Arc<K>> {
         let state = self.read();
         let keys = state.index.get(name).into_iter().flatten();
-        keys.filter_map(|key| state.objects.get(key).cloned())
-            .collect()
+        keys.filter_map(|key| state.objects.get(key).cloned()).collect()
     }
 
     /// The highest resourceVersion that this watch has delivered.
@@ -172,10 +153,7 @@ where
 
     /// How many lists this watch has begun and how many it has finished.
     pub fn lists(&self) -> (u64, u64) {
-        (
-            self.lists_started.load(Ordering::Acquire),
-            self.lists_done.load(Ordering::Acquire),
-        )
+        (self.lists_started.load(Ordering::Acquire), self.lists_done.load(Ordering::Acquire))
     }
 
     /// Waits until the first list is in.
@@ -185,13 +163,7 @@ where
     }
 
     /// Watches until shutdown. `strip` takes away what no controller reads, to save memory.
-    pub async fn run(
-        &self,
-        api: Api<K>,
-        config: watcher::Config,
-        strip: fn(&mut K),
-        shutdown: CancellationToken,
-    ) {
+    pub async fn run(&self, api: Api<K>, config: watcher::Config, strip: fn(&mut K), shutdown: CancellationToken) {
         let mut stream = watch(api, config)
             .modify(move |object| {
                 object.meta_mut().managed_fields = None;
@@ -253,10 +225,7 @@ where
             old
         };
         self.seen(version);
-        self.notify(&Change {
-            old: old.as_ref(),
-            new: Some(&new),
-        });
+        self.notify(&Change { old: old.as_ref(), new: Some(&new) });
     }
 
     fn remove(&self, key: &Key, version: u64) {
@@ -270,22 +239,13 @@ where
         };
         self.seen(version);
         if old.is_some() {
-            self.notify(&Change {
-                old: old.as_ref(),
-                new: None,
-            });
+            self.notify(&Change { old: old.as_ref(), new: None });
         }
     }
 
     fn replace(&self, objects: Vec<K>) {
         let present: BTreeSet<Key> = objects.iter().map(Key::of).collect();
-        let gone: Vec<Key> = self
-            .read()
-            .objects
-            .keys()
-            .filter(|key| !present.contains(*key))
-            .cloned()
-            .collect();
+        let gone: Vec<Key> = self.read().objects.keys().filter(|key| !present.contains(*key)).cloned().collect();
         for key in gone {
             self.remove(&key, 0);
         }
@@ -299,10 +259,7 @@ where
     }
 
     fn notify(&self, change: &Change<'_, K>) {
-        let handlers = self
-            .handlers
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
+        let handlers = self.handlers.read().unwrap_or_else(PoisonError::into_inner);
         for handler in handlers.iter() {
             handler(change);
         }
@@ -324,12 +281,7 @@ impl<K> State<K> {
 
 /// The object's resourceVersion as a number; 0 if it has none.
 pub fn version_of<K: Resource>(object: &K) -> u64 {
-    object
-        .meta()
-        .resource_version
-        .as_deref()
-        .and_then(|version| version.parse().ok())
-        .unwrap_or(0)
+    object.meta().resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -350,10 +302,7 @@ mod tests {
     }
 
     fn by_node(pod: &Pod) -> Vec<String> {
-        pod.spec
-            .iter()
-            .filter_map(|spec| spec.node_name.clone())
-            .collect()
+        pod.spec.iter().filter_map(|spec| spec.node_name.clone()).collect()
     }
 
     #[test]
@@ -401,10 +350,7 @@ mod tests {
         ] {
             cache.receive(event, &mut listing);
         }
-        assert_eq!(
-            *seen.lock().unwrap(),
-            ["added 1", "added 2", "deleted 1", "changed 2"]
-        );
+        assert_eq!(*seen.lock().unwrap(), ["added 1", "added 2", "deleted 1", "changed 2"]);
         assert_eq!(cache.lists(), (2, 2));
     }
 }

@@ -11,9 +11,7 @@ use serde::de::DeserializeOwned;
 
 use super::cache::Cache;
 use super::objects::Matcher;
-use super::owners::{
-    adopt_patch, controlled_by, controller_of, is_controlled_by, orphans_of, release_patch,
-};
+use super::owners::{adopt_patch, controlled_by, controller_of, is_controlled_by, orphans_of, release_patch};
 use super::patch::patch_params;
 use super::{Error, is_not_found};
 
@@ -46,17 +44,9 @@ pub fn decide<O: Resource, K: Resource>(owner: &O, matcher: &Matcher, candidate:
 }
 
 /// Finds what belongs to `owner` in `cache`, adopting and releasing through the API as needed.
-pub async fn claim<O, K>(
-    client: &Client,
-    owner: &O,
-    matcher: &Matcher,
-    cache: &Cache<K>,
-) -> Result<Vec<Arc<K>>, Error>
+pub async fn claim<O, K>(client: &Client, owner: &O, matcher: &Matcher, cache: &Cache<K>) -> Result<Vec<Arc<K>>, Error>
 where
-    O: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-        + Clone
-        + Debug
-        + DeserializeOwned,
+    O: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
         + Clone
         + Debug
@@ -92,13 +82,7 @@ where
             Claim::Release => release_patch(&uid, &candidate_uid),
         };
         let adopting = decide(owner, matcher, &*candidate) == Claim::Adopt;
-        let patched = api
-            .patch(
-                &candidate.name_any(),
-                &patch_params(),
-                &Patch::Strategic(&patch),
-            )
-            .await;
+        let patched = api.patch(&candidate.name_any(), &patch_params(), &Patch::Strategic(&patch)).await;
         match patched {
             Ok(object) if adopting => owned.push(Arc::new(object)),
             Ok(_) => {}
@@ -115,16 +99,11 @@ where
 /// adopting for a dead owner would hand the object to the garbage collector.
 async fn still_there<O>(client: &Client, owner: &O) -> Result<bool, Error>
 where
-    O: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-        + Clone
-        + Debug
-        + DeserializeOwned,
+    O: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
 {
     let api: Api<O> = Api::namespaced(client.clone(), &owner.namespace().unwrap_or_default());
     let fresh = api.get_opt(&owner.name_any()).await?;
-    Ok(fresh.is_some_and(|fresh| {
-        fresh.uid() == owner.uid() && fresh.meta().deletion_timestamp.is_none()
-    }))
+    Ok(fresh.is_some_and(|fresh| fresh.uid() == owner.uid() && fresh.meta().deletion_timestamp.is_none()))
 }
 
 #[cfg(test)]
@@ -142,9 +121,7 @@ mod tests {
         }))
         .unwrap();
         if deleting {
-            set.metadata.deletion_timestamp = Some(crate::machinery::objects::time(
-                jiff::Timestamp::UNIX_EPOCH,
-            ));
+            set.metadata.deletion_timestamp = Some(crate::machinery::objects::time(jiff::Timestamp::UNIX_EPOCH));
         }
         set
     }
@@ -154,10 +131,8 @@ mod tests {
             .map(|uid| json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "x", "uid": uid, "controller": true}))
             .into_iter()
             .collect();
-        serde_json::from_value(
-            json!({"metadata": {"name": "p", "labels": {"app": app}, "ownerReferences": owners}}),
-        )
-        .unwrap()
+        serde_json::from_value(json!({"metadata": {"name": "p", "labels": {"app": app}, "ownerReferences": owners}}))
+            .unwrap()
     }
 
     #[test]
@@ -175,11 +150,7 @@ mod tests {
         for (deleting, controller, app, expected) in cases {
             let set = owner(deleting);
             let matcher = Matcher::new(&set.spec.as_ref().unwrap().selector, String::new).unwrap();
-            assert_eq!(
-                decide(&set, &matcher, &pod(controller, app)),
-                expected,
-                "{deleting} {controller:?} {app}"
-            );
+            assert_eq!(decide(&set, &matcher, &pod(controller, app)), expected, "{deleting} {controller:?} {app}");
         }
     }
 }

@@ -5,9 +5,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{
-    ConfigMap, Endpoints, Namespace, Node, Pod, Service, ServiceAccount,
-};
+use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Namespace, Node, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::runtime::watcher::Config;
 use kube::{Api, Client, ResourceExt};
@@ -96,19 +94,14 @@ fn pod_index(pod: &Pod) -> Vec<String> {
 fn slice_index(slice: &EndpointSlice) -> Vec<String> {
     let namespace = slice.namespace().unwrap_or_default();
     let service = slice.labels().get(SERVICE_NAME_LABEL);
-    service
-        .map(|service| of_service(&namespace, service))
-        .into_iter()
-        .collect()
+    service.map(|service| of_service(&namespace, service)).into_iter().collect()
 }
 
 impl Default for Caches {
     fn default() -> Self {
         Caches {
             pods: Arc::new(Cache::new(pod_index)),
-            replica_sets: Arc::new(Cache::new(|set: &ReplicaSet| {
-                owners::controller_index(&set.metadata)
-            })),
+            replica_sets: Arc::new(Cache::new(|set: &ReplicaSet| owners::controller_index(&set.metadata))),
             deployments: Arc::new(Cache::new(|_| Vec::new())),
             nodes: Arc::new(Cache::new(|_| Vec::new())),
             leases: Arc::new(Cache::new(|_| Vec::new())),

@@ -69,10 +69,7 @@ pub struct Recorder {
 impl Recorder {
     /// The same recorder, speaking for another component.
     pub fn for_component(&self, component: &'static str) -> Self {
-        Recorder {
-            queue: self.queue.clone(),
-            component,
-        }
+        Recorder { queue: self.queue.clone(), component }
     }
 
     /// Tells of something that happened to `object`.
@@ -84,21 +81,9 @@ impl Recorder {
     }
 
     /// Tells of something that happened to the object behind a reference.
-    pub fn event_on(
-        &self,
-        involved: ObjectReference,
-        kind: Kind,
-        reason: &'static str,
-        message: String,
-    ) {
-        let occurrence = Occurrence {
-            component: self.component,
-            involved,
-            kind,
-            reason,
-            message,
-            at: Timestamp::now(),
-        };
+    pub fn event_on(&self, involved: ObjectReference, kind: Kind, reason: &'static str, message: String) {
+        let occurrence =
+            Occurrence { component: self.component, involved, kind, reason, message, at: Timestamp::now() };
         if let Err(error) = self.queue.try_send(occurrence) {
             tracing::debug!(%error, "event dropped");
         }
@@ -119,23 +104,13 @@ pub fn reference<K: Resource<DynamicType = ()>>(object: &K) -> ObjectReference {
 }
 
 /// Makes a recorder and the task that writes what it is told; the task ends on shutdown.
-pub fn start(
-    client: Client,
-    shutdown: CancellationToken,
-) -> (Recorder, impl Future<Output = ()> + Send) {
+pub fn start(client: Client, shutdown: CancellationToken) -> (Recorder, impl Future<Output = ()> + Send) {
     let (sender, receiver) = mpsc::channel(QUEUE_LENGTH);
-    let recorder = Recorder {
-        queue: sender,
-        component: "controllers",
-    };
+    let recorder = Recorder { queue: sender, component: "controllers" };
     (recorder, write_all(client, receiver, shutdown))
 }
 
-async fn write_all(
-    client: Client,
-    mut queue: mpsc::Receiver<Occurrence>,
-    shutdown: CancellationToken,
-) {
+async fn write_all(client: Client, mut queue: mpsc::Receiver<Occurrence>, shutdown: CancellationToken) {
     let mut correlator = Correlator::default();
     loop {
         let occurrence = tokio::select! {
@@ -167,18 +142,12 @@ async fn act(client: &Client, write: &Write) -> Result<(), kube::Error> {
             "lastTimestamp": event.last_timestamp,
         });
         let name = event.name_any();
-        match events
-            .patch(&name, &PatchParams::default(), &Patch::Merge(&patch))
-            .await
-        {
+        match events.patch(&name, &PatchParams::default(), &Patch::Merge(&patch)).await {
             Err(error) if super::is_not_found(&error) => {}
             other => return other.map(|_| ()),
         }
     }
-    let params = PostParams {
-        field_manager: Some(FIELD_MANAGER.into()),
-        ..PostParams::default()
-    };
+    let params = PostParams { field_manager: Some(FIELD_MANAGER.into()), ..PostParams::default() };
     events.create(&params, event).await.map(|_| ())
 }
 
@@ -231,27 +200,16 @@ impl Correlator {
         let (key, message) = self.combine(group, &occurrence.message, now);
         let nanos = now.as_nanosecond();
         let name = occurrence.involved.name.as_deref().unwrap_or_default();
-        let fresh = Remembered {
-            name: format!("{name}.{nanos:x}"),
-            count: 0,
-            first: now,
-            last: now,
-        };
+        let fresh = Remembered { name: format!("{name}.{nanos:x}"), count: 0, first: now, last: now };
         let remembered = self.seen.entry(key).or_insert(fresh);
         remembered.count = remembered.count.saturating_add(1);
         remembered.last = now;
         let event = event_of(occurrence, remembered, message);
-        Some(Write {
-            repeated: remembered.count > 1,
-            event,
-        })
+        Some(Write { repeated: remembered.count > 1, event })
     }
 
     fn allow(&mut self, involved: &str, now: Timestamp) -> bool {
-        let (tokens, last) = self
-            .allowance
-            .entry(involved.to_owned())
-            .or_insert((BURST, now));
+        let (tokens, last) = self.allowance.entry(involved.to_owned()).or_insert((BURST, now));
         let passed = now.duration_since(*last).as_secs_f64().max(0.0);
         *tokens = (*tokens + passed / REFILL_SECONDS).min(BURST);
         *last = now;
@@ -263,10 +221,7 @@ impl Correlator {
     }
 
     fn combine(&mut self, group: String, message: &str, now: Timestamp) -> (String, String) {
-        let similar = self.similar.entry(group.clone()).or_insert(Similar {
-            messages: BTreeSet::new(),
-            last: now,
-        });
+        let similar = self.similar.entry(group.clone()).or_insert(Similar { messages: BTreeSet::new(), last: now });
         if now.duration_since(similar.last).as_secs() > SIMILAR_WINDOW_SECONDS {
             similar.messages.clear();
         }
@@ -297,11 +252,7 @@ impl Correlator {
 }
 
 fn event_of(occurrence: Occurrence, remembered: &Remembered, message: String) -> Event {
-    let namespace = occurrence
-        .involved
-        .namespace
-        .clone()
-        .unwrap_or_else(|| "default".into());
+    let namespace = occurrence.involved.namespace.clone().unwrap_or_else(|| "default".into());
     Event {
         metadata: ObjectMeta {
             name: Some(remembered.name.clone()),
@@ -311,10 +262,7 @@ fn event_of(occurrence: Occurrence, remembered: &Remembered, message: String) ->
         involved_object: occurrence.involved,
         reason: Some(occurrence.reason.into()),
         message: Some(message),
-        source: Some(EventSource {
-            component: Some(occurrence.component.into()),
-            host: None,
-        }),
+        source: Some(EventSource { component: Some(occurrence.component.into()), host: None }),
         reporting_component: Some(occurrence.component.into()),
         reporting_instance: Some(String::new()),
         first_timestamp: Some(Time(remembered.first)),
@@ -365,19 +313,14 @@ mod tests {
             assert!(!write.repeated);
         }
         let combined = correlator.plan(occurrence("pod 10", 10)).unwrap();
-        assert_eq!(
-            combined.event.message.as_deref(),
-            Some("(combined from similar events): pod 10")
-        );
+        assert_eq!(combined.event.message.as_deref(), Some("(combined from similar events): pod 10"));
         assert!(correlator.plan(occurrence("pod 11", 11)).unwrap().repeated);
     }
 
     #[test]
     fn an_object_that_shouts_is_cut_short_and_heard_again_later() {
         let mut correlator = Correlator::default();
-        let written = (0..100)
-            .filter(|_| correlator.plan(occurrence("same", 0)).is_some())
-            .count();
+        let written = (0..100).filter(|_| correlator.plan(occurrence("same", 0)).is_some()).count();
         assert_eq!(written, 25);
         assert!(correlator.plan(occurrence("same", 301)).is_some());
         assert!(correlator.plan(occurrence("same", 302)).is_none());

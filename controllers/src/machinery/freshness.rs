@@ -94,10 +94,7 @@ impl Freshness {
 
     /// Forgets a key whose object is gone.
     pub fn forget(&self, key: &Key) {
-        self.pending
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(key);
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
     }
 }
 

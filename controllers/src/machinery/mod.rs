@@ -18,6 +18,7 @@ pub mod patch;
 pub mod pods;
 pub mod queue;
 pub mod runner;
+pub mod services;
 
 use thiserror::Error;
 
@@ -96,14 +97,7 @@ pub fn is_namespace_terminating(error: &kube::Error) -> bool {
     let kube::Error::Api(status) = error else {
         return false;
     };
-    let by_cause = status
-        .details
-        .iter()
-        .flat_map(|details| &details.causes)
-        .any(|cause| cause.reason == "NamespaceTerminating");
-    by_cause
-        || (status.code == 403
-            && status
-                .message
-                .contains("because it is being terminated"))
+    let by_cause =
+        status.details.iter().flat_map(|details| &details.causes).any(|cause| cause.reason == "NamespaceTerminating");
+    by_cause || (status.code == 403 && status.message.contains("because it is being terminated"))
 }

@@ -18,10 +18,7 @@ impl Matcher {
     pub fn new(selector: &LabelSelector, object: impl Fn() -> String) -> Result<Self, Error> {
         Selector::try_from(selector.clone())
             .map(Matcher)
-            .map_err(|error| Error::Selector {
-                object: object(),
-                reason: error.to_string(),
-            })
+            .map_err(|error| Error::Selector { object: object(), reason: error.to_string() })
     }
 
     /// Whether the selector names nothing, which for workloads means that it selects nothing.
@@ -37,9 +34,7 @@ impl Matcher {
 
 /// Whether every pair of `wanted` is among `labels`.
 pub fn has_all(labels: &BTreeMap<String, String>, wanted: &BTreeMap<String, String>) -> bool {
-    wanted
-        .iter()
-        .all(|(key, value)| labels.get(key) == Some(value))
+    wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
 }
 
 /// The present time to the second, as the API stores it.
@@ -59,10 +54,7 @@ pub fn scaled(value: &IntOrString, total: i32, round_up: bool) -> i32 {
     match value {
         IntOrString::Int(number) => *number,
         IntOrString::String(text) => {
-            let Some(percent) = text
-                .strip_suffix('%')
-                .and_then(|number| number.parse::<i32>().ok())
-            else {
+            let Some(percent) = text.strip_suffix('%').and_then(|number| number.parse::<i32>().ok()) else {
                 return 0;
             };
             let product = i64::from(percent) * i64::from(total);

@@ -6,10 +6,7 @@ use serde_json::{Value, json};
 
 /// The reference to the object's controller.
 pub fn controller_of(meta: &ObjectMeta) -> Option<&OwnerReference> {
-    meta.owner_references
-        .iter()
-        .flatten()
-        .find(|owner| owner.controller == Some(true))
+    meta.owner_references.iter().flatten().find(|owner| owner.controller == Some(true))
 }
 
 /// Whether `owner` is the controller of the object with this metadata.

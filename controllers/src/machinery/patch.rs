@@ -16,26 +16,17 @@ pub const FIELD_MANAGER: &str = "kube-controller-manager";
 
 /// Parameters of a patch by this component.
 pub fn patch_params() -> PatchParams {
-    PatchParams {
-        field_manager: Some(FIELD_MANAGER.into()),
-        ..PatchParams::default()
-    }
+    PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() }
 }
 
 /// Parameters of a create or replace by this component.
 pub fn post_params() -> PostParams {
-    PostParams {
-        field_manager: Some(FIELD_MANAGER.into()),
-        ..PostParams::default()
-    }
+    PostParams { field_manager: Some(FIELD_MANAGER.into()), ..PostParams::default() }
 }
 
 /// Parameters of a delete that only hits the object with this UID.
 pub fn delete_params(uid: &str) -> DeleteParams {
-    DeleteParams::default().preconditions(Preconditions {
-        uid: Some(uid.to_owned()),
-        resource_version: None,
-    })
+    DeleteParams::default().preconditions(Preconditions { uid: Some(uid.to_owned()), resource_version: None })
 }
 
 /// The JSON merge patch that turns `old` into `new`; none if they are equal.
@@ -67,12 +58,7 @@ pub fn merge_diff(old: &Value, new: &Value) -> Option<Value> {
 /// Makes the status of `object` be `new` where it is `old`, provided nobody has written since.
 ///
 /// Answers none when there was nothing to write.
-pub async fn write_status<K, S>(
-    api: &Api<K>,
-    object: &K,
-    old: &S,
-    new: &S,
-) -> Result<Option<K>, Error>
+pub async fn write_status<K, S>(api: &Api<K>, object: &K, old: &S, new: &S) -> Result<Option<K>, Error>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
     S: Serialize,
@@ -87,9 +73,7 @@ where
         "metadata": {"resourceVersion": object.resource_version(), "uid": object.uid()},
         "status": difference,
     });
-    let written = api
-        .patch_status(&object.name_any(), &patch_params(), &Patch::Merge(&patch))
-        .await?;
+    let written = api.patch_status(&object.name_any(), &patch_params(), &Patch::Merge(&patch)).await?;
     Ok(Some(written))
 }
 
@@ -101,10 +85,7 @@ mod tests {
     fn a_merge_diff_names_only_what_changed() {
         let old = json!({"replicas": 3, "ready": 2, "conditions": [1], "same": {"a": 1}});
         let new = json!({"replicas": 3, "conditions": [1, 2], "same": {"a": 1}, "x": {"y": 1}});
-        assert_eq!(
-            merge_diff(&old, &new),
-            Some(json!({"ready": null, "conditions": [1, 2], "x": {"y": 1}}))
-        );
+        assert_eq!(merge_diff(&old, &new), Some(json!({"ready": null, "conditions": [1, 2], "x": {"y": 1}})));
         assert_eq!(merge_diff(&old, &old), None);
     }
 }

@@ -6,10 +6,7 @@ use kube::ResourceExt;
 
 /// The phase, "" if there is none yet.
 pub fn phase(pod: &Pod) -> &str {
-    pod.status
-        .as_ref()
-        .and_then(|status| status.phase.as_deref())
-        .unwrap_or_default()
+    pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default()
 }
 
 /// All containers have ended for good.
@@ -29,12 +26,7 @@ pub fn is_terminating(pod: &Pod) -> bool {
 
 /// The condition of this type.
 pub fn condition<'a>(pod: &'a Pod, kind: &str) -> Option<&'a PodCondition> {
-    pod.status
-        .as_ref()?
-        .conditions
-        .iter()
-        .flatten()
-        .find(|condition| condition.type_ == kind)
+    pod.status.as_ref()?.conditions.iter().flatten().find(|condition| condition.type_ == kind)
 }
 
 /// The condition Ready is True.
@@ -54,17 +46,13 @@ pub fn ready_since(pod: &Pod) -> Option<Timestamp> {
 pub fn is_available(pod: &Pod, min_ready_seconds: i32, now: Timestamp) -> bool {
     is_ready(pod)
         && (min_ready_seconds <= 0
-            || ready_since(pod).is_some_and(|since| {
-                now.duration_since(since) >= SignedDuration::from_secs(min_ready_seconds.into())
-            }))
+            || ready_since(pod)
+                .is_some_and(|since| now.duration_since(since) >= SignedDuration::from_secs(min_ready_seconds.into())))
 }
 
 /// The node that the pod is bound to, "" if none.
 pub fn node_name(pod: &Pod) -> &str {
-    pod.spec
-        .as_ref()
-        .and_then(|spec| spec.node_name.as_deref())
-        .unwrap_or_default()
+    pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or_default()
 }
 
 /// The pod's addresses, the primary one first.
@@ -72,23 +60,8 @@ pub fn addresses(pod: &Pod) -> Vec<&str> {
     let Some(status) = &pod.status else {
         return Vec::new();
     };
-    let all: Vec<&str> = status
-        .pod_ips
-        .iter()
-        .flatten()
-        .map(|ip| ip.ip.as_str())
-        .filter(|ip| !ip.is_empty())
-        .collect();
-    if all.is_empty() {
-        status
-            .pod_ip
-            .iter()
-            .map(String::as_str)
-            .filter(|ip| !ip.is_empty())
-            .collect()
-    } else {
-        all
-    }
+    let all: Vec<&str> = status.pod_ips.iter().flatten().map(|ip| ip.ip.as_str()).filter(|ip| !ip.is_empty()).collect();
+    if all.is_empty() { status.pod_ip.iter().map(String::as_str).filter(|ip| !ip.is_empty()).collect() } else { all }
 }
 
 /// The highest restart count among the pod's containers.
@@ -108,18 +81,11 @@ pub fn labels(pod: &Pod) -> &std::collections::BTreeMap<String, String> {
 
 /// Takes away what no controller reads, so that the cache of many pods stays small.
 pub fn strip(pod: &mut Pod) {
-    let deletion_cost = pod
-        .metadata
-        .annotations
-        .take()
-        .and_then(|mut annotations| annotations.remove_entry(DELETION_COST));
+    let deletion_cost =
+        pod.metadata.annotations.take().and_then(|mut annotations| annotations.remove_entry(DELETION_COST));
     pod.metadata.annotations = deletion_cost.map(|entry| [entry].into());
     if let Some(spec) = &mut pod.spec {
-        for container in spec
-            .containers
-            .iter_mut()
-            .chain(spec.init_containers.iter_mut().flatten())
-        {
+        for container in spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten()) {
             *container = Container {
                 name: std::mem::take(&mut container.name),
                 ports: container.ports.take(),

@@ -176,9 +176,7 @@ mod tests {
     use super::*;
 
     async fn try_next(queue: &Queue<&'static str>) -> Option<&'static str> {
-        tokio::time::timeout(Duration::from_millis(1), queue.next())
-            .await
-            .ok()
+        tokio::time::timeout(Duration::from_millis(1), queue.next()).await.ok()
     }
 
     #[tokio::test(start_paused = true)]

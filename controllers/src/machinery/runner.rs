@@ -39,12 +39,7 @@ pub trait Controller: Send + Sync + 'static {
 }
 
 /// Runs `controller` until shutdown, with at most `workers` keys under way; those finish before this returns.
-pub async fn run<C: Controller>(
-    controller: Arc<C>,
-    workers: usize,
-    metrics: Metrics,
-    shutdown: CancellationToken,
-) {
+pub async fn run<C: Controller>(controller: Arc<C>, workers: usize, metrics: Metrics, shutdown: CancellationToken) {
     let mut under_way = JoinSet::new();
     loop {
         tokio::select! {

@@ -86,11 +86,7 @@ fn listen(caches: &Caches, queue: &Arc<Queue<Key>>) {
 }
 
 fn matcher(set: &ReplicaSet) -> Result<Matcher, Error> {
-    let selector = set
-        .spec
-        .as_ref()
-        .map(|spec| spec.selector.clone())
-        .unwrap_or_default();
+    let selector = set.spec.as_ref().map(|spec| spec.selector.clone()).unwrap_or_default();
     Matcher::new(&selector, || format!("ReplicaSet {}", Key::of(set)))
 }
 
@@ -125,8 +121,7 @@ impl Controller for ReplicaSetController {
             let failure = result.as_ref().err().map(|(failure, _)| failure);
             let status = plan::status(&set, &owned, failure, now);
             let before = set.status.clone().unwrap_or_default();
-            let api: Api<ReplicaSet> =
-                Api::namespaced(self.context.client.clone(), &key.namespace);
+            let api: Api<ReplicaSet> = Api::namespaced(self.context.client.clone(), &key.namespace);
             write_status(&api, &set, &before, &status).await?;
         }
         result.map_err(|(_, error)| error)?;
@@ -179,14 +174,12 @@ impl ReplicaSetController {
                     Ok(pod) => {
                         let message = format!("Created pod: {}", pod.name_any());
                         self.fresh.wrote(key, &self.context.caches.pods, &pod);
-                        self.events
-                            .event(set, Kind::Normal, "SuccessfulCreate", message);
+                        self.events.event(set, Kind::Normal, "SuccessfulCreate", message);
                     }
                     Err(error) if is_namespace_terminating(&error) => return Ok(()),
                     Err(error) => {
                         let message = format!("Error creating: {}", message_of(&error));
-                        self.events
-                            .event(set, Kind::Warning, "FailedCreate", message);
+                        self.events.event(set, Kind::Warning, "FailedCreate", message);
                         failures.push(error);
                     }
                 }
@@ -218,16 +211,13 @@ impl ReplicaSetController {
             match result {
                 Ok(_) => {
                     let message = format!("Deleted pod: {}", pod.name_any());
-                    self.fresh
-                        .deleted(key, &self.context.caches.pods, Key::of(&*pod), uid);
-                    self.events
-                        .event(set, Kind::Normal, "SuccessfulDelete", message);
+                    self.fresh.deleted(key, &self.context.caches.pods, Key::of(&*pod), uid);
+                    self.events.event(set, Kind::Normal, "SuccessfulDelete", message);
                 }
                 Err(error) if is_not_found(&error) => {}
                 Err(error) => {
                     let message = format!("Error deleting: {}", message_of(&error));
-                    self.events
-                        .event(set, Kind::Warning, "FailedDelete", message);
+                    self.events.event(set, Kind::Warning, "FailedDelete", message);
                     failures.push(error);
                 }
             }
@@ -242,14 +232,7 @@ fn failed(reason: &'static str, failures: Vec<kube::Error>, total: usize) -> Res
         return Ok(());
     };
     let message = message_of(&first);
-    let failure = Failure {
-        reason,
-        message: message.clone(),
-    };
-    let error = Error::Partial {
-        failed: count,
-        total,
-        first: message,
-    };
+    let failure = Failure { reason, message: message.clone() };
+    let error = Error::Partial { failed: count, total, first: message };
     Err((failure, error))
 }

@@ -40,11 +40,7 @@ pub fn plan(set: &ReplicaSet, owned: &[Arc<Pod>], related: &[Arc<Pod>], now: Tim
     if set.metadata.deletion_timestamp.is_some() {
         return Change::None;
     }
-    let active: Vec<Arc<Pod>> = owned
-        .iter()
-        .filter(|pod| pods::is_active(pod))
-        .cloned()
-        .collect();
+    let active: Vec<Arc<Pod>> = owned.iter().filter(|pod| pods::is_active(pod)).cloned().collect();
     let wanted = usize::try_from(replicas_of(set)).unwrap_or(0);
     match active.len().cmp(&wanted) {
         Ordering::Equal => Change::None,
@@ -58,18 +54,10 @@ pub fn plan(set: &ReplicaSet, owned: &[Arc<Pod>], related: &[Arc<Pod>], now: Tim
 
 /// The replicas that the set is asked to have.
 pub fn replicas_of(set: &ReplicaSet) -> i32 {
-    set.spec
-        .as_ref()
-        .and_then(|spec| spec.replicas)
-        .unwrap_or(1)
+    set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1)
 }
 
-fn first_to_go(
-    mut active: Vec<Arc<Pod>>,
-    related: &[Arc<Pod>],
-    excess: usize,
-    now: Timestamp,
-) -> Vec<Arc<Pod>> {
+fn first_to_go(mut active: Vec<Arc<Pod>>, related: &[Arc<Pod>], excess: usize, now: Timestamp) -> Vec<Arc<Pod>> {
     if excess < active.len() {
         let mut on_node: HashMap<&str, usize> = HashMap::new();
         for pod in related.iter().filter(|pod| pods::is_active(pod)) {
@@ -123,19 +111,12 @@ fn younger_first(a: Option<Timestamp>, b: Option<Timestamp>, now: Timestamp) -> 
 }
 
 fn deletion_cost(pod: &Pod) -> i32 {
-    pod.annotations()
-        .get(pods::DELETION_COST)
-        .and_then(|cost| cost.parse().ok())
-        .unwrap_or(0)
+    pod.annotations().get(pods::DELETION_COST).and_then(|cost| cost.parse().ok()).unwrap_or(0)
 }
 
 /// The pod that the set's template asks for.
 pub fn new_pod(set: &ReplicaSet) -> Pod {
-    let template = set
-        .spec
-        .as_ref()
-        .and_then(|spec| spec.template.clone())
-        .unwrap_or_default();
+    let template = set.spec.as_ref().and_then(|spec| spec.template.clone()).unwrap_or_default();
     let meta = template.metadata.unwrap_or_default();
     Pod {
         metadata: ObjectMeta {
@@ -166,51 +147,27 @@ fn some_if_any(count: usize) -> Option<i32> {
 }
 
 /// The status that the set's pods give.
-pub fn status(
-    set: &ReplicaSet,
-    owned: &[Arc<Pod>],
-    failure: Option<&Failure>,
-    now: Timestamp,
-) -> ReplicaSetStatus {
+pub fn status(set: &ReplicaSet, owned: &[Arc<Pod>], failure: Option<&Failure>, now: Timestamp) -> ReplicaSetStatus {
     let spec = set.spec.as_ref();
     let min_ready = spec.and_then(|spec| spec.min_ready_seconds).unwrap_or(0);
-    let template_labels = spec
-        .and_then(|spec| spec.template.as_ref()?.metadata.as_ref()?.labels.clone())
-        .unwrap_or_default();
+    let template_labels =
+        spec.and_then(|spec| spec.template.as_ref()?.metadata.as_ref()?.labels.clone()).unwrap_or_default();
     let active = || owned.iter().filter(|pod| pods::is_active(pod));
-    let terminating = owned
-        .iter()
-        .filter(|pod| pods::is_terminating(pod))
-        .count();
+    let terminating = owned.iter().filter(|pod| pods::is_terminating(pod)).count();
     ReplicaSetStatus {
         replicas: i32::try_from(active().count()).unwrap_or(i32::MAX),
-        fully_labeled_replicas: some_if_any(
-            active()
-                .filter(|pod| has_all(pod.labels(), &template_labels))
-                .count(),
-        ),
+        fully_labeled_replicas: some_if_any(active().filter(|pod| has_all(pod.labels(), &template_labels)).count()),
         ready_replicas: some_if_any(active().filter(|pod| pods::is_ready(pod)).count()),
-        available_replicas: some_if_any(
-            active()
-                .filter(|pod| pods::is_available(pod, min_ready, now))
-                .count(),
-        ),
+        available_replicas: some_if_any(active().filter(|pod| pods::is_available(pod, min_ready, now)).count()),
         terminating_replicas: i32::try_from(terminating).ok(),
         observed_generation: set.metadata.generation,
         conditions: conditions(set, failure, now),
     }
 }
 
-fn conditions(
-    set: &ReplicaSet,
-    failure: Option<&Failure>,
-    now: Timestamp,
-) -> Option<Vec<ReplicaSetCondition>> {
+fn conditions(set: &ReplicaSet, failure: Option<&Failure>, now: Timestamp) -> Option<Vec<ReplicaSetCondition>> {
     let before = set.status.as_ref().and_then(|s| s.conditions.clone());
-    let present = before
-        .iter()
-        .flatten()
-        .find(|condition| condition.type_ == REPLICA_FAILURE);
+    let present = before.iter().flatten().find(|condition| condition.type_ == REPLICA_FAILURE);
     match (failure, present) {
         (Some(_), Some(_)) | (None, None) => before,
         (None, Some(_)) => {
@@ -324,10 +281,16 @@ mod tests {
             pod("not-ready", not_ready),
             pod("cheap", json!({"metadata": {"annotations": {pods::DELETION_COST: "-5"}}})),
             pod("crowded", json!({"spec": {"nodeName": "n2"}})),
-            pod("lately-ready", json!({"status": {"conditions": [
-                {"type": "Ready", "status": "True", "lastTransitionTime": ago(10)}]}})),
-            pod("restarted", json!({"status": {"containerStatuses": [
-                {"name": "c", "restartCount": 4, "image": "", "imageID": "", "ready": true}]}})),
+            pod(
+                "lately-ready",
+                json!({"status": {"conditions": [
+                {"type": "Ready", "status": "True", "lastTransitionTime": ago(10)}]}}),
+            ),
+            pod(
+                "restarted",
+                json!({"status": {"containerStatuses": [
+                {"name": "c", "restartCount": 4, "image": "", "imageID": "", "ready": true}]}}),
+            ),
             pod("young", json!({"metadata": {"creationTimestamp": ago(450)}})),
             pod("old", json!({})),
             pod("dear", json!({"metadata": {"annotations": {pods::DELETION_COST: "5"}}})),
@@ -345,10 +308,7 @@ mod tests {
                 panic!("pods must go");
             };
             let names: Vec<String> = gone.iter().map(|pod| pod.name_any()).collect();
-            let expected: Vec<String> = ranked[..ranked.len() - left]
-                .iter()
-                .map(|pod| pod.name_any())
-                .collect();
+            let expected: Vec<String> = ranked[..ranked.len() - left].iter().map(|pod| pod.name_any()).collect();
             assert_eq!(names, expected);
         }
     }
@@ -359,8 +319,11 @@ mod tests {
         set.spec.as_mut().unwrap().min_ready_seconds = Some(100);
         let pods = [
             pod("old", json!({"metadata": {"labels": {"tier": "front"}}})),
-            pod("fresh", json!({"status": {"conditions": [
-                {"type": "Ready", "status": "True", "lastTransitionTime": ago(30)}]}})),
+            pod(
+                "fresh",
+                json!({"status": {"conditions": [
+                {"type": "Ready", "status": "True", "lastTransitionTime": ago(30)}]}}),
+            ),
             pod("leaving", json!({"metadata": {"deletionTimestamp": ago(1)}})),
         ];
         let status = status(&set, &pods, None, now());
@@ -370,18 +333,12 @@ mod tests {
         assert_eq!(status.fully_labeled_replicas, Some(1));
         assert_eq!(status.terminating_replicas, Some(1));
         assert_eq!(status.observed_generation, Some(3));
-        assert_eq!(
-            next_available(&set, &pods, now()),
-            Some(Duration::from_secs(70))
-        );
+        assert_eq!(next_available(&set, &pods, now()), Some(Duration::from_secs(70)));
     }
 
     #[test]
     fn a_failure_shows_as_a_condition_until_it_is_over() {
-        let failure = Failure {
-            reason: "FailedCreate",
-            message: "no quota".into(),
-        };
+        let failure = Failure { reason: "FailedCreate", message: "no quota".into() };
         let mut set = set(1);
         let failed = status(&set, &[], Some(&failure), now());
         let condition = &failed.conditions.as_ref().unwrap()[0];
