@@ -34,7 +34,7 @@ use super::{
 };
 
 /// containerd's namespace for everything that CRI manages.
-pub(crate) const NAMESPACE: &str = "k8s.io";
+const NAMESPACE: &str = "k8s.io";
 
 /// Largest answer accepted; the same as the kubelet's. A list of 500 containers is 1 MB.
 const MESSAGE_SIZE_MAX: usize = 16 << 20;
@@ -578,6 +578,13 @@ pub(crate) fn channel(address: &Path) -> Channel {
 /// The snapshotter that containerd is configured with where nothing speaks against it.
 pub(crate) fn default_snapshotter() -> String {
     if cfg!(windows) { "windows" } else { "overlayfs" }.to_owned()
+}
+
+/// A request to one of containerd's own services, in the namespace that CRI uses.
+pub(crate) fn namespaced<T>(message: T) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    request.metadata_mut().insert("containerd-namespace", tonic::metadata::MetadataValue::from_static(NAMESPACE));
+    request
 }
 
 fn timed<T>(timeout: Duration, message: T) -> tonic::Request<T> {

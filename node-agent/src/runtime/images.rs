@@ -36,7 +36,7 @@ use tonic::{Code, Request, Status};
 
 use self::archive::{Archive, ArchivedImage, ArchivedLayer, Extent, read_exact_at};
 use super::Runtime;
-use super::cri::NAMESPACE;
+use super::cri::namespaced;
 use super::instance::Instance;
 use super::oci::{digest, hex};
 
@@ -550,12 +550,6 @@ async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ImportError> + Send + 'static,
 ) -> Result<T, ImportError> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|join| Err(ImportError::Read(io::Error::other(join))))
-}
-
-fn namespaced<T>(message: T) -> Request<T> {
-    let mut request = Request::new(message);
-    request.metadata_mut().insert("containerd-namespace", MetadataValue::from_static(NAMESPACE));
-    request
 }
 
 fn leased<T>(message: T, lease: &Lease) -> Request<T> {

@@ -255,7 +255,7 @@ impl Parts {
             }
             to.push_str("  }\n");
         };
-        text.push_str("  chain refused {\n    reject\n  }\n");
+        text.push_str("  chain refused {\n    meta l4proto tcp reject with tcp reset\n    reject\n  }\n");
         text.push_str(&self.chains);
         let elements = self.services.iter().map(|(at, verdict)| format!("{} : {verdict}", by_address(at)));
         map(&mut text, "services", ADDRESS, elements.collect());

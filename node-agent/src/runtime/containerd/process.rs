@@ -35,14 +35,14 @@ impl Process {
             fs::rename(log, log.with_extension("log.1"))?;
         }
         let log = File::options().create(true).append(true).open(log)?;
-        // `setsid` becomes containerd itself, so the pid is the right one.
+        // `setsid` becomes containerd itself, so the pid is the right one (it would fork if it
+        // led a process group already).
         let child = tokio::process::Command::new("setsid")
             .arg(binary)
             .arg("--config")
             .arg(config)
             .env("PATH", search_path())
             .env_remove("NOTIFY_SOCKET")
-            .process_group(0)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)

@@ -9,17 +9,23 @@
 use std::time::Duration;
 
 use containerd_client::events::{TaskExit, TaskOom};
-use containerd_client::services::v1::SubscribeRequest;
 use containerd_client::services::v1::events_client::EventsClient;
+use containerd_client::services::v1::{PublishRequest, SubscribeRequest};
+use containerd_client::to_any;
 use containerd_client::types::Envelope;
 use prost::{Message, Name};
 use tokio_util::sync::CancellationToken;
 
-use super::{CriRuntime, NAMESPACE};
+use super::errors::is_unavailable;
+use super::{CriRuntime, NAMESPACE, namespaced};
 use crate::runtime::RuntimeEvent;
 
 /// Waits between attempts to subscribe while containerd is away.
 const RETRY_DELAY: Duration = Duration::from_millis(200);
+/// The topic of an event that is only there to be received back.
+const HELLO_TOPIC: &str = "/gantry/hello";
+/// First wait before such an event; doubles each time.
+const HELLO_DELAY_MIN: Duration = Duration::from_millis(1);
 /// First wait for CRI to notice an exit; doubles each time.
 const SETTLE_DELAY_MIN: Duration = Duration::from_millis(2);
 /// How long CRI is given to notice an exit, before the pod is reported as it is.
@@ -27,15 +33,15 @@ const SETTLE_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// Follows the stream until `shutdown`, across restarts of containerd.
 pub(super) async fn follow(runtime: CriRuntime, shutdown: CancellationToken) {
-    let mut first = true;
     loop {
-        let followed = shutdown.run_until_cancelled(subscription(&runtime, std::mem::take(&mut first))).await;
+        let followed = shutdown.run_until_cancelled(subscription(&runtime)).await;
         match followed {
             None => return,
             Some(Ok(())) => tracing::info!("containerd closed its event stream"),
-            Some(Err(status)) => {
+            Some(Err(status)) if is_unavailable(&status) => {
                 tracing::debug!(error = %status, "no event stream from containerd");
             }
+            Some(Err(status)) => tracing::warn!(error = %status, "no event stream from containerd"),
         }
         if shutdown.run_until_cancelled(tokio::time::sleep(RETRY_DELAY)).await.is_none() {
             return;
@@ -43,13 +49,19 @@ pub(super) async fn follow(runtime: CriRuntime, shutdown: CancellationToken) {
     }
 }
 
-async fn subscription(runtime: &CriRuntime, first: bool) -> Result<(), tonic::Status> {
-    let filters = ["/tasks/exit", "/tasks/oom"].map(|topic| format!("namespace=={NAMESPACE},topic=={topic}")).to_vec();
-    let mut stream =
-        EventsClient::new(runtime.channel.clone()).subscribe(SubscribeRequest { filters }).await?.into_inner();
-    if !first {
-        runtime.publish(RuntimeEvent::Relist);
-    }
+async fn subscription(runtime: &CriRuntime) -> Result<(), tonic::Status> {
+    let filters = ["/tasks/exit", "/tasks/oom", HELLO_TOPIC]
+        .map(|topic| format!("namespace=={NAMESPACE},topic==\"{topic}\""))
+        .to_vec();
+    let mut client = EventsClient::new(runtime.channel.clone());
+    // The answer's head comes with its first event only, so one is made: it also proves that
+    // from here on nothing is missed.
+    let subscribed = tokio::select! {
+        subscribed = client.subscribe(SubscribeRequest { filters }) => subscribed,
+        Err(status) = say_hello(runtime) => Err(status),
+    };
+    let mut stream = subscribed?.into_inner();
+    runtime.publish(RuntimeEvent::Relist);
     while let Some(envelope) = stream.message().await? {
         match subject(&envelope) {
             Some(id) => {
@@ -64,6 +76,19 @@ async fn subscription(runtime: &CriRuntime, first: bool) -> Result<(), tonic::St
     Ok(())
 }
 
+/// Publishes an event to ourselves, again and again; ends with an error only.
+async fn say_hello(runtime: &CriRuntime) -> Result<(), tonic::Status> {
+    let mut client = EventsClient::new(runtime.channel.clone());
+    let mut delay = HELLO_DELAY_MIN;
+    loop {
+        tokio::time::sleep(delay).await;
+        delay = (delay * 2).min(RETRY_DELAY);
+        let hello = TaskOom { container_id: String::new() };
+        let request = PublishRequest { topic: HELLO_TOPIC.to_owned(), event: Some(to_any(&hello)) };
+        client.publish(namespaced(request)).await?;
+    }
+}
+
 /// The id of the sandbox or container that an event is about. The end of an additional
 /// process (exec) is not.
 fn subject(envelope: &Envelope) -> Option<String> {
@@ -73,7 +98,7 @@ fn subject(envelope: &Envelope) -> Option<String> {
         let exit = TaskExit::decode(event.value.as_slice()).ok()?;
         (exit.id == exit.container_id || exit.id.is_empty()).then_some(exit.container_id)
     } else if is(&TaskOom::full_name()) {
-        Some(TaskOom::decode(event.value.as_slice()).ok()?.container_id)
+        Some(TaskOom::decode(event.value.as_slice()).ok()?.container_id).filter(|id| !id.is_empty())
     } else {
         None
     }
