@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -14,7 +16,7 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::pem::parse_x509_pem;
 
-use super::{ClientIdentity, PkiError};
+use super::{ClientIdentity, PkiError, groups};
 
 /// The authority's common name.
 const AUTHORITY_NAME: &str = "kubernetes";
@@ -110,7 +112,7 @@ pub(super) fn issue(
     let mut params = CertificateParams::default();
     set_validity(&mut params, life, now)?;
     params.distinguished_name = DistinguishedName::new();
-    for group in &spec.groups {
+    if let [group] = &spec.groups[..] {
         params.distinguished_name.push(DnType::OrganizationName, group.as_str());
     }
     params.distinguished_name.push(DnType::CommonName, spec.user.as_str());
@@ -129,7 +131,29 @@ pub(super) fn issue(
     params.use_authority_key_identifier_extension = true;
     let key = KeyPair::generate().map_err(failed)?;
     let certificate = params.signed_by(&key, issuer).map_err(failed)?;
-    Ok(ClientIdentity { user: spec.user.clone(), chain_pem: certificate.pem(), key_pem: key.serialize_pem() })
+    let chain_pem = if spec.groups.len() > 1 {
+        let der = groups::with_subject(certificate.der(), &spec.user, &spec.groups, issuer.key());
+        pem(&der.ok_or_else(|| PkiError::Name { name: spec.groups.join(",") })?)
+    } else {
+        certificate.pem()
+    };
+    Ok(ClientIdentity { user: spec.user.clone(), chain_pem, key_pem: key.serialize_pem() })
+}
+
+/// A certificate as PEM.
+fn pem(der: &[u8]) -> String {
+    let text = STANDARD.encode(der);
+    let mut pem = String::from("-----BEGIN CERTIFICATE-----\n");
+    let mut rest = text.as_str();
+    // Base64 is ASCII: it can be split anywhere.
+    while !rest.is_empty() {
+        let (line, more) = rest.split_at(rest.len().min(64));
+        pem.push_str(line);
+        pem.push('\n');
+        rest = more;
+    }
+    pem.push_str("-----END CERTIFICATE-----\n");
+    pem
 }
 
 /// From a little before now until `life` from now.

@@ -17,6 +17,7 @@
 //! | `node-NAME.crt`, `.key` | a node's, as client and as server |
 
 mod files;
+mod groups;
 mod kubeconfig;
 mod leaf;
 

@@ -114,7 +114,11 @@ fn the_server_is_known_by_all_its_names() {
 fn clients_are_who_they_say() {
     let (_dir, pki) = new_pki();
     let issued = pki.issue_client("jane", &["dev", "ops"], start()).unwrap();
-    let cases: [(&ClientIdentity, &str, &[&str]); 5] = [
+    let long: Vec<String> = (0..40).map(|i| format!("a-group-with-a-long-name-{i}")).collect();
+    let long: Vec<&str> = long.iter().map(String::as_str).collect();
+    let in_many = pki.issue_client("joe", &long, start()).unwrap();
+    let cases: [(&ClientIdentity, &str, &[&str]); 6] = [
+        (&in_many, "joe", &long),
         (pki.admin(), "kubernetes-admin", &["system:masters"]),
         (pki.kubelet_client(), "kube-apiserver-kubelet-client", &["system:masters"]),
         (pki.controller_manager(), "system:kube-controller-manager", &[]),
