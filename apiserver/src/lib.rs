@@ -1,1 +1,269 @@
-//! Placeholder.
+//! Gantry's API server: the request path from HTTP to the store, and back out through the watch cache.
+//!
+//! ```text
+//! http ─▶ auth ─▶ admission ─▶ registry ─▶ store
+//!   ▲                                        │ one watch
+//!   └──────────── cacher ◀───────────────────┘
+//! ```
+//!
+//! * [`http`] parses requests, negotiates content, serves discovery, watches and proxies. The only place with status codes.
+//! * [`auth`] says who asks and what they may.
+//! * [`admission`] completes or refuses writes.
+//! * [`registry`] is the one implementation of every verb for every kind.
+//! * [`cacher`] keeps everything in memory as bytes and hands out changes.
+//!
+//! [`start`] brings it up and returns a [`Handle`] once it serves.
+
+pub mod admission;
+pub mod auth;
+mod bootstrap;
+pub mod cacher;
+pub mod cidr;
+pub mod http;
+pub mod pki;
+pub mod registry;
+mod server;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use gantry_api::kinds::Catalog;
+use gantry_store::{Store, Target};
+use prometheus_client::registry::Registry as MetricsRegistry;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::auth::tokens::Tokens;
+use crate::auth::{Authenticator, Identity, NodeAuthorizer, RuleAuthorizer, SelfService};
+use crate::cacher::Cacher;
+use crate::cidr::Cidr;
+use crate::http::{App, Documents, InProcess, Metrics, NodeProxy};
+use crate::pki::Pki;
+use crate::registry::{Registry, ServiceAddresses};
+
+/// How the API server is run.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where it listens; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// The address others reach it at; by default the listening one.
+    pub advertise: Option<IpAddr>,
+    /// Further names and addresses for its certificate.
+    pub extra_names: Vec<String>,
+    /// Where the CA, certificates and the token key are kept; made if missing.
+    pub pki_dir: PathBuf,
+    /// The store.
+    pub store: Target,
+    /// How the store is opened.
+    pub store_options: gantry_store::Options,
+    /// The range of Service addresses.
+    pub service_cidr: Cidr,
+    /// The range of node ports.
+    pub node_ports: std::ops::RangeInclusive<u16>,
+    /// How long a request that is not long-running may take.
+    pub request_timeout: Duration,
+}
+
+impl Options {
+    /// The defaults, with all data below `data_dir`.
+    pub fn new(data_dir: impl Into<PathBuf>) -> Self {
+        let data_dir = data_dir.into();
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 6443)),
+            advertise: None,
+            extra_names: Vec::new(),
+            pki_dir: data_dir.join("pki"),
+            store: Target::Embedded(data_dir.join("store")),
+            store_options: gantry_store::Options::default(),
+            service_cidr: DEFAULT_SERVICE_CIDR.parse().expect("the default range is well-formed"),
+            node_ports: 30_000..=32_767,
+            request_timeout: Duration::from_secs(60),
+        }
+    }
+}
+
+/// The range of Service addresses, unless another is asked for.
+pub const DEFAULT_SERVICE_CIDR: &str = "10.96.0.0/16";
+
+/// Why the API server could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The address cannot be listened on.
+    #[error("cannot listen on {0}")]
+    Listen(SocketAddr, #[source] std::io::Error),
+    /// The store cannot be opened or read.
+    #[error("cannot use the store {0}")]
+    Store(String, #[source] gantry_store::Error),
+    /// The CA or a certificate cannot be read or made.
+    #[error("cannot prepare the certificates")]
+    Pki(#[from] pki::PkiError),
+    /// The key of service account tokens cannot be used.
+    #[error("cannot use the key of service account tokens")]
+    Tokens(#[from] auth::tokens::TokenError),
+    /// TLS cannot be set up with the certificates there are.
+    #[error("cannot set up TLS")]
+    Tls(#[from] rustls::Error),
+    /// The objects that every cluster has cannot be made.
+    #[error("cannot make the objects that every cluster has")]
+    Bootstrap(#[source] gantry_api::ApiError),
+}
+
+/// A running API server.
+#[derive(Clone)]
+pub struct Handle {
+    app: Arc<App>,
+    address: SocketAddr,
+    pki: Arc<Pki>,
+    tasks: TaskTracker,
+}
+
+impl Handle {
+    /// The address it listens on.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The cluster's certificates.
+    pub fn pki(&self) -> &Arc<Pki> {
+        &self.pki
+    }
+
+    /// A service for clients in this process, whose requests are those of `user` in `groups` (and
+    /// `system:authenticated`). It does what a connection would, without one: `kube::Client::new` takes it.
+    pub fn in_process_client(&self, user: &str, groups: &[&str]) -> Router {
+        let identity = InProcess(Arc::new(Identity::new(user, groups.iter().copied())));
+        router(Arc::clone(&self.app)).layer(axum::Extension(identity))
+    }
+
+    /// Returns once it has stopped after its shutdown token was cancelled: requests are answered, the store is closed.
+    pub async fn stopped(&self) {
+        self.tasks.wait().await;
+    }
+}
+
+fn router(app: Arc<App>) -> Router {
+    Router::new().fallback(move |request: ::http::Request<Body>| {
+        let app = Arc::clone(&app);
+        async move { http::serve(app, request).await }
+    })
+}
+
+/// Starts the API server and returns once it serves and its caches are ready. It stops when `shutdown` is cancelled.
+///
+/// `metrics` holds what the process counts so far; the API server adds its own and serves all at `/metrics`.
+pub async fn start(options: Options, mut metrics: MetricsRegistry, shutdown: CancellationToken) -> Result<Handle, Error> {
+    let listen_error = |error| Error::Listen(options.listen, error);
+    let listener = TcpListener::bind(options.listen).map_err(listen_error)?;
+    listener.set_nonblocking(true).map_err(listen_error)?;
+    let address = listener.local_addr().map_err(listen_error)?;
+    let advertise = SocketAddr::new(options.advertise.unwrap_or(address.ip()), address.port());
+
+    let addresses = ServiceAddresses::new(options.service_cidr, options.node_ports.clone());
+    let pki = Arc::new(load_pki(&options, advertise.ip(), addresses.first())?);
+
+    let store_error = |error| Error::Store(options.store.to_string(), error);
+    let store = gantry_store::open(&options.store, options.store_options.clone()).await.map_err(store_error)?;
+    let catalog = Arc::new(Catalog::builtin());
+    let cacher = Arc::new(Cacher::new(&catalog));
+    let revision = cacher.load(store.as_ref()).await.map_err(store_error)?;
+
+    let tasks = TaskTracker::new();
+    // The feed outlives the listener: requests that are being finished still need it.
+    let feed = CancellationToken::new();
+    tasks.spawn({
+        let (cacher, store, feed) = (Arc::clone(&cacher), Arc::clone(&store), feed.clone());
+        async move { cacher.follow(store, revision, feed).await }
+    });
+
+    let facts = bootstrap::Facts { advertise, service_ip: addresses.first() };
+    let registry = Arc::new(Registry::new(
+        Arc::clone(&catalog),
+        Arc::clone(&store),
+        Arc::clone(&cacher),
+        admission::Chain::default(),
+        addresses,
+    ));
+    let tokens = Arc::new(Tokens::new(pki.service_account_key())?);
+    let app = Arc::new(App {
+        authenticator: Authenticator::new(Arc::clone(&tokens), Arc::clone(&cacher), &catalog),
+        authorizer: Box::new(authorizer(&cacher, &catalog)),
+        tokens,
+        documents: Documents::new(catalog, advertise),
+        proxy: NodeProxy::new(server::node_client_config(&pki)?),
+        metrics: Metrics::new(&mut metrics),
+        exposition: metrics,
+        request_timeout: options.request_timeout,
+        shutdown: shutdown.clone(),
+        bootstrapped: AtomicBool::new(false),
+        registry,
+    });
+    let handle = Handle { app: Arc::clone(&app), address, pki: Arc::clone(&pki), tasks: tasks.clone() };
+
+    let tls = server::tls_config(&pki)?;
+    tasks.spawn({
+        let (app, store, shutdown) = (Arc::clone(&app), Arc::clone(&store), shutdown.clone());
+        async move { run(app, listener, tls, store, feed, shutdown).await }
+    });
+
+    if let Err(error) = bootstrap::ensure(&app.registry, &facts).await {
+        shutdown.cancel();
+        tasks.close();
+        tasks.wait().await;
+        return Err(Error::Bootstrap(error));
+    }
+    app.bootstrapped.store(true, Ordering::Release);
+    tasks.spawn(async move { bootstrap::keep(&app.registry, &facts, shutdown).await });
+    tasks.close();
+    tracing::info!(%address, "the API server is ready");
+    Ok(handle)
+}
+
+/// Reads or makes the certificates, for every address this server is reached at.
+fn load_pki(options: &Options, advertise: IpAddr, service_ip: Option<IpAddr>) -> Result<Pki, pki::PkiError> {
+    let mut listen_ips = vec![options.listen.ip(), advertise];
+    let mut host_names = Vec::new();
+    for name in &options.extra_names {
+        match name.parse() {
+            Ok(ip) => listen_ips.push(ip),
+            Err(_) => host_names.push(name.clone()),
+        }
+    }
+    let defaults = pki::PkiOptions::default();
+    let service_ip = service_ip.unwrap_or(defaults.service_ip);
+    let wanted = pki::PkiOptions { listen_ips, service_ip, host_names, ..defaults };
+    Pki::load_or_create(&options.pki_dir, &wanted, jiff::Timestamp::now())
+}
+
+fn authorizer(cacher: &Arc<Cacher>, catalog: &Catalog) -> auth::Chain {
+    let mut chain: Vec<Box<dyn auth::Authorizer>> = vec![Box::new(SelfService)];
+    if let Some(pods) = catalog.resource("", "v1", "pods") {
+        chain.push(Box::new(NodeAuthorizer::new(Arc::clone(cacher), Arc::clone(pods))));
+    }
+    chain.push(Box::new(RuleAuthorizer));
+    auth::Chain::new(chain)
+}
+
+/// Serves until shutdown, then ends in order: requests, the cache's feed, the store.
+async fn run(
+    app: Arc<App>,
+    listener: TcpListener,
+    tls: Arc<rustls::ServerConfig>,
+    store: Arc<dyn Store>,
+    feed: CancellationToken,
+    shutdown: CancellationToken,
+) {
+    if let Err(error) = server::serve(listener, tls, router(app), shutdown.clone()).await {
+        tracing::error!(%error, "the listener failed");
+        shutdown.cancel();
+    }
+    feed.cancel();
+    if let Err(error) = store.close().await {
+        tracing::warn!(%error, "the store did not close cleanly");
+    }
+    tracing::info!("the API server has stopped");
+}

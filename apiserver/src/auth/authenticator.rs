@@ -1,0 +1,113 @@
+//! From credentials to an identity.
+//!
+//! In: the certificate a connection presented (already verified against the cluster's CA), or a bearer token. Out: an
+//! [`Identity`], anonymous if there are no credentials, an error if there are wrong ones.
+
+use std::sync::Arc;
+
+use gantry_api::{ApiError, Reason};
+use http::{HeaderMap, header};
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::identity::Identity;
+use super::tokens::{TokenError, Tokens};
+use crate::cacher::Cacher;
+use gantry_api::kinds::{Catalog, Resource};
+
+/// What a connection's client certificate says; none if it presented none.
+#[derive(Debug, Clone, Default)]
+pub struct PeerCertificate(pub Option<Arc<Identity>>);
+
+/// Turns requests into identities.
+pub struct Authenticator {
+    tokens: Arc<Tokens>,
+    cacher: Arc<Cacher>,
+    accounts: Option<Arc<Resource>>,
+    pods: Option<Arc<Resource>>,
+}
+
+/// CN is the user, each O a group. The certificate has been verified already.
+pub fn identity_of_certificate(der: &[u8]) -> Option<Identity> {
+    let (_, certificate) = X509Certificate::from_der(der).ok()?;
+    let subject = certificate.subject();
+    let user = subject.iter_common_name().next()?.as_str().ok()?;
+    if user.is_empty() {
+        return None;
+    }
+    let groups: Vec<&str> = subject.iter_organization().filter_map(|group| group.as_str().ok()).collect();
+    Some(Identity::new(user, groups))
+}
+
+impl Authenticator {
+    /// Verifies tokens with `tokens`; service accounts and pods they belong to must still be in the cache.
+    pub fn new(tokens: Arc<Tokens>, cacher: Arc<Cacher>, catalog: &Catalog) -> Self {
+        Self {
+            tokens,
+            cacher,
+            accounts: catalog.resource("", "v1", "serviceaccounts").cloned(),
+            pods: catalog.resource("", "v1", "pods").cloned(),
+        }
+    }
+
+    /// The identity of a request.
+    pub fn authenticate(&self, headers: &HeaderMap, peer: &PeerCertificate) -> Result<Identity, ApiError> {
+        if let Some(identity) = &peer.0 {
+            return Ok(Identity::clone(identity));
+        }
+        let Some(token) = bearer_token(headers) else {
+            return Ok(Identity::anonymous());
+        };
+        self.authenticate_token(token, &[]).map_err(|why| {
+            tracing::debug!(%why, "a bearer token was refused");
+            unauthorized()
+        })
+    }
+
+    /// The identity a token proves, or why it proves none. `audiences`: any of these; empty for the API server's own.
+    pub fn authenticate_token(&self, token: &str, audiences: &[String]) -> Result<Identity, TokenError> {
+        let claims = self.tokens.verify(token, audiences)?;
+        if !self.is_alive(self.accounts.as_deref(), &claims.namespace, &claims.service_account, &claims.service_account_uid) {
+            return Err(TokenError::Gone("service account"));
+        }
+        if let Some((name, uid)) = &claims.pod
+            && !self.is_alive(self.pods.as_deref(), &claims.namespace, name, uid)
+        {
+            return Err(TokenError::Gone("pod"));
+        }
+        let mut identity = Identity::service_account(&claims.namespace, &claims.service_account, &claims.service_account_uid);
+        let mut say = |key: &str, value: String| {
+            identity.extra.insert(format!("authentication.kubernetes.io/{key}"), vec![value]);
+        };
+        if let Some((name, uid)) = claims.pod {
+            say("pod-name", name);
+            say("pod-uid", uid);
+        }
+        if let Some((name, uid)) = claims.node {
+            say("node-name", name);
+            say("node-uid", uid);
+        }
+        if let Some(id) = claims.id {
+            say("credential-id", format!("JTI={id}"));
+        }
+        Ok(identity)
+    }
+
+    /// Whether the object a token is bound to still exists: tokens end with it.
+    fn is_alive(&self, resource: Option<&Resource>, namespace: &str, name: &str, uid: &str) -> bool {
+        resource
+            .and_then(|resource| self.cacher.resource(resource)?.get(&resource.key(namespace, name)))
+            .is_some_and(|entry| entry.facts.uid == uid)
+    }
+}
+
+/// The answer to wrong credentials.
+pub fn unauthorized() -> ApiError {
+    ApiError::new(Reason::Unauthorized, "Unauthorized")
+}
+
+fn bearer_token(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    let token = token.trim();
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+}

@@ -1,0 +1,171 @@
+//! What a node may do: its own objects, and what the pods bound to it need.
+//!
+//! In: a node's identity and a request. Out: allowed, or no opinion with the reason. Which Secrets and ConfigMaps a node may read
+//! follows from the pods that are bound to it now, so a node that is taken over gives away no more than what it runs.
+
+use std::sync::Arc;
+
+use gantry_api::codec;
+use gantry_api::kinds::Resource;
+use serde_json::Value;
+
+use super::authorizer::{Authorizer, Decision, Request};
+use super::identity::Identity;
+use crate::cacher::{Cacher, Filter};
+
+/// Decides for identities in `system:nodes`.
+pub struct NodeAuthorizer {
+    cacher: Arc<Cacher>,
+    pods: Arc<Resource>,
+}
+
+impl NodeAuthorizer {
+    /// Decides by the pods in the cache.
+    pub fn new(cacher: Arc<Cacher>, pods: Arc<Resource>) -> Self {
+        Self { cacher, pods }
+    }
+
+    fn pods_on(&self, node: &str, namespace: &str) -> Vec<Value> {
+        let Some(cache) = self.cacher.resource(&self.pods) else {
+            return Vec::new();
+        };
+        let filter = Filter { namespace: namespace.to_owned(), fields: node_filter(node), ..Filter::default() };
+        let page = cache.list(&self.pods.prefix(Some(namespace)), None, 0, &filter);
+        page.entries.iter().filter_map(|entry| codec::decode(&entry.object).ok()).collect()
+    }
+
+    /// Whether a pod on the node names the object.
+    fn is_referenced(&self, node: &str, request: &Request) -> bool {
+        !request.name.is_empty()
+            && !request.namespace.is_empty()
+            && self.pods_on(node, &request.namespace).iter().any(|pod| references(pod, &request.resource, &request.name))
+    }
+}
+
+fn node_filter(node: &str) -> Option<gantry_api::selector::FieldSelector> {
+    gantry_api::selector::FieldSelector::parse(&format!("{}={node}", crate::cacher::NODE_FIELD)).ok()
+}
+
+/// Whether a pod's spec names a Secret, ConfigMap, claim or service account.
+fn references(pod: &Value, resource: &str, name: &str) -> bool {
+    let spec = &pod["spec"];
+    if resource == "serviceaccounts" {
+        return spec["serviceAccountName"] == name;
+    }
+    let keys: &[&str] = match resource {
+        "secrets" => &["secretName", "secretRef", "secretKeyRef", "secret", "imagePullSecrets"],
+        "configmaps" => &["configMap", "configMapRef", "configMapKeyRef"],
+        "persistentvolumeclaims" => &["persistentVolumeClaim"],
+        _ => return false,
+    };
+    names_below(spec, keys, name, 0)
+}
+
+/// Looks below any of `keys` for the name; specs are shallow, and depth is bounded by the decoder.
+fn names_below(value: &Value, keys: &[&str], name: &str, depth: usize) -> bool {
+    if depth > 32 {
+        return false;
+    }
+    match value {
+        Value::Object(map) => map.iter().any(|(key, value)| {
+            (keys.contains(&key.as_str()) && is_named(value, name)) || names_below(value, keys, name, depth + 1)
+        }),
+        Value::Array(items) => items.iter().any(|item| names_below(item, keys, name, depth + 1)),
+        _ => false,
+    }
+}
+
+fn is_named(value: &Value, name: &str) -> bool {
+    match value {
+        Value::String(text) => text == name,
+        Value::Array(items) => items.iter().any(|item| is_named(item, name)),
+        _ => ["name", "secretName", "claimName"].iter().any(|key| value[*key] == name),
+    }
+}
+
+impl Authorizer for NodeAuthorizer {
+    fn authorize(&self, identity: &Identity, request: &Request) -> Decision {
+        let Some(node) = identity.node_name() else {
+            return Decision::NoOpinion(String::new());
+        };
+        if !request.is_resource {
+            return Decision::NoOpinion(String::new());
+        }
+        let verb = request.verb.as_str();
+        let reads = matches!(verb, "get" | "list" | "watch");
+        let own = request.name.is_empty() || request.name == node;
+        let allowed = match (request.group.as_str(), request.resource.as_str(), request.subresource.as_str()) {
+            ("", "nodes", "") => reads || verb == "create" || (own && matches!(verb, "update" | "patch")),
+            ("", "nodes", "status") => own && matches!(verb, "get" | "update" | "patch"),
+            // Pods: admission narrows writes to the node's own; reads must select them.
+            ("", "pods", "") => match verb {
+                "list" | "watch" => request.node_selector.as_deref() == Some(node) || self.reads_own_pod(node, request),
+                "get" => true,
+                "create" | "delete" => true,
+                _ => false,
+            },
+            ("", "pods", "status") => matches!(verb, "get" | "update" | "patch"),
+            ("", "pods", "eviction") => verb == "create",
+            ("", "secrets" | "configmaps" | "persistentvolumeclaims", "") => {
+                if !reads {
+                    false
+                } else if self.is_referenced(node, request) {
+                    true
+                } else {
+                    return Decision::NoOpinion(format!("no relationship found between node '{node}' and this object"));
+                }
+            }
+            ("", "serviceaccounts", "") => verb == "get" && self.is_referenced(node, request),
+            ("", "serviceaccounts", "token") => verb == "create" && self.is_referenced(node, request),
+            ("", "services" | "namespaces" | "endpoints", "") => reads,
+            ("discovery.k8s.io", "endpointslices", "") => reads,
+            ("coordination.k8s.io", "leases", "") => {
+                request.namespace == "kube-node-lease"
+                    && (verb == "create" || (request.name == node && matches!(verb, "get" | "update" | "patch" | "delete")))
+            }
+            ("" | "events.k8s.io", "events", "") => matches!(verb, "create" | "patch" | "update"),
+            ("node.k8s.io", "runtimeclasses", "") | ("storage.k8s.io", "csidrivers", "") => reads,
+            ("authentication.k8s.io", "tokenreviews", "") | ("authorization.k8s.io", "subjectaccessreviews", "") => verb == "create",
+            _ => false,
+        };
+        if allowed { Decision::Allow } else { Decision::NoOpinion(String::new()) }
+    }
+}
+
+impl NodeAuthorizer {
+    fn reads_own_pod(&self, node: &str, request: &Request) -> bool {
+        !request.name.is_empty() && self.pods_on(node, &request.namespace).iter().any(|pod| gantry_api::meta::name(pod) == request.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn references_are_found_wherever_a_spec_names_them() {
+        let pod = json!({"spec": {
+            "serviceAccountName": "sa",
+            "imagePullSecrets": [{"name": "pull"}],
+            "volumes": [
+                {"name": "a", "secret": {"secretName": "vol"}},
+                {"name": "b", "projected": {"sources": [{"configMap": {"name": "ca"}}, {"secret": {"name": "proj"}}]}}],
+            "containers": [{"env": [{"name": "X", "valueFrom": {"secretKeyRef": {"name": "key", "key": "k"}}}], "envFrom": [{"configMapRef": {"name": "env"}}]}],
+        }});
+        for (resource, name, found) in [
+            ("secrets", "pull", true),
+            ("secrets", "vol", true),
+            ("secrets", "proj", true),
+            ("secrets", "key", true),
+            ("secrets", "ca", false),
+            ("secrets", "other", false),
+            ("configmaps", "ca", true),
+            ("configmaps", "env", true),
+            ("configmaps", "vol", false),
+            ("serviceaccounts", "sa", true),
+        ] {
+            assert_eq!(references(&pod, resource, name), found, "{resource} {name}");
+        }
+    }
+}

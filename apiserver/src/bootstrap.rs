@@ -1,0 +1,151 @@
+//! What every cluster has: the system namespaces, and the Service by which pods find the API server.
+//!
+//! In: the registry and where this server is reached. Out: those objects, made if they are missing. Runs at start, and again
+//! and again, since anyone may delete them.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use gantry_api::{ApiError, Reason, codec, meta};
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use crate::auth::{Identity, MASTERS};
+use crate::registry::{Caller, Registry, Target};
+
+const NAMESPACES: &[&str] = &["default", "kube-system", "kube-public", "kube-node-lease"];
+const SERVICE: &str = "kubernetes";
+/// How often the objects are looked after.
+const EVERY: Duration = Duration::from_secs(30);
+
+/// What the objects say.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// Where this server is reached.
+    pub advertise: SocketAddr,
+    /// The Service's address: the first of the range.
+    pub service_ip: Option<IpAddr>,
+}
+
+fn caller() -> Caller {
+    Caller::new(Identity::new("system:apiserver", [MASTERS]), "gantry-apiserver")
+}
+
+/// Makes what is missing.
+pub async fn ensure(registry: &Registry, facts: &Facts) -> Result<(), ApiError> {
+    for name in NAMESPACES {
+        let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+        ensure_object(registry, ("", "v1", "namespaces"), "", name, object).await?;
+    }
+    let Some(service_ip) = facts.service_ip else {
+        return Ok(());
+    };
+    ensure_object(registry, ("", "v1", "services"), "default", SERVICE, service(service_ip, facts.advertise.port())).await?;
+    // A loopback address means nothing to anyone else, and Endpoints may not hold one.
+    if !facts.advertise.ip().is_loopback() {
+        ensure_endpoint(registry, ("", "v1", "endpoints"), facts, endpoints(facts.advertise), "subsets").await?;
+        ensure_endpoint(registry, ("discovery.k8s.io", "v1", "endpointslices"), facts, slice(facts.advertise), "endpoints").await?;
+    }
+    Ok(())
+}
+
+/// Looks after the objects until shutdown.
+pub async fn keep(registry: &Registry, facts: &Facts, shutdown: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(EVERY) => {}
+        }
+        if let Err(error) = ensure(registry, facts).await {
+            tracing::warn!(%error, "the objects that every cluster has could not be made");
+        }
+    }
+}
+
+async fn ensure_object(
+    registry: &Registry,
+    (group, version, plural): (&str, &str, &str),
+    namespace: &str,
+    name: &str,
+    object: Value,
+) -> Result<(), ApiError> {
+    let Some(resource) = registry.catalog().resource(group, version, plural).cloned() else {
+        return Ok(());
+    };
+    if registry.cached(&resource, namespace, name).is_some() {
+        return Ok(());
+    }
+    match registry.create_value(&resource, namespace, object, &caller()).await {
+        Err(error) if error.reason != Reason::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Makes an object that lists this server, or adds this server to the one there is.
+async fn ensure_endpoint(
+    registry: &Registry,
+    (group, version, plural): (&str, &str, &str),
+    facts: &Facts,
+    object: Value,
+    list: &str,
+) -> Result<(), ApiError> {
+    let Some(resource) = registry.catalog().resource(group, version, plural).cloned() else {
+        return Ok(());
+    };
+    let Some(entry) = registry.cached(&resource, "default", SERVICE) else {
+        return ensure_object(registry, (group, version, plural), "default", SERVICE, object).await;
+    };
+    let address = format!("\"{}\"", facts.advertise.ip());
+    if memchr::memmem::find(&entry.object, address.as_bytes()).is_some() {
+        return Ok(());
+    }
+    let mut changed = codec::decode(&entry.object)?;
+    let added = object[list].as_array().cloned().unwrap_or_default();
+    if let Some(changed) = changed.as_object_mut()
+        && let Some(existing) = changed.entry(list).or_insert_with(|| json!([])).as_array_mut()
+    {
+        existing.extend(added);
+    }
+    meta::metadata_mut(&mut changed).remove("managedFields");
+    let target = Target { resource: &resource, subresource: "", namespace: "default", name: SERVICE };
+    let body = changed.to_string();
+    registry.update(target, body.as_bytes(), gantry_api::engine::BodyFormat::Json, &caller()).await.map(|_| ())
+}
+
+fn service(ip: IpAddr, port: u16) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {
+            "name": SERVICE, "namespace": "default",
+            "labels": {"component": "apiserver", "provider": "kubernetes"},
+        },
+        "spec": {
+            "type": "ClusterIP", "clusterIP": ip.to_string(), "sessionAffinity": "None",
+            "ports": [{"name": "https", "protocol": "TCP", "port": 443, "targetPort": port}],
+        },
+    })
+}
+
+fn endpoints(advertise: SocketAddr) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Endpoints",
+        "metadata": {
+            "name": SERVICE, "namespace": "default",
+            "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"},
+        },
+        "subsets": [{
+            "addresses": [{"ip": advertise.ip().to_string()}],
+            "ports": [{"name": "https", "protocol": "TCP", "port": advertise.port()}],
+        }],
+    })
+}
+
+fn slice(advertise: SocketAddr) -> Value {
+    json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {"name": SERVICE, "namespace": "default", "labels": {"kubernetes.io/service-name": SERVICE}},
+        "addressType": if advertise.is_ipv6() { "IPv6" } else { "IPv4" },
+        "endpoints": [{"addresses": [advertise.ip().to_string()], "conditions": {"ready": true}}],
+        "ports": [{"name": "https", "protocol": "TCP", "port": advertise.port()}],
+    })
+}

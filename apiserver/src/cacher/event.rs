@@ -1,0 +1,140 @@
+//! What the watch cache keeps of one object and of one change.
+//!
+//! In: stored bytes with their revision. Out: [`Entry`] and [`Change`], both shared by reference: the bytes of an
+//! object, its place in lists and its frame in watches are one allocation.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use bytes::Bytes;
+use gantry_api::codec::{self, ObjectFacts};
+use gantry_api::kinds::Resource;
+
+/// The event types of a watch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// The object came into view.
+    Added,
+    /// The object changed and is still in view.
+    Modified,
+    /// The object went out of view.
+    Deleted,
+}
+
+impl Kind {
+    /// The `type` of a watch frame.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Kind::Added => "ADDED",
+            Kind::Modified => "MODIFIED",
+            Kind::Deleted => "DELETED",
+        }
+    }
+}
+
+/// An object at one revision: its encoded bytes and the few facts that selection needs.
+#[derive(Debug)]
+pub struct Entry {
+    /// The store key.
+    pub key: Arc<str>,
+    /// The revision of this version.
+    pub revision: u64,
+    /// The canonical JSON, `metadata.resourceVersion` included.
+    pub object: Bytes,
+    /// What selectors, authorisation and indexes look at.
+    pub facts: ObjectFacts,
+}
+
+/// One change, as it is kept in the log and handed to watchers.
+#[derive(Debug)]
+pub struct Change {
+    /// What happened to the object itself.
+    pub kind: Kind,
+    /// The revision of the change.
+    pub revision: u64,
+    /// The object after the change; for a deletion its last state, stamped with the deletion's revision.
+    pub entry: Arc<Entry>,
+    /// The object before the change.
+    pub previous: Option<Arc<Entry>>,
+    /// When it was seen; the log forgets by age.
+    pub seen: Instant,
+    /// The frame of `kind` itself: nearly every watcher gets this one.
+    frame: Bytes,
+    /// Frames of the other kinds, for watchers whose selection the object entered or left by this change.
+    entered: OnceLock<Bytes>,
+    left: OnceLock<Bytes>,
+}
+
+impl Change {
+    /// A change of `kind` that leads to `stored` at `revision`.
+    pub fn new(
+        resource: &Resource,
+        key: &str,
+        kind: Kind,
+        revision: u64,
+        stored: &[u8],
+        previous: Option<Arc<Entry>>,
+        seen: Instant,
+    ) -> Result<Self, gantry_api::ApiError> {
+        let object = codec::with_resource_version(stored, revision);
+        let frame = codec::watch_frame(kind.as_str(), &object);
+        let facts = codec::facts(resource, stored)?;
+        // The frame ends in `<object>}\n`, so the object can be a view into it.
+        let end = frame.len() - 2;
+        let object = frame.slice(end - object.len()..end);
+        let key = previous.as_ref().map_or_else(|| Arc::from(key), |entry| Arc::clone(&entry.key));
+        let entry = Arc::new(Entry { key, revision, object, facts });
+        Ok(Self { kind, revision, entry, previous, seen, frame, entered: OnceLock::new(), left: OnceLock::new() })
+    }
+
+    /// The frame that a watcher gets to whom this change is of `kind`.
+    pub fn frame(&self, kind: Kind) -> Bytes {
+        if kind == self.kind {
+            return self.frame.clone();
+        }
+        match kind {
+            Kind::Added => self.entered.get_or_init(|| codec::watch_frame(kind.as_str(), &self.entry.object)).clone(),
+            Kind::Deleted => self.left.get_or_init(|| codec::watch_frame(kind.as_str(), &self.object(kind))).clone(),
+            // A change is only ever widened to "entered" or "left"; what stays in view keeps its own kind.
+            Kind::Modified => codec::watch_frame(kind.as_str(), &self.entry.object),
+        }
+    }
+
+    /// The object that a watcher gets to whom this change is of `kind`: for one whose selection it left, the last state
+    /// that was selected, stamped with the revision of the change.
+    pub fn object(&self, kind: Kind) -> Bytes {
+        match (&self.previous, kind) {
+            (Some(previous), Kind::Deleted) if self.kind != Kind::Deleted => {
+                restamp(&previous.object, previous.revision, self.revision)
+            }
+            _ => self.entry.object.clone(),
+        }
+    }
+
+    /// About how many bytes the log holds on to because of this change.
+    pub fn weight(&self) -> usize {
+        self.frame.len() + 256
+    }
+}
+
+impl Entry {
+    /// An entry read in a list of the store.
+    pub fn new(resource: &Resource, key: &str, revision: u64, stored: &[u8]) -> Result<Self, gantry_api::ApiError> {
+        let facts = codec::facts(resource, stored)?;
+        Ok(Self { key: Arc::from(key), revision, object: codec::with_resource_version(stored, revision), facts })
+    }
+}
+
+/// The same object with another resourceVersion.
+fn restamp(object: &Bytes, from: u64, to: u64) -> Bytes {
+    // Only apiVersion and kind stand before the metadata that the codec stamps first, so the first match is the stamp.
+    let stamp = format!("\"resourceVersion\":\"{from}\"");
+    let Some(at) = memchr::memmem::find(object, stamp.as_bytes()) else {
+        return object.clone();
+    };
+    let mut bytes = Vec::with_capacity(object.len() + 8);
+    bytes.extend_from_slice(&object[..at]);
+    bytes.extend_from_slice(format!("\"resourceVersion\":\"{to}\"").as_bytes());
+    bytes.extend_from_slice(&object[at + stamp.len()..]);
+    Bytes::from(bytes)
+}

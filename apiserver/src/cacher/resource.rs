@@ -1,0 +1,288 @@
+//! The cache of one resource: its objects in key order, the log of recent changes, and the open watches.
+//!
+//! In: events of the store, applied by the feed in order. Out: gets, list pages and watches. All state is behind one
+//! lock that is held for short computations only, never across an await.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
+use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::{Duration, Instant};
+
+use gantry_api::ApiError;
+use gantry_api::kinds::Resource;
+use tokio::sync::mpsc;
+
+use super::event::{Change, Entry, Kind};
+use super::filter::{Filter, Scope};
+use super::watchers::{Delivery, Watchers, kind_for};
+
+/// Changes younger than this stay in the log (unless the limits below are reached), so that a client that reconnects
+/// within it resumes instead of listing again. Kubernetes' etcd keeps five minutes as well.
+const LOG_AGE: Duration = Duration::from_secs(300);
+/// This many changes stay however old they are: they cost little and help rarely changing resources.
+const LOG_CHANGES_MIN: usize = 100;
+/// No more changes than this are kept: at five hundred a second it is over two minutes.
+const LOG_CHANGES_MAX: usize = 65_536;
+/// No more bytes of changes than this are kept per resource.
+const LOG_BYTES_MAX: usize = 64 << 20;
+
+/// The cache of one resource.
+#[derive(Debug)]
+pub struct ResourceCache {
+    resource: Arc<Resource>,
+    state: RwLock<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    objects: BTreeMap<Arc<str>, Arc<Entry>>,
+    log: VecDeque<Arc<Change>>,
+    log_bytes: usize,
+    /// A watch can start after this revision or any later one.
+    log_after: u64,
+    /// The revision of the last change of this resource.
+    changed: u64,
+    watchers: Watchers,
+    object_bytes: usize,
+}
+
+/// A page of a list.
+#[derive(Debug)]
+pub struct Page {
+    /// The selected objects, in key order.
+    pub entries: Vec<Arc<Entry>>,
+    /// The key of the last object looked at, if there are more.
+    pub more_after: Option<Arc<str>>,
+    /// How many objects follow, known only without selectors.
+    pub remaining: Option<u64>,
+    /// The revision of the resource's last change.
+    pub changed: u64,
+}
+
+/// An open watch: a snapshot or backlog to send first, then the queue.
+#[derive(Debug)]
+pub struct Subscription {
+    /// Objects to be sent as ADDED first.
+    pub initial: Vec<Arc<Entry>>,
+    /// Changes to be sent before the queue.
+    pub backlog: Vec<Delivery>,
+    /// The changes from then on.
+    pub queue: mpsc::Receiver<Delivery>,
+    /// Takes the watcher out of the index when dropped.
+    pub guard: Guard,
+}
+
+/// Removes its watcher when dropped.
+#[derive(Debug)]
+pub struct Guard {
+    cache: Arc<ResourceCache>,
+    scope: Scope,
+    id: u64,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.cache.write().watchers.remove(&self.scope, self.id);
+    }
+}
+
+/// From where a watch starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WatchStart {
+    /// With the objects there are now.
+    Now,
+    /// With the changes after this revision.
+    After(u64),
+}
+
+/// What a cache holds, for metrics.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct CacheStats {
+    /// Objects.
+    pub objects: usize,
+    /// Their bytes.
+    pub bytes: usize,
+    /// Open watches.
+    pub watchers: usize,
+}
+
+impl ResourceCache {
+    /// An empty cache.
+    pub fn new(resource: Arc<Resource>) -> Self {
+        Self { resource, state: RwLock::default() }
+    }
+
+    /// The resource it holds, in the version it is stored in.
+    pub fn resource(&self) -> &Arc<Resource> {
+        &self.resource
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Replaces everything by a snapshot of the store at `revision`; open watches end, since what happened between is
+    /// not known.
+    pub fn replace(&self, entries: Vec<Entry>, revision: u64) {
+        let mut state = self.write();
+        state.watchers.close_all();
+        state.log.clear();
+        state.log_bytes = 0;
+        state.log_after = revision;
+        state.changed = revision;
+        state.object_bytes = entries.iter().map(|entry| entry.object.len()).sum();
+        state.objects = entries.into_iter().map(|entry| (Arc::clone(&entry.key), Arc::new(entry))).collect();
+    }
+
+    /// Applies one event of the store and hands it on to watchers; returns how many of those were closed for lagging.
+    pub fn apply(&self, event: &gantry_store::Event, now: Instant) -> Result<usize, ApiError> {
+        let mut state = self.write();
+        let kv = &event.kv;
+        let previous = state.objects.get(kv.key.as_str()).cloned();
+        let kind = match (event.kind, &previous) {
+            (gantry_store::EventKind::Put, None) => Kind::Added,
+            (gantry_store::EventKind::Put, Some(_)) => Kind::Modified,
+            (gantry_store::EventKind::Delete, Some(_)) => Kind::Deleted,
+            (gantry_store::EventKind::Delete, None) => return Ok(0),
+        };
+        let change = Arc::new(Change::new(&self.resource, &kv.key, kind, kv.mod_revision, &kv.value, previous, now)?);
+        let gone = change.previous.as_ref().map_or(0, |entry| entry.object.len());
+        state.object_bytes -= gone;
+        if kind == Kind::Deleted {
+            state.objects.remove(kv.key.as_str());
+        } else {
+            state.object_bytes += change.entry.object.len();
+            state.objects.insert(Arc::clone(&change.entry.key), Arc::clone(&change.entry));
+        }
+        state.changed = change.revision;
+        state.remember(Arc::clone(&change), now);
+        Ok(state.watchers.dispatch(&change))
+    }
+
+    /// One object.
+    pub fn get(&self, key: &str) -> Option<Arc<Entry>> {
+        self.read().objects.get(key).cloned()
+    }
+
+    /// The revision of the last change of this resource.
+    pub fn changed(&self) -> u64 {
+        self.read().changed
+    }
+
+    /// The selected objects whose keys start with `prefix` and follow `start_after`, at most `limit` (0: all).
+    pub fn list(&self, prefix: &str, start_after: Option<&str>, limit: usize, filter: &Filter) -> Page {
+        let state = self.read();
+        let lower = match start_after {
+            Some(key) => Bound::Excluded(key),
+            None => Bound::Included(prefix),
+        };
+        let mut entries = Vec::new();
+        let mut range = state.objects.range::<str, _>((lower, Bound::Unbounded)).take_while(|(key, _)| key.starts_with(prefix));
+        let mut more_after = None;
+        for (key, entry) in range.by_ref() {
+            if !filter.matches(&entry.facts) {
+                continue;
+            }
+            entries.push(Arc::clone(entry));
+            if limit != 0 && entries.len() == limit {
+                more_after = Some(Arc::clone(key));
+                break;
+            }
+        }
+        let mut remaining = None;
+        if more_after.is_some() {
+            let left = if filter.is_selective() {
+                range.any(|(_, entry)| filter.matches(&entry.facts)).then_some(None)
+            } else {
+                match range.count() as u64 {
+                    0 => None,
+                    count => Some(Some(count)),
+                }
+            };
+            match left {
+                Some(count) => remaining = count,
+                None => more_after = None,
+            }
+        }
+        Page { entries, more_after, remaining, changed: state.changed }
+    }
+
+    /// Opens a watch and says which revision of the resource its initial objects or backlog lead up to; or says after
+    /// which revision the oldest possible watch can start.
+    pub fn watch(self: &Arc<Self>, prefix: &str, filter: Arc<Filter>, start: WatchStart) -> Result<(Subscription, u64), u64> {
+        let mut state = self.write();
+        let mut initial = Vec::new();
+        let mut backlog = Vec::new();
+        let after = match start {
+            WatchStart::Now => {
+                let range = state.objects.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
+                for (_, entry) in range.take_while(|(key, _)| key.starts_with(prefix)) {
+                    if filter.matches(&entry.facts) {
+                        initial.push(Arc::clone(entry));
+                    }
+                }
+                0
+            }
+            WatchStart::After(revision) if revision < state.log_after => return Err(state.log_after),
+            WatchStart::After(revision) => {
+                let from = state.log.partition_point(|change| change.revision <= revision);
+                for change in state.log.range(from..) {
+                    if let Some(kind) = kind_for(&filter, change) {
+                        backlog.push(Delivery { kind, change: Arc::clone(change) });
+                    }
+                }
+                revision
+            }
+        };
+        let scope = filter.scope();
+        let (id, queue) = state.watchers.add(filter, after);
+        let changed = state.changed;
+        drop(state);
+        let guard = Guard { cache: Arc::clone(self), scope, id };
+        Ok((Subscription { initial, backlog, queue, guard }, changed))
+    }
+
+    /// Ends all watches.
+    pub fn close_watches(&self) {
+        self.write().watchers.close_all();
+    }
+
+    /// Sizes, for metrics.
+    pub fn stats(&self) -> CacheStats {
+        let state = self.read();
+        CacheStats { objects: state.objects.len(), bytes: state.object_bytes, watchers: state.watchers.len() }
+    }
+
+    /// Calls `look` for each object, in key order.
+    pub fn for_each(&self, mut look: impl FnMut(&Entry)) {
+        for entry in self.read().objects.values() {
+            look(entry);
+        }
+    }
+
+    /// Whether any object satisfies `look`.
+    pub fn any(&self, mut look: impl FnMut(&Entry) -> bool) -> bool {
+        self.read().objects.values().any(|entry| look(entry))
+    }
+}
+
+impl State {
+    fn remember(&mut self, change: Arc<Change>, now: Instant) {
+        self.log_bytes += change.weight();
+        self.log.push_back(change);
+        while self.log.len() > LOG_CHANGES_MIN {
+            let Some(oldest) = self.log.front() else { break };
+            let old = now.saturating_duration_since(oldest.seen) > LOG_AGE;
+            if !old && self.log.len() <= LOG_CHANGES_MAX && self.log_bytes <= LOG_BYTES_MAX {
+                break;
+            }
+            self.log_after = oldest.revision;
+            self.log_bytes -= oldest.weight();
+            self.log.pop_front();
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! What the server can do: discovery, OpenAPI and version documents.
+//!
+//! In: the catalog. Out: documents that are made on first use and kept, each with an entity tag so that clients need not
+//! fetch them twice.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use axum::body::Body;
+use bytes::Bytes;
+use gantry_api::kinds::Catalog;
+use gantry_api::{ApiError, discovery, openapi};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use serde_json::{Value, json};
+
+use super::{negotiate, respond, status};
+
+/// The Kubernetes version whose API this is.
+pub const KUBERNETES_VERSION: &str = "v1.35.4";
+const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+
+/// A document and its entity tag.
+#[derive(Clone)]
+struct Document {
+    bytes: Bytes,
+    etag: HeaderValue,
+}
+
+/// The documents made so far.
+pub struct Documents {
+    catalog: Arc<Catalog>,
+    address: SocketAddr,
+    made: Mutex<HashMap<String, Option<Document>>>,
+}
+
+impl Documents {
+    /// Documents about `catalog`, served at `address`.
+    pub fn new(catalog: Arc<Catalog>, address: SocketAddr) -> Self {
+        Self { catalog, address, made: Mutex::default() }
+    }
+
+    fn get(&self, name: &str, make: impl FnOnce(&Catalog) -> Option<Value>) -> Option<Document> {
+        let known = self.made.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get(name).cloned();
+        if let Some(known) = known {
+            return known;
+        }
+        let document = make(&self.catalog).map(|value| {
+            let bytes = Bytes::from(value.to_string());
+            let digest = ring::digest::digest(&ring::digest::SHA256, &bytes);
+            let hex: String = digest.as_ref().iter().map(|byte| format!("{byte:02X}")).collect();
+            let etag = HeaderValue::from_str(&format!("\"{hex}\"")).unwrap_or(HeaderValue::from_static("\"\""));
+            Document { bytes, etag }
+        });
+        // What does not exist is not remembered: names of nothing are without number.
+        if document.is_some() {
+            self.made.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(name.to_owned(), document.clone());
+        }
+        document
+    }
+
+    /// Answers a path of discovery or OpenAPI; none if the path is neither.
+    pub fn answer(&self, path: &str, headers: &HeaderMap) -> Option<Response<Body>> {
+        let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
+        let aggregated = negotiate::accepts_aggregated_discovery(accept);
+        let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+        let (content_type, document) = match parts.as_slice() {
+            ["api"] if aggregated => (AGGREGATED, self.get("/api as", |catalog| Some(discovery::aggregated_api(catalog)))),
+            ["apis"] if aggregated => (AGGREGATED, self.get("/apis as", |catalog| Some(discovery::aggregated_apis(catalog)))),
+            ["api"] => {
+                let address = self.address.to_string();
+                ("application/json", self.get("/api", |catalog| Some(discovery::api_versions(catalog, &address))))
+            }
+            ["apis"] => ("application/json", self.get("/apis", |catalog| Some(discovery::group_list(catalog)))),
+            ["api", version] => ("application/json", self.get(path, |catalog| discovery::resource_list(catalog, "", version))),
+            ["apis", group] => ("application/json", self.get(path, |catalog| discovery::group(catalog, group))),
+            ["apis", group, version] => {
+                ("application/json", self.get(path, |catalog| discovery::resource_list(catalog, group, version)))
+            }
+            ["openapi", "v2"] => {
+                if !negotiate::accepts_json(accept) {
+                    return Some(status::response(&ApiError::not_acceptable(
+                        "only the following media types are accepted: application/json",
+                    )));
+                }
+                ("application/json", self.get("/openapi/v2", |catalog| Some(openapi::v2(catalog))))
+            }
+            ["openapi", "v3"] => ("application/json", self.get("/openapi/v3", |catalog| Some(openapi::v3_index(catalog)))),
+            ["openapi", "v3", "api", version] => {
+                ("application/json", self.get(path, |catalog| openapi::v3_group(catalog, "", version)))
+            }
+            ["openapi", "v3", "apis", group, version] => {
+                ("application/json", self.get(path, |catalog| openapi::v3_group(catalog, group, version)))
+            }
+            ["version"] => return Some(respond::json(StatusCode::OK, &version())),
+            _ => return None,
+        };
+        Some(match document {
+            Some(document) => serve(&document, content_type, headers),
+            None => status::response(&status::no_such_path()),
+        })
+    }
+}
+
+fn serve(document: &Document, content_type: &'static str, headers: &HeaderMap) -> Response<Body> {
+    let known = headers.get(header::IF_NONE_MATCH).is_some_and(|etag| *etag == document.etag);
+    let mut response = if known {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        response
+    } else {
+        respond::respond(StatusCode::OK, content_type, document.bytes.clone())
+    };
+    let headers = response.headers_mut();
+    headers.insert(header::ETAG, document.etag.clone());
+    headers.insert(header::VARY, HeaderValue::from_static("Accept"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("public"));
+    response
+}
+
+/// `/version`: the Kubernetes version that is spoken, and by whom.
+fn version() -> Value {
+    let numbers = KUBERNETES_VERSION.trim_start_matches('v');
+    let mut parts = numbers.split('.');
+    let (major, minor) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    json!({
+        "major": major,
+        "minor": minor,
+        "gitVersion": format!("{KUBERNETES_VERSION}+gantry-{}", env!("CARGO_PKG_VERSION")),
+        "gitCommit": "",
+        "gitTreeState": "",
+        "buildDate": "1970-01-01T00:00:00Z",
+        "goVersion": "",
+        "compiler": "rustc",
+        "platform": format!("{}/{}", std::env::consts::OS, architecture()),
+    })
+}
+
+/// The architecture by its Go name, which is what clients compare.
+fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}

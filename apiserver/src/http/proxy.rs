@@ -1,0 +1,362 @@
+//! The way to nodes: logs, exec, attach and port-forward of pods, and the node's own API.
+//!
+//! In: a request below a pod or node. Out: the node agent's answer, streamed; where the agent switches protocols the bytes pass
+//! through both ways untouched. Connections go to the node's address over TLS with the API server's client certificate, and
+//! the node's certificate must carry the node's name.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use gantry_api::kinds::Resource;
+use gantry_api::{ApiError, FieldError, codec, meta};
+use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode, Uri, header};
+use http_body_util::BodyExt;
+use hyper_util::rt::TokioIo;
+use rustls_pki_types::ServerName;
+use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+
+use super::params::Params;
+use super::resources::Call;
+
+/// How long connecting to a node, or to a pod, may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Where an agent listens that does not say otherwise.
+const DEFAULT_AGENT_PORT: u16 = 10250;
+
+/// Connects to nodes.
+#[derive(Clone)]
+pub struct NodeProxy {
+    tls: tokio_rustls::TlsConnector,
+}
+
+/// Where a request goes.
+struct Upstream {
+    host: String,
+    port: u16,
+    /// The name the other side's certificate must have; none for plain HTTP.
+    tls_name: Option<String>,
+    path_and_query: String,
+}
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+impl NodeProxy {
+    /// Connects with this client configuration, which has the cluster's CA and the API server's client certificate.
+    pub fn new(config: Arc<rustls::ClientConfig>) -> Self {
+        Self { tls: tokio_rustls::TlsConnector::from(config) }
+    }
+
+    async fn connect(&self, upstream: &Upstream) -> std::io::Result<Box<dyn Stream>> {
+        let connecting = async {
+            let stream = TcpStream::connect((upstream.host.as_str(), upstream.port)).await?;
+            stream.set_nodelay(true)?;
+            let Some(name) = &upstream.tls_name else {
+                return Ok(Box::new(stream) as Box<dyn Stream>);
+            };
+            let name = ServerName::try_from(name.clone()).map_err(std::io::Error::other)?;
+            Ok(Box::new(self.tls.connect(name, stream).await?) as Box<dyn Stream>)
+        };
+        tokio::time::timeout(CONNECT_TIMEOUT, connecting).await.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
+    }
+}
+
+/// Whether a subresource is served by nodes.
+pub fn serves(resource: &Resource, subresource: &str) -> bool {
+    resource.group.is_empty()
+        && match resource.plural.as_str() {
+            "pods" => matches!(subresource, "log" | "exec" | "attach" | "portforward" | "proxy"),
+            "nodes" => subresource == "proxy",
+            _ => false,
+        }
+}
+
+/// Passes a request on.
+pub async fn handle(call: &Call<'_>, resource: &Resource, request: Request<Body>) -> Result<Response<Body>, ApiError> {
+    let info = call.info;
+    let namespace = if resource.namespaced { info.namespace.as_str() } else { "" };
+    let object = codec::decode(&call.app.registry.get(resource, namespace, &info.name).await?)?;
+    let allowed = match info.subresource.as_str() {
+        "log" => matches!(*request.method(), Method::GET | Method::HEAD),
+        "proxy" => true,
+        _ => matches!(*request.method(), Method::GET | Method::POST),
+    };
+    if !allowed {
+        return Err(ApiError::new(gantry_api::Reason::MethodNotAllowed, "the server does not allow this method on the requested resource"));
+    }
+    let upstream = match (resource.plural.as_str(), info.subresource.as_str()) {
+        ("nodes", _) => to_agent(call, &object, format!("/{}", info.rest), call.params.iter())?,
+        (_, "proxy") => to_pod(call, &object)?,
+        (_, "log") => {
+            check_log_options(&info.name, call.params)?;
+            if meta::str_at(&object, &["spec", "nodeName"]).is_empty() {
+                // Nothing has run, so nothing has been said.
+                return Ok(super::respond::respond(StatusCode::OK, "text/plain", bytes::Bytes::new()));
+            }
+            let container = container_of(&object, call.params)?;
+            let query = call.params.iter().filter(|(key, _)| !matches!(*key, "container" | "insecureSkipTLSVerifyBackend"));
+            agent_of_pod(call, &object, &format!("/containerLogs/{}/{}/{container}", info.namespace, info.name), query).await?
+        }
+        (_, "portforward") => {
+            check_running(&object)?;
+            agent_of_pod(call, &object, &format!("/portForward/{}/{}", info.namespace, info.name), call.params.iter()).await?
+        }
+        (_, action) => {
+            check_running(&object)?;
+            let container = container_of(&object, call.params)?;
+            let query = call.params.iter().filter(|(key, _)| *key != "container").map(|(key, value)| (stream_parameter(key), value));
+            agent_of_pod(call, &object, &format!("/{action}/{}/{}/{container}", info.namespace, info.name), query).await?
+        }
+    };
+    forward(call, &upstream, request).await
+}
+
+/// The node API's name of a parameter.
+fn stream_parameter(key: &str) -> &str {
+    match key {
+        "stdin" => "input",
+        "stdout" => "output",
+        "stderr" => "error",
+        other => other,
+    }
+}
+
+fn check_running(pod: &Value) -> Result<(), ApiError> {
+    let name = meta::name(pod);
+    if meta::str_at(pod, &["spec", "nodeName"]).is_empty() {
+        return Err(ApiError::bad_request(format!("pod {name} does not have a host assigned")));
+    }
+    let phase = meta::str_at(pod, &["status", "phase"]);
+    if matches!(phase, "Succeeded" | "Failed") {
+        return Err(ApiError::bad_request(format!("cannot exec into a container in a completed pod; current phase is {phase}")));
+    }
+    Ok(())
+}
+
+fn container_names<'a>(pod: &'a Value, list: &str) -> Vec<&'a str> {
+    pod["spec"][list].as_array().into_iter().flatten().filter_map(|container| container["name"].as_str()).collect()
+}
+
+/// The container a request is about: the one it names, or the only one.
+fn container_of(pod: &Value, params: &Params) -> Result<String, ApiError> {
+    let name = meta::name(pod);
+    let containers = container_names(pod, "containers");
+    let init = container_names(pod, "initContainers");
+    match params.text("container") {
+        Some(wanted) => {
+            let ephemeral = container_names(pod, "ephemeralContainers");
+            if containers.iter().chain(&init).chain(&ephemeral).any(|known| *known == wanted) {
+                return Ok(wanted.to_owned());
+            }
+            Err(ApiError::bad_request(format!("container {wanted} is not valid for pod {name}")))
+        }
+        None => match containers.as_slice() {
+            [only] => Ok((*only).to_owned()),
+            many => {
+                let mut text = format!("a container name must be specified for pod {name}, choose one of: [{}]", many.join(" "));
+                if !init.is_empty() {
+                    text.push_str(&format!(" or one of the init containers: [{}]", init.join(" ")));
+                }
+                Err(ApiError::bad_request(text))
+            }
+        },
+    }
+}
+
+fn check_log_options(pod: &str, params: &Params) -> Result<(), ApiError> {
+    let mut errors = Vec::new();
+    for (key, least) in [("tailLines", 0), ("limitBytes", 1), ("sinceSeconds", 1)] {
+        if let Some(number) = params.number(key)?
+            && number < least
+        {
+            let why = if least == 0 { "must be greater than or equal to 0" } else { "must be greater than 0" };
+            errors.push(FieldError::invalid(key, number, why));
+        }
+    }
+    if params.text("sinceSeconds").is_some() && params.text("sinceTime").is_some() {
+        errors.push(FieldError::forbidden("sinceSeconds", "at most one of `sinceTime` or `sinceSeconds` may be specified"));
+    }
+    if errors.is_empty() { Ok(()) } else { Err(ApiError::invalid("", "PodLogOptions", pod, errors)) }
+}
+
+async fn agent_of_pod<'a>(
+    call: &Call<'_>,
+    pod: &Value,
+    path: &str,
+    query: impl Iterator<Item = (&'a str, &'a str)>,
+) -> Result<Upstream, ApiError> {
+    let name = meta::str_at(pod, &["spec", "nodeName"]);
+    let nodes = call.app.registry.catalog().resource("", "v1", "nodes").ok_or_else(super::status::no_such_path)?;
+    let node = codec::decode(&call.app.registry.get(nodes, "", name).await?)?;
+    to_agent(call, &node, path.to_owned(), query)
+}
+
+fn with_query<'a>(path: String, query: impl Iterator<Item = (&'a str, &'a str)>) -> String {
+    let query = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(query).finish();
+    if query.is_empty() { path } else { format!("{path}?{query}") }
+}
+
+fn to_agent<'a>(_: &Call<'_>, node: &Value, path: String, query: impl Iterator<Item = (&'a str, &'a str)>) -> Result<Upstream, ApiError> {
+    let name = meta::name(node);
+    let addresses = node.pointer("/status/addresses").and_then(Value::as_array);
+    let address = |kind: &str| {
+        let mut matching = addresses.into_iter().flatten().filter(|address| address["type"] == kind);
+        matching.find_map(|address| address["address"].as_str())
+    };
+    let host = address("InternalIP")
+        .or_else(|| address("ExternalIP"))
+        .or_else(|| address("Hostname"))
+        .ok_or_else(|| ApiError::internal(format!("no preferred addresses found for node {name}; known addresses: []")))?;
+    let port = node
+        .pointer("/status/daemonEndpoints/kubeletEndpoint/Port")
+        .and_then(Value::as_u64)
+        .and_then(|port| u16::try_from(port).ok())
+        .filter(|port| *port != 0)
+        .unwrap_or(DEFAULT_AGENT_PORT);
+    Ok(Upstream { host: host.to_owned(), port, tls_name: Some(name.to_owned()), path_and_query: with_query(path, query) })
+}
+
+/// `pods/NAME/proxy/PATH` or `pods/NAME:PORT/proxy/PATH`, over plain HTTP to the pod's address.
+fn to_pod(call: &Call<'_>, pod: &Value) -> Result<Upstream, ApiError> {
+    let host = meta::str_at(pod, &["status", "podIP"]);
+    if host.is_empty() {
+        return Err(ApiError::bad_request("address not allowed"));
+    }
+    let ports = pod["spec"]["containers"].as_array().into_iter().flatten().flat_map(|container| container["ports"].as_array().into_iter().flatten());
+    let port = ports.filter_map(|port| port["containerPort"].as_u64()).find_map(|port| u16::try_from(port).ok()).unwrap_or(80);
+    let path_and_query = with_query(format!("/{}", call.info.rest), call.params.iter());
+    Ok(Upstream { host: host.to_owned(), port, tls_name: None, path_and_query })
+}
+
+/// Headers that belong to one connection, or to the API server alone.
+fn is_private(name: &HeaderName, upgrades: bool) -> bool {
+    match *name {
+        header::HOST | header::AUTHORIZATION | header::TE | header::TRAILER | header::TRANSFER_ENCODING | header::PROXY_AUTHORIZATION => true,
+        header::CONNECTION | header::UPGRADE => !upgrades,
+        ref other => other.as_str().starts_with("impersonate-") || other.as_str() == "keep-alive",
+    }
+}
+
+fn copy_headers(from: &HeaderMap, to: &mut HeaderMap, upgrades: bool) {
+    for (name, value) in from {
+        if !is_private(name, upgrades) {
+            to.append(name, value.clone());
+        }
+    }
+}
+
+async fn forward(call: &Call<'_>, upstream: &Upstream, mut request: Request<Body>) -> Result<Response<Body>, ApiError> {
+    let unreachable = |error: &dyn std::fmt::Display| {
+        ApiError::internal(format!("error dialing backend: {} {}:{}: {error}", "dial tcp", upstream.host, upstream.port))
+    };
+    let stream = call.app.proxy.connect(upstream).await.map_err(|error| unreachable(&error))?;
+    let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
+        .handshake::<_, Body>(TokioIo::new(stream))
+        .await
+        .map_err(|error| unreachable(&error))?;
+    // Ends when either side closes, and with the session that was upgraded on it.
+    tokio::spawn(async move {
+        if let Err(error) = connection.with_upgrades().await {
+            tracing::debug!(%error, "a connection to a node ended");
+        }
+    });
+    let upgrades = request.headers().contains_key(header::UPGRADE);
+    let client_side = upgrades.then(|| hyper::upgrade::on(&mut request));
+    let (parts, body) = request.into_parts();
+    let mut onward = Request::new(if upgrades { Body::empty() } else { body });
+    *onward.method_mut() = parts.method;
+    *onward.uri_mut() = upstream.path_and_query.parse::<Uri>().map_err(|error| ApiError::bad_request(error.to_string()))?;
+    copy_headers(&parts.headers, onward.headers_mut(), upgrades);
+    if let Ok(host) = http::HeaderValue::from_str(&format!("{}:{}", upstream.host, upstream.port)) {
+        onward.headers_mut().insert(header::HOST, host);
+    }
+    let mut answer = sender.send_request(onward).await.map_err(|error| unreachable(&error))?;
+    let open = call.app.metrics.open(call.info);
+    let code = answer.status();
+    let mut headers = HeaderMap::new();
+    copy_headers(answer.headers(), &mut headers, code == StatusCode::SWITCHING_PROTOCOLS);
+    let body = match client_side {
+        Some(client_side) if code == StatusCode::SWITCHING_PROTOCOLS => {
+            let node_side = hyper::upgrade::on(&mut answer);
+            tokio::spawn(splice(client_side, node_side, call.app.shutdown.clone(), open));
+            Body::empty()
+        }
+        _ => {
+            let body = answer.into_body();
+            Body::new(body.map_frame(move |frame| {
+                // The request counts as open for as long as its body is read.
+                let _open = &open;
+                frame
+            }))
+        }
+    };
+    let mut response = Response::new(body);
+    *response.status_mut() = code;
+    *response.headers_mut() = headers;
+    Ok(response)
+}
+
+/// Passes bytes both ways until either side is done or the server stops.
+async fn splice(
+    client: hyper::upgrade::OnUpgrade,
+    node: hyper::upgrade::OnUpgrade,
+    shutdown: CancellationToken,
+    _open: super::metrics::OpenRequest,
+) {
+    let passing = async {
+        let (client, node) = tokio::try_join!(client, node)?;
+        let (mut client, mut node) = (TokioIo::new(client), TokioIo::new(node));
+        match tokio::io::copy_bidirectional(&mut client, &mut node).await {
+            Ok((sent, received)) => tracing::debug!(sent, received, "a session ended"),
+            Err(error) => tracing::debug!(%error, "a session broke"),
+        }
+        Ok::<(), hyper::Error>(())
+    };
+    tokio::select! {
+        result = passing => {
+            if let Err(error) = result {
+                tracing::debug!(%error, "a session could not be upgraded");
+            }
+        }
+        () = shutdown.cancelled() => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_container_is_the_named_or_the_only_one() {
+        let one = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "a"}]}});
+        let two = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "a"}, {"name": "b"}], "initContainers": [{"name": "i"}]}});
+        let none = Params::parse(None);
+        assert_eq!(container_of(&one, &none).unwrap(), "a");
+        assert_eq!(
+            container_of(&two, &none).unwrap_err().message,
+            "a container name must be specified for pod p, choose one of: [a b] or one of the init containers: [i]"
+        );
+        assert_eq!(container_of(&two, &Params::parse(Some("container=i"))).unwrap(), "i");
+        assert_eq!(container_of(&two, &Params::parse(Some("container=x"))).unwrap_err().message, "container x is not valid for pod p");
+    }
+
+    #[test]
+    fn log_options_are_checked() {
+        assert!(check_log_options("p", &Params::parse(Some("tailLines=5&follow=true"))).is_ok());
+        let error = check_log_options("p", &Params::parse(Some("tailLines=-1"))).unwrap_err();
+        assert!(error.message.contains("tailLines: Invalid value: -1: must be greater than or equal to 0"), "{}", error.message);
+        assert!(check_log_options("p", &Params::parse(Some("sinceSeconds=1&sinceTime=2020-01-01T00:00:00Z"))).is_err());
+    }
+
+    #[test]
+    fn stream_parameters_are_renamed_and_commands_kept_in_order() {
+        let params = Params::parse(Some("stdin=true&stdout=true&command=sh&command=-c&command=a%20b"));
+        let query = params.iter().map(|(key, value)| (stream_parameter(key), value));
+        assert_eq!(with_query("/exec/n/p/c".into(), query), "/exec/n/p/c?input=true&output=true&command=sh&command=-c&command=a+b");
+    }
+}

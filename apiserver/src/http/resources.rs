@@ -1,0 +1,327 @@
+//! Requests about resources: from verb and path to the registry, and from its answer to a response.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use bytes::Bytes;
+use gantry_api::engine::{self, BodyFormat, PatchType};
+use gantry_api::kinds::{Resource, Verb};
+use gantry_api::{ApiError, FieldError, Reason, codec};
+use http::{Response, StatusCode, header};
+use serde_json::{Value, json};
+
+use super::negotiate::{self, BodyKind};
+use super::params::Params;
+use super::request_info::RequestInfo;
+use super::respond::{self, Representation, Shape};
+use super::watch::{WatchBody, WatchOptions};
+use super::{App, proxy, read_body, reviews, status};
+use crate::auth::Identity;
+use crate::registry::{Caller, DeleteOptions, Deleted, PatchRequest, Target, Written, parse_resource_version};
+
+/// Everything about a request except its body.
+pub struct Call<'a> {
+    /// The server.
+    pub app: &'a Arc<App>,
+    /// What is asked.
+    pub info: &'a RequestInfo,
+    /// Its parameters.
+    pub params: &'a Params,
+    /// By whom.
+    pub identity: &'a Identity,
+}
+
+type Answer = Result<Response<Body>, ApiError>;
+
+/// Answers a request about a resource.
+pub async fn handle(call: Call<'_>, request: http::Request<Body>) -> Answer {
+    let info = call.info;
+    let catalog = call.app.registry.catalog();
+    let Some(resource) = catalog.resource(&info.group, &info.version, &info.resource).cloned() else {
+        return Err(status::no_such_path());
+    };
+    check_scope(&resource, info)?;
+    if !info.subresource.is_empty() {
+        return subresource(&call, &resource, request).await;
+    }
+    let verb = verb_of(info.verb).filter(|verb| resource.allows(*verb)).ok_or_else(not_allowed)?;
+    let accept = accept_header(&request);
+    let view = Representation::new(negotiate::accept(accept.as_deref(), true)?, call.params)?;
+    match verb {
+        Verb::Get => get(&call, &resource, &view).await,
+        Verb::List => {
+            let list = call.app.registry.list(&resource, &call.params.list(&resource, namespace_of(&resource, info))?).await?;
+            view.list(&resource, &list)
+        }
+        Verb::Watch => watch(&call, &resource, &view).await,
+        Verb::Create if !resource.stored() => review(&call, &resource, &view, request).await,
+        Verb::Create => {
+            let caller = call.caller("CreateOptions", &request)?;
+            let (format, body) = object_body(request).await?;
+            let written = call.app.registry.create(&resource, namespace_of(&resource, info), &body, format, &caller).await?;
+            written_response(&view, &resource, written)
+        }
+        Verb::Update => {
+            let caller = call.caller("UpdateOptions", &request)?;
+            let (format, body) = object_body(request).await?;
+            let written = call.app.registry.update(call.target(&resource), &body, format, &caller).await?;
+            written_response(&view, &resource, written)
+        }
+        Verb::Patch => {
+            let written = patch(&call, &resource, request).await?;
+            written_response(&view, &resource, written)
+        }
+        Verb::Delete => delete(&call, &resource, &view, request).await,
+        Verb::DeleteCollection => {
+            let caller = call.caller("DeleteOptions", &request)?;
+            let options = delete_options(call.params, request).await?;
+            let list = call.params.list(&resource, namespace_of(&resource, info))?;
+            let deleted = call.app.registry.delete_collection(&resource, &list, &options, &caller).await?;
+            view.list(&resource, &deleted)
+        }
+    }
+}
+
+impl Call<'_> {
+    fn target<'a>(&'a self, resource: &'a Resource) -> Target<'a> {
+        Target {
+            resource,
+            subresource: &self.info.subresource,
+            namespace: namespace_of(resource, self.info),
+            name: &self.info.name,
+        }
+    }
+
+    fn caller(&self, kind: &str, request: &http::Request<Body>) -> Result<Caller, ApiError> {
+        let agent = request.headers().get(header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        self.params.caller(kind, self.identity, agent)
+    }
+}
+
+fn verb_of(verb: &str) -> Option<Verb> {
+    Some(match verb {
+        "get" => Verb::Get,
+        "list" => Verb::List,
+        "watch" => Verb::Watch,
+        "create" => Verb::Create,
+        "update" => Verb::Update,
+        "patch" => Verb::Patch,
+        "delete" => Verb::Delete,
+        "deletecollection" => Verb::DeleteCollection,
+        _ => return None,
+    })
+}
+
+fn not_allowed() -> ApiError {
+    ApiError::new(Reason::MethodNotAllowed, "the server does not allow this method on the requested resource")
+        .with_details(gantry_api::error::Details::default())
+}
+
+/// The namespace of a request, which for namespaces themselves is none.
+fn namespace_of<'a>(resource: &Resource, info: &'a RequestInfo) -> &'a str {
+    if resource.namespaced { &info.namespace } else { "" }
+}
+
+/// A namespaced object lives in a namespace, a cluster-wide one in none.
+fn check_scope(resource: &Resource, info: &RequestInfo) -> Result<(), ApiError> {
+    let about_namespaces = resource.group.is_empty() && resource.plural == "namespaces";
+    if !resource.namespaced && !info.namespace.is_empty() && !about_namespaces {
+        return Err(status::no_such_path());
+    }
+    if resource.namespaced && info.namespace.is_empty() {
+        let over_all = matches!(info.verb, "list" | "watch" | "deletecollection") && info.subresource.is_empty();
+        if info.verb == "create" || info.verb == "deletecollection" {
+            return Err(not_allowed());
+        }
+        if !over_all {
+            return Err(status::no_such_path());
+        }
+    }
+    // POST to an object, PUT to a collection and the like have no route.
+    let wants_name = match info.verb {
+        "get" | "update" | "patch" | "delete" => true,
+        "create" => !info.subresource.is_empty(),
+        _ => !info.name.is_empty(),
+    };
+    if wants_name == info.name.is_empty() { Err(not_allowed()) } else { Ok(()) }
+}
+
+fn accept_header(request: &http::Request<Body>) -> Option<String> {
+    request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok()).map(str::to_owned)
+}
+
+fn content_type(request: &http::Request<Body>) -> Option<String> {
+    request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).map(str::to_owned)
+}
+
+async fn object_body(request: http::Request<Body>) -> Result<(BodyFormat, Bytes), ApiError> {
+    let format = match negotiate::object_body(content_type(&request).as_deref())? {
+        BodyKind::Yaml => BodyFormat::Yaml,
+        _ => BodyFormat::Json,
+    };
+    Ok((format, read_body(request.into_body()).await?))
+}
+
+async fn get(call: &Call<'_>, resource: &Resource, view: &Representation) -> Answer {
+    let bytes = read(call, resource).await?;
+    view.object(StatusCode::OK, resource, bytes)
+}
+
+async fn read(call: &Call<'_>, resource: &Resource) -> Result<Bytes, ApiError> {
+    let namespace = namespace_of(resource, call.info);
+    match parse_resource_version(call.params.get("resourceVersion"))? {
+        None => call.app.registry.get(resource, namespace, &call.info.name).await,
+        Some(revision) => call.app.registry.get_cached(resource, namespace, &call.info.name, revision).await,
+    }
+}
+
+fn written_response(view: &Representation, resource: &Resource, written: Written) -> Answer {
+    let code = if written.created { StatusCode::CREATED } else { StatusCode::OK };
+    let mut response = view.object(code, resource, written.object)?;
+    respond::warn(response.headers_mut(), &written.warnings);
+    Ok(response)
+}
+
+async fn watch(call: &Call<'_>, resource: &Arc<Resource>, view: &Representation) -> Answer {
+    let name = if call.params.field_name().is_some() { "" } else { call.info.name.as_str() };
+    let request = call.params.watch(resource, namespace_of(resource, call.info), name)?;
+    let timeout = call.params.number("timeoutSeconds")?.and_then(|seconds| u64::try_from(seconds).ok()).filter(|seconds| *seconds > 0);
+    let session = call.app.registry.watch(resource, &request).await?;
+    let options = WatchOptions {
+        shape: view.shape,
+        bookmarks: call.params.flag("allowWatchBookmarks"),
+        timeout: timeout.map(Duration::from_secs),
+    };
+    let body = WatchBody::new(session, options, &call.app.shutdown, call.app.metrics.open(call.info));
+    let mut response = Response::new(Body::from_stream(body));
+    let content_type = match view.shape {
+        Shape::Object => "application/json",
+        Shape::Metadata | Shape::Table(_) => "application/json;stream=watch",
+    };
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));
+    Ok(response)
+}
+
+async fn review(call: &Call<'_>, resource: &Resource, view: &Representation, request: http::Request<Body>) -> Answer {
+    let (format, body) = object_body(request).await?;
+    let mut context = crate::registry::read_context();
+    let review = engine::decode(resource, &body, format, &mut context)?;
+    let answered = reviews::answer(call.app, &resource.kind, call.identity, &call.info.namespace, review).ok_or_else(status::no_such_path)?;
+    view.bytes(StatusCode::CREATED, codec::encode(&answered))
+}
+
+async fn patch(call: &Call<'_>, resource: &Resource, request: http::Request<Body>) -> Result<Written, ApiError> {
+    let force = call.params.optional_flag("force");
+    let kind = match negotiate::patch_body(content_type(&request).as_deref())? {
+        BodyKind::JsonPatch => PatchType::Json,
+        BodyKind::MergePatch => PatchType::Merge,
+        BodyKind::StrategicMergePatch => PatchType::Strategic,
+        _ => PatchType::Apply { force: force.unwrap_or(false) },
+    };
+    let refuse = |error: FieldError| Err(ApiError::invalid("meta.k8s.io", "PatchOptions", "", vec![error]));
+    let applies = matches!(kind, PatchType::Apply { .. });
+    if applies && call.params.text("fieldManager").is_none() {
+        return refuse(FieldError::required("fieldManager", "is required for apply patch"));
+    }
+    if !applies && force.is_some() {
+        return refuse(FieldError::forbidden("force", "may not be specified for non-apply patch"));
+    }
+    let caller = call.caller("PatchOptions", &request)?;
+    let body = read_body(request.into_body()).await?;
+    call.app.registry.patch(call.target(resource), PatchRequest { kind, body: &body }, &caller).await
+}
+
+async fn delete_options(params: &Params, request: http::Request<Body>) -> Result<DeleteOptions, ApiError> {
+    let (format, body) = object_body(request).await?;
+    let mut options = engine::decode_delete_options(&body, format)?;
+    if let Some(options) = options.as_object_mut() {
+        options.extend(params.delete_options()?);
+    }
+    DeleteOptions::from_value(&options)
+}
+
+async fn delete(call: &Call<'_>, resource: &Resource, view: &Representation, request: http::Request<Body>) -> Answer {
+    let caller = call.caller("DeleteOptions", &request)?;
+    let options = delete_options(call.params, request).await?;
+    let namespace = namespace_of(resource, call.info);
+    let deleted = call.app.registry.delete(resource, namespace, &call.info.name, &options, &caller).await?;
+    match deleted {
+        Deleted::Object(object) => view.object(StatusCode::OK, resource, object),
+        Deleted::Gone(uid) => {
+            let mut details = json!({"name": call.info.name, "kind": resource.plural, "uid": uid});
+            if !resource.group.is_empty() {
+                details["group"] = json!(resource.group);
+            }
+            let body = json!({
+                "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details,
+            });
+            Ok(respond::json(StatusCode::OK, &body))
+        }
+    }
+}
+
+/// Requests below an object.
+async fn subresource(call: &Call<'_>, resource: &Arc<Resource>, request: http::Request<Body>) -> Answer {
+    let info = call.info;
+    if !resource.subresources.has(&info.subresource) {
+        return Err(status::no_such_path());
+    }
+    let accept = accept_header(&request);
+    let target = call.target(resource);
+    let registry = &call.app.registry;
+    if proxy::serves(resource, &info.subresource) {
+        return proxy::handle(call, resource, request).await;
+    }
+    let view = Representation::new(negotiate::accept(accept.as_deref(), true)?, call.params)?;
+    // A Scale and the like have no table of their own.
+    let plain = info.subresource == "scale";
+    let show = |written: Written| {
+        let code = if written.created { StatusCode::CREATED } else { StatusCode::OK };
+        let mut response = if plain { view.bytes(code, written.object)? } else { view.object(code, resource, written.object)? };
+        respond::warn(response.headers_mut(), &written.warnings);
+        Ok(response)
+    };
+    match (info.verb, info.subresource.as_str()) {
+        ("get", "status" | "scale") => {
+            let object = registry.present_through(&target, read(call, resource).await?)?;
+            show(Written { object, created: false, warnings: Vec::new() })
+        }
+        ("create", "binding") => {
+            let caller = call.caller("CreateOptions", &request)?;
+            let binding = action_body(resource, "binding", request).await?;
+            registry.bind(resource, target.namespace, target.name, &binding, &caller).await?;
+            Ok(respond::json(StatusCode::CREATED, &status::success(StatusCode::CREATED)))
+        }
+        ("create", "eviction") => {
+            let caller = call.caller("CreateOptions", &request)?;
+            let eviction = action_body(resource, "eviction", request).await?;
+            registry.evict(resource, target.namespace, target.name, &eviction, &caller).await?;
+            Ok(respond::json(StatusCode::CREATED, &status::success(StatusCode::CREATED)))
+        }
+        ("create", "token") => {
+            let caller = call.caller("CreateOptions", &request)?;
+            let asked = action_body(resource, "token", request).await?;
+            let answer = super::token_request::answer(call.app, resource, &target, asked, &caller).await?;
+            view.bytes(StatusCode::CREATED, codec::encode(&answer))
+        }
+        ("update", _) if !is_action(&info.subresource) => {
+            let caller = call.caller("UpdateOptions", &request)?;
+            let (format, body) = object_body(request).await?;
+            let written = registry.update(target, &body, format, &caller).await?;
+            show(written)
+        }
+        ("patch", _) if !is_action(&info.subresource) => show(patch(call, resource, request).await?),
+        _ => Err(not_allowed()),
+    }
+}
+
+fn is_action(subresource: &str) -> bool {
+    matches!(subresource, "binding" | "eviction" | "token")
+}
+
+async fn action_body(resource: &Resource, subresource: &str, request: http::Request<Body>) -> Result<Value, ApiError> {
+    let (format, body) = object_body(request).await?;
+    let mut context = crate::registry::read_context();
+    engine::decode_subresource(resource, subresource, &body, format, &mut context)
+}

@@ -1,0 +1,131 @@
+//! Successful responses: objects and lists in the representation that was agreed on.
+//!
+//! In: encoded objects. Out: bytes and responses. JSON objects pass through untouched; only tables, YAML and pretty-printing
+//! parse anything.
+
+use axum::body::Body;
+use bytes::Bytes;
+use gantry_api::kinds::Resource;
+use gantry_api::table::IncludeObject;
+use gantry_api::{ApiError, codec};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use serde_json::{Value, json};
+
+use super::negotiate::{Accepted, Transform};
+use super::params::Params;
+use crate::registry::ListResult;
+
+/// How an object is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// As it is.
+    Object,
+    /// As `PartialObjectMetadata`.
+    Metadata,
+    /// As a `Table`.
+    Table(IncludeObject),
+}
+
+/// What the client wants to see, from negotiation and parameters.
+#[derive(Debug, Clone, Copy)]
+pub struct Representation {
+    /// How objects are shown.
+    pub shape: Shape,
+    accepted: Accepted,
+    pretty: bool,
+}
+
+impl Representation {
+    /// Puts the pieces together.
+    pub fn new(accepted: Accepted, params: &Params) -> Result<Self, ApiError> {
+        let shape = match accepted.transform {
+            Transform::None => Shape::Object,
+            Transform::MetadataOnly => Shape::Metadata,
+            Transform::Table => Shape::Table(match params.text("includeObject") {
+                None | Some("Metadata") => IncludeObject::Metadata,
+                Some("None") => IncludeObject::None,
+                Some("Object") => IncludeObject::Object,
+                Some(other) => {
+                    return Err(ApiError::bad_request(format!("unrecognized includeObject value: \"{other}\"")));
+                }
+            }),
+        };
+        Ok(Self { shape, accepted, pretty: params.flag("pretty") && !accepted.yaml })
+    }
+
+    /// A response with an object.
+    pub fn object(&self, code: StatusCode, resource: &Resource, object: Bytes) -> Result<Response<Body>, ApiError> {
+        let shaped = shape_object(resource, object, self.shape)?;
+        self.bytes(code, shaped)
+    }
+
+    /// A response with a list.
+    pub fn list(&self, resource: &Resource, list: &ListResult) -> Result<Response<Body>, ApiError> {
+        let token = list.continue_token.as_deref();
+        let bytes = match self.shape {
+            Shape::Object => codec::write_list(resource, list.revision, token, list.remaining, list.objects.iter()),
+            Shape::Metadata => {
+                let items: Vec<Bytes> = list.objects.iter().map(|object| codec::to_metadata_only(object)).collect::<Result<_, _>>()?;
+                codec::write_metadata_list(list.revision, token, list.remaining, items.iter())
+            }
+            Shape::Table(include) => super::tables::list(resource, list, include)?,
+        };
+        self.bytes(StatusCode::OK, bytes)
+    }
+
+    /// A response with JSON bytes, rewritten if YAML or pretty-printing was asked for.
+    pub fn bytes(&self, code: StatusCode, bytes: Bytes) -> Result<Response<Body>, ApiError> {
+        let bytes = if self.accepted.yaml {
+            let value: Value = serde_json::from_slice(&bytes).map_err(ApiError::internal)?;
+            Bytes::from(serde_saphyr::to_string(&value).map_err(ApiError::internal)?)
+        } else if self.pretty {
+            let value: Value = serde_json::from_slice(&bytes).map_err(ApiError::internal)?;
+            Bytes::from(serde_json::to_vec_pretty(&value).map_err(ApiError::internal)?)
+        } else {
+            bytes
+        };
+        Ok(respond(code, self.accepted.content_type(), bytes))
+    }
+}
+
+/// One object in a shape.
+pub fn shape_object(resource: &Resource, object: Bytes, shape: Shape) -> Result<Bytes, ApiError> {
+    match shape {
+        Shape::Object => Ok(object),
+        Shape::Metadata => codec::to_metadata_only(&object),
+        Shape::Table(include) => super::tables::one(resource, &object, include),
+    }
+}
+
+/// A BOOKMARK event of a watch for tables: a table without rows.
+pub fn table_bookmark(revision: u64, initial_events_end: bool) -> Bytes {
+    let mut metadata = json!({"resourceVersion": revision.to_string()});
+    if initial_events_end {
+        metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+    }
+    let table = json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata, "columnDefinitions": null, "rows": []});
+    codec::watch_frame("BOOKMARK", table.to_string().as_bytes())
+}
+
+/// A response with a body.
+pub fn respond(code: StatusCode, content_type: &'static str, bytes: Bytes) -> Response<Body> {
+    let mut response = Response::new(Body::from(bytes));
+    *response.status_mut() = code;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+/// A JSON response.
+pub fn json(code: StatusCode, value: &Value) -> Response<Body> {
+    respond(code, "application/json", Bytes::from(value.to_string()))
+}
+
+/// Adds `Warning` headers.
+pub fn warn(headers: &mut HeaderMap, warnings: &[String]) {
+    for warning in warnings {
+        let text: String = warning.chars().filter(|c| !c.is_control()).collect();
+        if let Ok(value) = HeaderValue::from_str(&format!("299 - {}", gantry_api::error::quote(&text))) {
+            headers.append(header::WARNING, value);
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! The only place that knows HTTP status codes of errors.
+//!
+//! In: an [`ApiError`]. Out: its code and the `Status` response.
+
+use axum::body::Body;
+use gantry_api::{ApiError, Reason};
+use http::{HeaderValue, Response, StatusCode, header};
+use serde_json::{Value, json};
+
+/// The HTTP code of an error.
+pub fn code(error: &ApiError) -> StatusCode {
+    match error.reason {
+        Reason::BadRequest => StatusCode::BAD_REQUEST,
+        Reason::Unauthorized => StatusCode::UNAUTHORIZED,
+        Reason::Forbidden => StatusCode::FORBIDDEN,
+        Reason::NotFound => StatusCode::NOT_FOUND,
+        Reason::AlreadyExists | Reason::Conflict => StatusCode::CONFLICT,
+        Reason::Gone | Reason::Expired => StatusCode::GONE,
+        Reason::Invalid => StatusCode::UNPROCESSABLE_ENTITY,
+        Reason::NotAcceptable => StatusCode::NOT_ACCEPTABLE,
+        Reason::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        Reason::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+        Reason::RequestEntityTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        Reason::Timeout => StatusCode::GATEWAY_TIMEOUT,
+        Reason::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
+        Reason::ServiceUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+/// The `Status` object of an error.
+pub fn body(error: &ApiError) -> Value {
+    error.to_status(code(error).as_u16())
+}
+
+/// The response to a request that failed.
+pub fn response(error: &ApiError) -> Response<Body> {
+    let code = code(error);
+    let mut response = Response::new(Body::from(error.to_status(code.as_u16()).to_string()));
+    *response.status_mut() = code;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let retry_after = error.details.as_ref().map_or(0, |details| details.retry_after_seconds);
+    if retry_after > 0 {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(retry_after));
+    }
+    response
+}
+
+/// The `Status` of a request that succeeded and has nothing else to say.
+pub fn success(code: StatusCode) -> Value {
+    json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": code.as_u16()})
+}
+
+/// The answer for a path nothing is served at.
+pub fn no_such_path() -> ApiError {
+    ApiError::new(Reason::NotFound, "the server could not find the requested resource")
+        .with_details(gantry_api::error::Details::default())
+}

@@ -1,0 +1,103 @@
+//! `serviceaccounts/token`: a token for a service account, bound to it and, if asked, to a pod.
+
+use std::sync::Arc;
+
+use gantry_api::kinds::Resource;
+use gantry_api::{ApiError, FieldError, codec, meta};
+use serde_json::{Value, json};
+
+use super::App;
+use crate::admission::{Attributes, Operation};
+use crate::auth::tokens::TokenClaims;
+use crate::registry::{Caller, Target};
+
+/// Tokens live at least ten minutes, at most a day, an hour unless asked otherwise.
+const SECONDS_MIN: i64 = 600;
+const SECONDS_MAX: i64 = 86_400;
+const SECONDS_DEFAULT: i64 = 3_600;
+
+/// Issues a token and answers with the request and its status.
+pub async fn answer(app: &Arc<App>, accounts: &Resource, target: &Target<'_>, mut asked: Value, caller: &Caller) -> Result<Value, ApiError> {
+    let attributes = Attributes {
+        operation: Operation::Create,
+        resource: accounts,
+        subresource: "token",
+        namespace: target.namespace,
+        name: target.name,
+        identity: &caller.identity,
+        old: None,
+        dry_run: caller.dry_run,
+    };
+    app.registry.admit(&attributes, &mut asked).await?;
+    let account = codec::decode(&app.registry.get(accounts, target.namespace, target.name).await?)?;
+    let seconds = lifetime(target.name, &asked)?;
+    let audiences: Vec<String> = asked
+        .pointer("/spec/audiences")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(|audience| audience.as_str().map(str::to_owned))
+        .collect();
+    let audiences = if audiences.is_empty() { app.tokens.default_audiences() } else { audiences };
+    let (pod, node) = bound_pod(app, target, &asked).await?;
+    let claims = TokenClaims {
+        namespace: target.namespace.to_owned(),
+        service_account: target.name.to_owned(),
+        service_account_uid: meta::uid(&account).to_owned(),
+        pod,
+        node,
+        ..TokenClaims::default()
+    };
+    let issued = app.tokens.issue(&claims, &audiences, std::time::Duration::from_secs(seconds.unsigned_abs())).map_err(ApiError::internal)?;
+    let spec = meta::object_mut(&mut asked, "spec");
+    spec.insert("audiences".to_owned(), json!(audiences));
+    spec.insert("expirationSeconds".to_owned(), json!(seconds));
+    if let Some(object) = asked.as_object_mut() {
+        object.insert("metadata".to_owned(), json!({"name": target.name, "namespace": target.namespace}));
+        object.insert("status".to_owned(), json!({"token": issued.token, "expirationTimestamp": meta::time(issued.expires)}));
+    }
+    Ok(asked)
+}
+
+fn lifetime(account: &str, asked: &Value) -> Result<i64, ApiError> {
+    let seconds = asked.pointer("/spec/expirationSeconds").and_then(Value::as_i64).unwrap_or(SECONDS_DEFAULT);
+    if seconds < SECONDS_MIN {
+        let error = FieldError::invalid("spec.expirationSeconds", seconds, "may not specify a duration less than 10 minutes");
+        return Err(ApiError::invalid("authentication.k8s.io", "TokenRequest", account, vec![error]));
+    }
+    Ok(seconds.min(SECONDS_MAX))
+}
+
+/// A name and a UID.
+type Bound = Option<(String, String)>;
+
+/// The pod that the token is to be bound to, and the node it runs on.
+async fn bound_pod(app: &App, target: &Target<'_>, asked: &Value) -> Result<(Bound, Bound), ApiError> {
+    let Some(reference) = asked.pointer("/spec/boundObjectRef").filter(|reference| reference.is_object()) else {
+        return Ok((None, None));
+    };
+    let refuse = |error: FieldError| ApiError::invalid("authentication.k8s.io", "TokenRequest", target.name, vec![error]);
+    if reference["kind"] != "Pod" || !matches!(reference["apiVersion"].as_str(), None | Some("" | "v1")) {
+        let kind = reference["kind"].clone();
+        return Err(refuse(FieldError::invalid("spec.boundObjectRef", kind, "cannot bind token to this kind of object")));
+    }
+    let pods = app.registry.catalog().resource("", "v1", "pods").ok_or_else(super::status::no_such_path)?;
+    let name = reference["name"].as_str().unwrap_or_default();
+    let pod = codec::decode(&app.registry.get(pods, target.namespace, name).await?)?;
+    let uid = meta::uid(&pod);
+    if let Some(wanted) = reference["uid"].as_str().filter(|wanted| !wanted.is_empty())
+        && wanted != uid
+    {
+        let why = format!("the UID in the bound object reference ({wanted}) does not match the UID in record. The object might have been deleted and then recreated");
+        return Err(ApiError::conflict("pods", name, why));
+    }
+    if meta::str_at(&pod, &["spec", "serviceAccountName"]) != target.name {
+        let why = format!("cannot bind token for serviceaccount \"{}\" to pod running with different serviceaccount name.", target.name);
+        return Err(ApiError::bad_request(why));
+    }
+    let node_name = meta::str_at(&pod, &["spec", "nodeName"]);
+    let nodes = app.registry.catalog().resource("", "v1", "nodes");
+    let node = nodes.and_then(|nodes| app.registry.cached(nodes, "", node_name));
+    let node = node.map(|node| (node_name.to_owned(), node.facts.uid.clone()));
+    Ok((Some((name.to_owned(), uid.to_owned())), node))
+}

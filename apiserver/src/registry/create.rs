@@ -1,0 +1,137 @@
+//! Creating objects.
+
+use gantry_api::engine::{self, BodyFormat};
+use gantry_api::kinds::Resource;
+use gantry_api::{ApiError, Reason, codec, meta};
+use gantry_store::{Error, Op, Precondition};
+use serde_json::Value;
+
+use super::service_address::ATTEMPTS_MAX;
+use super::{Caller, Fresh, Registry, Written, errors};
+use crate::admission::{Attributes, Operation};
+
+/// How many names are tried for a `generateName`.
+const NAME_ATTEMPTS_MAX: usize = 8;
+
+impl Registry {
+    /// Creates an object from a request body.
+    pub async fn create(
+        &self,
+        resource: &Resource,
+        namespace: &str,
+        body: &[u8],
+        format: BodyFormat,
+        caller: &Caller,
+    ) -> Result<Written, ApiError> {
+        let fresh = Fresh::new();
+        let mut context = fresh.context(caller);
+        let object = engine::decode(resource, body, format, &mut context)?;
+        let warnings = context.warnings;
+        let mut written = self.create_value(resource, namespace, object, caller).await?;
+        written.warnings.splice(0..0, warnings);
+        Ok(written)
+    }
+
+    /// Creates a decoded object.
+    pub async fn create_value(
+        &self,
+        resource: &Resource,
+        namespace: &str,
+        object: Value,
+        caller: &Caller,
+    ) -> Result<Written, ApiError> {
+        if !meta::name(&object).is_empty() {
+            return self.create_once(resource, namespace, object, caller, false).await;
+        }
+        for _ in 1..NAME_ATTEMPTS_MAX {
+            match self.create_once(resource, namespace, object.clone(), caller, false).await {
+                Err(error) if error.reason == Reason::AlreadyExists => {}
+                other => return other,
+            }
+        }
+        self.create_once(resource, namespace, object, caller, false).await
+    }
+
+    /// Creates an object whose name is final or generated once. `applied`: its fields' owners are recorded already.
+    pub(super) async fn create_once(
+        &self,
+        resource: &Resource,
+        namespace: &str,
+        mut object: Value,
+        caller: &Caller,
+        applied: bool,
+    ) -> Result<Written, ApiError> {
+        let fresh = Fresh::new();
+        let mut context = fresh.context(caller);
+        context.applied = applied;
+        let scope = resource.namespaced.then_some(namespace);
+        engine::prepare_create(resource, &mut object, scope, &mut context)?;
+        let name = meta::name(&object).to_owned();
+        let attributes = Attributes {
+            operation: Operation::Create,
+            resource,
+            subresource: "",
+            namespace,
+            name: &name,
+            identity: &caller.identity,
+            old: None,
+            dry_run: caller.dry_run,
+        };
+        self.admission.admit(&attributes, Some(&mut object), self).await?;
+        engine::finish_create(resource, &mut object, &mut context)?;
+        let warnings = std::mem::take(&mut context.warnings);
+        if caller.dry_run {
+            if self.find(resource, namespace, &name).await?.is_some() {
+                return Err(ApiError::already_exists(&resource.qualified(), &name));
+            }
+            self.addresses.plan(resource, None, Some(&mut object))?;
+            let bytes = self.encode(resource, &object)?;
+            return Ok(Written { object: self.present(resource, bytes)?, created: true, warnings });
+        }
+        self.store_new(resource, namespace, &name, &object, warnings).await
+    }
+
+    async fn store_new(
+        &self,
+        resource: &Resource,
+        namespace: &str,
+        name: &str,
+        object: &Value,
+        warnings: Vec<String>,
+    ) -> Result<Written, ApiError> {
+        let key = resource.key(namespace, name);
+        let mut attempt = 1;
+        loop {
+            let mut candidate = std::borrow::Cow::Borrowed(object);
+            let mut claims = if super::service_address::concerns(resource) {
+                self.addresses.plan(resource, None, Some(candidate.to_mut()))?
+            } else {
+                Default::default()
+            };
+            let bytes = self.encode(resource, &candidate)?;
+            let mut ops = vec![Op::Put { key: key.clone(), value: bytes.clone(), precondition: Some(Precondition::Absent) }];
+            ops.append(&mut claims.ops);
+            match self.store.txn(ops).await {
+                Ok(revision) => {
+                    let object = self.present(resource, codec::with_resource_version(&bytes, revision))?;
+                    return Ok(Written { object, created: true, warnings });
+                }
+                Err(Error::Conflict { key: taken, current }) if taken == key => {
+                    return Err(existing(resource, name, current));
+                }
+                Err(Error::Conflict { key: taken, .. }) if claims.may_retry(&taken) && attempt < ATTEMPTS_MAX => attempt += 1,
+                Err(Error::Conflict { key: taken, .. }) => return Err(self.addresses.taken(resource, name, &taken)),
+                Err(error) => return Err(errors::from_store(error)),
+            }
+        }
+    }
+}
+
+fn existing(resource: &Resource, name: &str, current: Option<gantry_store::KeyValue>) -> ApiError {
+    let mut error = ApiError::already_exists(&resource.qualified(), name);
+    let deleting = current.and_then(|kv| codec::facts(resource, &kv.value).ok()).is_some_and(|facts| facts.deleting);
+    if deleting {
+        error.message = format!("object is being deleted: {}", error.message);
+    }
+    error
+}

@@ -1,0 +1,385 @@
+//! Lists and watches: which snapshot a request gets, and from where.
+//!
+//! In: a [`ListRequest`] or [`WatchRequest`] with Kubernetes' resourceVersion rules still to be applied. Out: objects at
+//! one revision, or an open [`WatchSession`]. The present is answered from the cache; the past from the store.
+
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use gantry_api::error::FieldError;
+use gantry_api::kinds::Resource;
+use gantry_api::{ApiError, codec};
+use serde::{Deserialize, Serialize};
+
+use super::{Registry, errors, present};
+use crate::cacher::{Cacher, FRESH_WAIT, Filter, ResourceCache, Subscription, WatchStart};
+
+/// `resourceVersionMatch`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Match {
+    /// At least as new.
+    NotOlderThan,
+    /// Exactly this snapshot.
+    Exact,
+}
+
+/// Which snapshot a list shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Position {
+    /// At least as recent as any write acknowledged before.
+    MostRecent,
+    /// Whatever the cache has.
+    Any,
+    /// At least as recent as this revision.
+    NotOlderThan(u64),
+    /// This revision.
+    Exact(u64),
+    /// The following page of a list.
+    Continue(Continue),
+}
+
+/// What a continue token says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Continue {
+    /// The token's version.
+    pub v: String,
+    /// The list's revision.
+    pub rv: u64,
+    /// The last key of the page before, without the resource's prefix.
+    pub start: String,
+}
+
+const TOKEN_VERSION: &str = "meta.k8s.io/v1";
+
+/// A list.
+#[derive(Debug, Clone)]
+pub struct ListRequest {
+    /// What is selected.
+    pub filter: Arc<Filter>,
+    /// The most objects of a page; 0 for all.
+    pub limit: usize,
+    /// Which snapshot.
+    pub position: Position,
+}
+
+/// A page.
+#[derive(Debug)]
+pub struct ListResult {
+    /// The objects with their resourceVersions, in the version asked for.
+    pub objects: Vec<Bytes>,
+    /// The snapshot's revision.
+    pub revision: u64,
+    /// Where the next page starts.
+    pub continue_token: Option<String>,
+    /// How many objects follow.
+    pub remaining: Option<u64>,
+}
+
+/// A watch.
+#[derive(Debug, Clone)]
+pub struct WatchRequest {
+    /// What is selected.
+    pub filter: Arc<Filter>,
+    /// From where: `None` for the most recent state, 0 for any.
+    pub resource_version: Option<u64>,
+    /// `sendInitialEvents`, where it is given.
+    pub send_initial_events: Option<bool>,
+}
+
+/// An open watch.
+#[derive(Debug)]
+pub struct WatchSession {
+    /// The resource, in the version that was asked for.
+    pub resource: Arc<Resource>,
+    /// What comes.
+    pub subscription: Subscription,
+    /// The revision that the initial objects or the backlog lead up to.
+    pub revision: u64,
+    /// Whether the end of the initial objects is to be marked.
+    pub mark_initial_end: bool,
+    /// Whose revision bookmarks carry.
+    pub cacher: Arc<Cacher>,
+}
+
+impl Continue {
+    /// Reads a token.
+    pub fn parse(token: &str) -> Result<Self, ApiError> {
+        let invalid = |why: String| ApiError::bad_request(format!("continue key is not valid: {why}"));
+        let bytes = URL_SAFE_NO_PAD.decode(token.trim_end_matches('=')).map_err(|error| invalid(error.to_string()))?;
+        let token: Self = serde_json::from_slice(&bytes).map_err(|error| invalid(error.to_string()))?;
+        if token.v != TOKEN_VERSION {
+            return Err(invalid(format!("server does not recognize this encoded version {:?}", token.v)));
+        }
+        if token.rv == 0 || token.start.split('/').any(|part| part == "..") {
+            return Err(invalid("incorrect encoded start resourceVersion".to_owned()));
+        }
+        Ok(token)
+    }
+
+    fn token(revision: u64, start: &str) -> String {
+        let token = Self { v: TOKEN_VERSION.to_owned(), rv: revision, start: start.to_owned() };
+        URL_SAFE_NO_PAD.encode(serde_json::to_vec(&token).unwrap_or_default())
+    }
+}
+
+impl Position {
+    /// Applies Kubernetes' rules for `resourceVersion`, `resourceVersionMatch`, `limit` and `continue`.
+    pub fn of_list(
+        resource_version: Option<&str>,
+        matching: Option<&str>,
+        limit: usize,
+        continue_token: Option<&str>,
+    ) -> Result<Self, ApiError> {
+        let version = resource_version.filter(|text| !text.is_empty());
+        let matching = parse_match(version, matching.filter(|text| !text.is_empty()), continue_token)?;
+        if let Some(token) = continue_token {
+            if version.is_some_and(|version| version != "0") {
+                return Err(ApiError::bad_request("specifying resource version is not allowed when using continue"));
+            }
+            return Continue::parse(token).map(Self::Continue);
+        }
+        Ok(match (parse_resource_version(version)?, matching) {
+            (None, _) => Self::MostRecent,
+            (Some(0), _) => Self::Any,
+            (Some(revision), Some(Match::Exact)) => Self::Exact(revision),
+            (Some(revision), None) if limit > 0 => Self::Exact(revision),
+            (Some(revision), _) => Self::NotOlderThan(revision),
+        })
+    }
+}
+
+/// Reads a resourceVersion; an empty one is none.
+pub fn parse_resource_version(text: Option<&str>) -> Result<Option<u64>, ApiError> {
+    let Some(text) = text.filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
+    text.parse().map(Some).map_err(|_| {
+        let why = format!("strconv.ParseUint: parsing {}: invalid syntax", gantry_api::error::quote(text));
+        ApiError::bad_request(FieldError::invalid("resourceVersion", text, why).to_string())
+    })
+}
+
+/// Reads `resourceVersionMatch` of a list, with Kubernetes' rules of what it goes together with.
+fn parse_match(version: Option<&str>, matching: Option<&str>, continue_token: Option<&str>) -> Result<Option<Match>, ApiError> {
+    let refuse = |error: FieldError| Err(ApiError::invalid("meta.k8s.io", "ListOptions", "", vec![error]));
+    let Some(matching) = matching else {
+        return Ok(None);
+    };
+    if continue_token.is_some() {
+        return refuse(FieldError::forbidden("resourceVersionMatch", "resourceVersionMatch is forbidden when continue is provided"));
+    }
+    if version.is_none() {
+        return refuse(FieldError::forbidden(
+            "resourceVersionMatch",
+            "resourceVersionMatch is forbidden unless resourceVersion is provided",
+        ));
+    }
+    match matching {
+        "NotOlderThan" => Ok(Some(Match::NotOlderThan)),
+        "Exact" if version == Some("0") => refuse(FieldError::forbidden(
+            "resourceVersionMatch",
+            "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
+        )),
+        "Exact" => Ok(Some(Match::Exact)),
+        other => refuse(FieldError::not_supported("resourceVersionMatch", other, &["Exact", "NotOlderThan", ""])),
+    }
+}
+
+impl Registry {
+    /// A page of a list.
+    pub async fn list(&self, resource: &Resource, request: &ListRequest) -> Result<ListResult, ApiError> {
+        let cache = self.cache(resource)?;
+        match &request.position {
+            Position::Any => self.list_cache(resource, &cache, request, None, None),
+            Position::MostRecent => {
+                if self.reach_present().await? {
+                    self.list_cache(resource, &cache, request, None, None)
+                } else {
+                    self.list_store(resource, request, None, None).await
+                }
+            }
+            Position::NotOlderThan(revision) => {
+                self.reach(*revision).await?;
+                self.list_cache(resource, &cache, request, None, None)
+            }
+            Position::Exact(revision) => self.list_at(resource, &cache, request, *revision, None).await,
+            Position::Continue(token) => {
+                let start = format!("{}{}", resource.storage_prefix, token.start);
+                self.list_at(resource, &cache, request, token.rv, Some(&start)).await
+            }
+        }
+    }
+
+    fn cache(&self, resource: &Resource) -> Result<Arc<ResourceCache>, ApiError> {
+        self.cacher.resource(resource).ok_or_else(|| ApiError::internal(format!("no cache for {}", resource.qualified())))
+    }
+
+    /// Waits until the cache shows every acknowledged write; false if it does not get there.
+    pub async fn reach_present(&self) -> Result<bool, ApiError> {
+        let revision = self.store.current_revision().await.map_err(errors::from_store)?;
+        if self.cacher.is_following() && self.cacher.revision() >= revision {
+            return Ok(true);
+        }
+        // Not every store can do this; then its own progress notifications have to do.
+        let _ = self.store.request_progress().await;
+        Ok(self.cacher.wait_for(revision, FRESH_WAIT).await)
+    }
+
+    async fn reach(&self, revision: u64) -> Result<(), ApiError> {
+        if self.cacher.wait_for(revision, std::time::Duration::ZERO).await {
+            return Ok(());
+        }
+        let _ = self.store.request_progress().await;
+        if self.cacher.wait_for(revision, FRESH_WAIT).await {
+            return Ok(());
+        }
+        Err(errors::too_large_resource_version(revision, self.cacher.revision()))
+    }
+
+    /// A page at a revision: from the cache if nothing of the resource changed since, else from the store.
+    async fn list_at(
+        &self,
+        resource: &Resource,
+        cache: &ResourceCache,
+        request: &ListRequest,
+        revision: u64,
+        start: Option<&str>,
+    ) -> Result<ListResult, ApiError> {
+        if self.cacher.is_following() && cache.changed() <= revision && revision <= self.cacher.revision() {
+            let result = self.list_cache(resource, cache, request, start, Some(revision))?;
+            // Still unchanged after reading: what was read is the snapshot.
+            if cache.changed() <= revision {
+                return Ok(result);
+            }
+        }
+        self.list_store(resource, request, start, Some(revision)).await
+    }
+
+    fn list_cache(
+        &self,
+        resource: &Resource,
+        cache: &ResourceCache,
+        request: &ListRequest,
+        start: Option<&str>,
+        at: Option<u64>,
+    ) -> Result<ListResult, ApiError> {
+        let before = self.cacher.revision();
+        let prefix = prefix_of(resource, &request.filter);
+        let page = cache.list(&prefix, start, request.limit, &request.filter);
+        let revision = at.unwrap_or(before.max(page.changed));
+        let token = page.more_after.map(|key| Continue::token(revision, relative(resource, &key)));
+        let objects = page.entries.iter().map(|entry| present(resource, entry.object.clone())).collect::<Result<_, _>>()?;
+        Ok(ListResult { objects, revision, continue_token: token, remaining: page.remaining })
+    }
+
+    async fn list_store(
+        &self,
+        resource: &Resource,
+        request: &ListRequest,
+        start: Option<&str>,
+        at: Option<u64>,
+    ) -> Result<ListResult, ApiError> {
+        let prefix = prefix_of(resource, &request.filter);
+        let cache = self.cache(resource)?;
+        let mut objects = Vec::new();
+        let mut start = start.map(str::to_owned);
+        let mut at = at;
+        loop {
+            let wanted = if request.limit == 0 || request.filter.is_selective() { 0 } else { request.limit };
+            let page = self.store.list(&prefix, start.as_deref(), wanted, at).await.map_err(errors::from_store)?;
+            at = Some(page.revision);
+            let last = page.items.len();
+            for (index, item) in page.items.into_iter().enumerate() {
+                let facts = codec::facts(cache.resource(), &item.value)?;
+                if !request.filter.matches(&facts) {
+                    start = Some(item.key);
+                    continue;
+                }
+                objects.push(present(resource, codec::with_resource_version(&item.value, item.mod_revision))?);
+                if objects.len() == request.limit && (page.more || index + 1 < last) {
+                    let token = Continue::token(page.revision, relative(resource, &item.key));
+                    return Ok(ListResult { objects, revision: page.revision, continue_token: Some(token), remaining: None });
+                }
+                start = Some(item.key);
+            }
+            if !page.more {
+                return Ok(ListResult { objects, revision: page.revision, continue_token: None, remaining: None });
+            }
+        }
+    }
+
+    /// Opens a watch.
+    pub async fn watch(&self, resource: &Arc<Resource>, request: &WatchRequest) -> Result<WatchSession, ApiError> {
+        let cache = self.cache(resource)?;
+        let streaming_list = request.send_initial_events == Some(true);
+        let start = match request.resource_version {
+            Some(0) => WatchStart::Now,
+            None => {
+                if !self.reach_present().await? {
+                    return Err(ApiError::new(gantry_api::Reason::Timeout, "Timeout: the watch cache does not reach the present"));
+                }
+                WatchStart::Now
+            }
+            Some(revision) if streaming_list => {
+                self.reach(revision).await?;
+                WatchStart::Now
+            }
+            Some(revision) => WatchStart::After(revision),
+        };
+        let before = self.cacher.revision();
+        let prefix = prefix_of(resource, &request.filter);
+        let (mut subscription, changed) = cache
+            .watch(&prefix, Arc::clone(&request.filter), start)
+            .map_err(|oldest| errors::too_old(request.resource_version.unwrap_or_default(), oldest))?;
+        if request.send_initial_events == Some(false) {
+            subscription.initial.clear();
+        }
+        Ok(WatchSession {
+            resource: Arc::clone(resource),
+            subscription,
+            revision: before.max(changed),
+            mark_initial_end: streaming_list,
+            cacher: Arc::clone(&self.cacher),
+        })
+    }
+}
+
+fn prefix_of(resource: &Resource, filter: &Filter) -> String {
+    resource.prefix((!filter.namespace.is_empty()).then_some(filter.namespace.as_str()))
+}
+
+fn relative<'a>(resource: &Resource, key: &'a str) -> &'a str {
+    key.strip_prefix(resource.storage_prefix.as_str()).unwrap_or(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resource_version_rules() {
+        let of = |rv: Option<&str>, matching: Option<&str>, limit| Position::of_list(rv, matching, limit, None);
+        assert_eq!(of(None, None, 0).unwrap(), Position::MostRecent);
+        assert_eq!(of(Some(""), None, 0).unwrap(), Position::MostRecent);
+        assert_eq!(of(Some("0"), None, 5).unwrap(), Position::Any);
+        assert_eq!(of(Some("7"), None, 0).unwrap(), Position::NotOlderThan(7));
+        assert_eq!(of(Some("7"), None, 5).unwrap(), Position::Exact(7));
+        assert_eq!(of(Some("7"), Some("Exact"), 0).unwrap(), Position::Exact(7));
+        assert_eq!(of(Some("7"), Some("NotOlderThan"), 5).unwrap(), Position::NotOlderThan(7));
+        assert!(of(Some("x"), None, 0).is_err());
+        assert!(of(None, Some("Exact"), 0).is_err());
+        assert!(of(Some("0"), Some("Exact"), 0).is_err());
+        assert!(of(Some("1"), Some("Newest"), 0).is_err());
+    }
+
+    #[test]
+    fn continue_tokens() {
+        let token = Continue::token(9, "ns/name");
+        let read = Position::of_list(None, None, 1, Some(&token)).unwrap();
+        assert_eq!(read, Position::Continue(Continue { v: TOKEN_VERSION.into(), rv: 9, start: "ns/name".into() }));
+        assert!(Position::of_list(Some("5"), None, 1, Some(&token)).is_err());
+        assert!(Position::of_list(None, None, 1, Some("rubbish")).is_err());
+    }
+}

@@ -1,0 +1,248 @@
+//! The one registry of all kinds: create, get, list, watch, update, patch, delete and the stored subresources.
+//!
+//! ```text
+//! bytes ─▶ engine (decode, prepare) ─▶ admission ─▶ engine (validate) ─▶ store transaction ─▶ bytes
+//!                                                                   reads ◀─ cacher ◀─ store's watch
+//! ```
+//!
+//! In: a resource, a name, a body and a [`Caller`]. Out: encoded objects or an [`ApiError`]. Nothing here knows HTTP, and
+//! nothing here is written per kind except what Kubernetes itself treats apart: graceful deletion of pods, finalizers
+//! of namespaces, addresses of Services, and the action subresources.
+
+mod create;
+mod delete;
+pub mod errors;
+mod list;
+mod pods;
+mod service_address;
+mod update;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use gantry_api::engine::{Context, FieldValidation};
+use gantry_api::kinds::{Catalog, Resource};
+use gantry_api::{ApiError, codec};
+use gantry_store::{KeyValue, Store};
+use jiff::Timestamp;
+use rand::Rng;
+use serde_json::Value;
+
+use crate::admission::Chain;
+use crate::auth::Identity;
+use crate::cacher::{Cacher, Entry};
+
+pub use delete::{DeleteOptions, Propagation};
+pub use list::{ListRequest, ListResult, Match, Position, WatchRequest, WatchSession, parse_resource_version};
+pub use service_address::ServiceAddresses;
+pub use update::{PatchRequest, Target};
+
+/// Letters and digits that cannot be mistaken for another nor spell words; generated names end in five of them.
+const SUFFIX_ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+const SUFFIX_LENGTH: usize = 5;
+
+/// Who writes, and how it wants the write treated.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// The user.
+    pub identity: Identity,
+    /// The field manager.
+    pub manager: String,
+    /// What to do about unknown fields.
+    pub field_validation: FieldValidation,
+    /// Do everything but store it.
+    pub dry_run: bool,
+}
+
+impl Caller {
+    /// A caller with default options.
+    pub fn new(identity: Identity, manager: &str) -> Self {
+        Self { identity, manager: manager.to_owned(), field_validation: FieldValidation::Ignore, dry_run: false }
+    }
+}
+
+/// What a write answers.
+#[derive(Debug, Clone)]
+pub struct Written {
+    /// The object as it is now (or as it was when it went away).
+    pub object: Bytes,
+    /// Whether it was created.
+    pub created: bool,
+    /// Warnings for the client.
+    pub warnings: Vec<String>,
+}
+
+/// What a deletion answers.
+#[derive(Debug, Clone)]
+pub enum Deleted {
+    /// The object still exists (finalizers, grace), or its kind answers with the object it was.
+    Object(Bytes),
+    /// It is gone; its UID.
+    Gone(String),
+}
+
+/// An object read to be changed.
+#[derive(Debug, Clone)]
+pub(crate) struct Current {
+    /// The key.
+    pub key: String,
+    /// The revision it was read at.
+    pub revision: u64,
+    /// With its resourceVersion, in the stored version.
+    pub bytes: Bytes,
+}
+
+/// The registry.
+pub struct Registry {
+    catalog: Arc<Catalog>,
+    store: Arc<dyn Store>,
+    cacher: Arc<Cacher>,
+    admission: Chain,
+    addresses: ServiceAddresses,
+}
+
+impl std::fmt::Debug for Registry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Registry").finish_non_exhaustive()
+    }
+}
+
+/// Values a [`Context`] borrows.
+struct Fresh {
+    uid: String,
+    suffix: String,
+}
+
+impl Fresh {
+    fn new() -> Self {
+        let mut random = rand::rng();
+        let suffix = (0..SUFFIX_LENGTH).map(|_| char::from(SUFFIX_ALPHABET[random.random_range(0..SUFFIX_ALPHABET.len())])).collect();
+        Self { uid: uuid::Uuid::new_v4().to_string(), suffix }
+    }
+
+    fn context<'a>(&'a self, caller: &'a Caller) -> Context<'a> {
+        Context {
+            now: Timestamp::now(),
+            new_uid: &self.uid,
+            random_suffix: &self.suffix,
+            manager: &caller.manager,
+            field_validation: caller.field_validation,
+            dry_run: caller.dry_run,
+            warnings: Vec::new(),
+            applied: false,
+        }
+    }
+}
+
+impl Registry {
+    /// A registry over a store whose content `cacher` follows.
+    pub fn new(
+        catalog: Arc<Catalog>,
+        store: Arc<dyn Store>,
+        cacher: Arc<Cacher>,
+        admission: Chain,
+        addresses: ServiceAddresses,
+    ) -> Self {
+        Self { catalog, store, cacher, admission, addresses }
+    }
+
+    /// All kinds.
+    pub fn catalog(&self) -> &Arc<Catalog> {
+        &self.catalog
+    }
+
+    /// The watch cache.
+    pub fn cacher(&self) -> &Arc<Cacher> {
+        &self.cacher
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// Runs admission for a request that stores nothing by itself.
+    pub async fn admit(&self, attributes: &crate::admission::Attributes<'_>, object: &mut Value) -> Result<(), ApiError> {
+        self.admission.admit(attributes, Some(object), self).await
+    }
+
+    /// The object's bytes, as recent as any write acknowledged before the call.
+    pub async fn get(&self, resource: &Resource, namespace: &str, name: &str) -> Result<Bytes, ApiError> {
+        let current = self.current(resource, namespace, name).await?;
+        self.present(resource, current.bytes)
+    }
+
+    /// The object's bytes as the cache has them, at least at `not_older_than`.
+    pub async fn get_cached(&self, resource: &Resource, namespace: &str, name: &str, not_older_than: u64) -> Result<Bytes, ApiError> {
+        if !self.cacher.wait_for(not_older_than, crate::cacher::FRESH_WAIT).await {
+            return Err(errors::too_large_resource_version(not_older_than, self.cacher.revision()));
+        }
+        let entry = self.cached(resource, namespace, name).ok_or_else(|| ApiError::not_found(&resource.qualified(), name))?;
+        self.present(resource, entry.object.clone())
+    }
+
+    /// The cache's view of an object, which may lag.
+    pub fn cached(&self, resource: &Resource, namespace: &str, name: &str) -> Option<Arc<Entry>> {
+        self.cacher.resource(resource)?.get(&resource.key(namespace, name))
+    }
+
+    /// An object as it is now.
+    pub(crate) async fn current(&self, resource: &Resource, namespace: &str, name: &str) -> Result<Current, ApiError> {
+        self.find(resource, namespace, name).await?.ok_or_else(|| ApiError::not_found(&resource.qualified(), name))
+    }
+
+    /// An object as it is now, or none.
+    pub(crate) async fn find(&self, resource: &Resource, namespace: &str, name: &str) -> Result<Option<Current>, ApiError> {
+        let key = resource.key(namespace, name);
+        let revision = self.store.current_revision().await.map_err(errors::from_store)?;
+        if self.cacher.is_following()
+            && self.cacher.revision() >= revision
+            && let Some(cache) = self.cacher.resource(resource)
+        {
+            let entry = cache.get(&key);
+            return Ok(entry.map(|entry| Current { key, revision: entry.revision, bytes: entry.object.clone() }));
+        }
+        let (found, _) = self.store.get(&key).await.map_err(errors::from_store)?;
+        Ok(found.map(Current::from_store))
+    }
+
+    /// Stored bytes in the version of `resource`.
+    pub(crate) fn present(&self, resource: &Resource, object: Bytes) -> Result<Bytes, ApiError> {
+        present(resource, object)
+    }
+
+    /// The current object as the engine works on it.
+    fn value(&self, resource: &Resource, current: &Current) -> Result<Value, ApiError> {
+        codec::decode_in_version(resource, &current.bytes)
+    }
+
+    /// The bytes to store.
+    fn encode(&self, resource: &Resource, object: &Value) -> Result<Bytes, ApiError> {
+        codec::to_storage(resource, object)
+    }
+}
+
+/// Stored bytes in the version of `resource`.
+pub fn present(resource: &Resource, object: Bytes) -> Result<Bytes, ApiError> {
+    codec::in_version(resource, &object)
+}
+
+impl Current {
+    fn from_store(kv: KeyValue) -> Self {
+        Self { bytes: codec::with_resource_version(&kv.value, kv.mod_revision), revision: kv.mod_revision, key: kv.key }
+    }
+}
+
+/// The context of bodies that are read and answered, not stored.
+pub fn read_context() -> Context<'static> {
+    Context {
+        now: Timestamp::now(),
+        new_uid: "",
+        random_suffix: "",
+        manager: "",
+        field_validation: FieldValidation::Ignore,
+        dry_run: true,
+        warnings: Vec::new(),
+        applied: false,
+    }
+}

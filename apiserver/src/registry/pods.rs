@@ -1,0 +1,83 @@
+//! The action subresources of pods that change what is stored: binding and eviction.
+
+use gantry_api::kinds::Resource;
+use gantry_api::{ApiError, FieldError, meta};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::update::Target;
+use super::{Caller, DeleteOptions, Deleted, Registry, Written};
+
+impl Registry {
+    /// Binds a pod to a node, once.
+    pub async fn bind(&self, pods: &Resource, namespace: &str, name: &str, binding: &Value, caller: &Caller) -> Result<Written, ApiError> {
+        let node = meta::str_at(binding, &["target", "name"]).to_owned();
+        let kind = meta::str_at(binding, &["target", "kind"]);
+        let mut errors = Vec::new();
+        if !matches!(kind, "" | "Node") {
+            errors.push(FieldError::not_supported("target.kind", kind, &["Node", "<empty>"]));
+        }
+        if node.is_empty() {
+            errors.push(FieldError::required("target.name", ""));
+        }
+        if !errors.is_empty() {
+            return Err(ApiError::invalid("", "Binding", name, errors));
+        }
+        let uid = meta::uid(binding).to_owned();
+        let annotations = meta::get(binding, &["metadata", "annotations"]).and_then(Value::as_object).cloned();
+        let target = Target { resource: pods, subresource: "binding", namespace, name };
+        self.modify(target, caller, |old, context| {
+            let refuse = |why: String| ApiError::conflict("pods/binding", name, why);
+            if !uid.is_empty() && uid != meta::uid(old) {
+                return Err(refuse(format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", meta::uid(old))));
+            }
+            if meta::is_deleting(old) {
+                return Err(refuse(format!("pod {name} is being deleted, cannot be assigned to a host")));
+            }
+            let bound = meta::str_at(old, &["spec", "nodeName"]);
+            if !bound.is_empty() {
+                return Err(refuse(format!("pod {name} is already assigned to node \"{bound}\"")));
+            }
+            let gated = old.pointer("/spec/schedulingGates").and_then(Value::as_array).is_some_and(|gates| !gates.is_empty());
+            if gated {
+                return Err(refuse(format!("pod {name} has non-empty .spec.schedulingGates")));
+            }
+            let mut new = old.clone();
+            meta::object_mut(&mut new, "spec").insert("nodeName".to_owned(), json!(node));
+            if let Some(annotations) = &annotations {
+                let metadata = meta::metadata_mut(&mut new);
+                let existing = metadata.entry("annotations").or_insert_with(|| json!({}));
+                if let Some(existing) = existing.as_object_mut() {
+                    existing.extend(annotations.clone());
+                }
+            }
+            set_scheduled(&mut new, context.now);
+            Ok(new)
+        })
+        .await
+    }
+
+    /// Evicts a pod: a deletion that may be refused. Nothing refuses one yet, as there are no disruption budgets.
+    pub async fn evict(&self, pods: &Resource, namespace: &str, name: &str, eviction: &Value, caller: &Caller) -> Result<Deleted, ApiError> {
+        let named = meta::name(eviction);
+        if !named.is_empty() && named != name {
+            return Err(ApiError::bad_request("name in URL does not match name in Eviction object"));
+        }
+        let mut options = DeleteOptions::from_value(eviction.get("deleteOptions").unwrap_or(&Value::Null))?;
+        options.dry_run |= caller.dry_run;
+        self.delete(pods, namespace, name, &options, caller).await
+    }
+}
+
+fn set_scheduled(pod: &mut Value, now: Timestamp) {
+    let status = meta::object_mut(pod, "status");
+    let conditions = status.entry("conditions").or_insert_with(|| json!([]));
+    let Some(conditions) = conditions.as_array_mut() else { return };
+    let scheduled = json!({
+        "type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": meta::time(now),
+    });
+    match conditions.iter_mut().find(|condition| condition["type"] == "PodScheduled") {
+        Some(condition) => *condition = scheduled,
+        None => conditions.push(scheduled),
+    }
+}
