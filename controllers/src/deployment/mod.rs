@@ -14,6 +14,8 @@ mod sets;
 #[cfg(test)]
 mod simulation;
 mod status;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::sync::Arc;

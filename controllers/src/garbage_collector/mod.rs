@@ -11,6 +11,8 @@
 mod graph;
 mod monitor;
 mod plan;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -19,6 +19,8 @@ pub mod pods;
 pub mod queue;
 pub mod runner;
 pub mod services;
+#[cfg(test)]
+pub mod testing;
 
 use thiserror::Error;
 

@@ -5,6 +5,8 @@
 //! nothing is left it takes its finalizer off through the subresource `finalize`.
 
 mod plan;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;

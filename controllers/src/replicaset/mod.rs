@@ -8,6 +8,8 @@
 //! webhook is not hit with hundreds of requests that must fail.
 
 mod plan;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
