@@ -16,6 +16,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+mod clock;
 #[cfg(target_os = "linux")]
 pub mod linux;
 mod metrics;

@@ -70,7 +70,11 @@ pub async fn run(
     let keeper = Keeper::new(client.clone(), runtime.clone(), events, settings, shared, pod_cidrs);
     let (registered, is_registered) = tokio::sync::oneshot::channel();
     spawn(&mut parts, "the node's status", keeper.run(move || _ = registered.send(()), stop.clone()));
-    spawn(&mut parts, "the node's lease", lease::run(client.clone(), options.node_name.clone(), node.clone(), stop.clone()));
+    spawn(
+        &mut parts,
+        "the node's lease",
+        lease::run(client.clone(), options.node_name.clone(), node.clone(), stop.clone()),
+    );
     if options.service_proxy {
         start_proxy(&mut parts, &client, &options, cidrs, stop.clone());
     }

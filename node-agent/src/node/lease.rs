@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, OwnerReference};
-use kube::api::{Api, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::Client;
+use kube::api::{Api, ObjectMeta, Patch, PatchParams, PostParams};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -46,7 +45,7 @@ pub async fn run(client: Client, name: String, node: watch::Receiver<SharedNode>
 }
 
 async fn renew(api: &Api<Lease>, name: &str, node: &watch::Receiver<SharedNode>) -> Result<(), kube::Error> {
-    let now = MicroTime(Timestamp::now());
+    let now = MicroTime(crate::clock::now());
     let spec = LeaseSpec {
         holder_identity: Some(name.into()),
         lease_duration_seconds: Some(DURATION_S),

@@ -123,7 +123,8 @@ mod system {
         }
         for entry in std::fs::read_dir("/sys/kernel/mm/hugepages").into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            let Some(kib) = name.strip_prefix("hugepages-").and_then(|n| n.strip_suffix("kB")?.parse::<i64>().ok()) else {
+            let Some(kib) = name.strip_prefix("hugepages-").and_then(|n| n.strip_suffix("kB")?.parse::<i64>().ok())
+            else {
                 continue;
             };
             let count: i64 = text(&entry.path().join("nr_hugepages").display().to_string()).parse().unwrap_or(0);

@@ -8,11 +8,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, NodeStatus};
+use kube::Client;
 use kube::api::{Api, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::runtime::watcher::{self, Event};
-use kube::Client;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -270,7 +269,7 @@ impl Keeper {
             runtime: &runtime,
             images: &self.images,
             old,
-            now: Timestamp::now(),
+            now: crate::clock::now(),
         })
     }
 
@@ -288,13 +287,15 @@ impl Keeper {
             return Ok(());
         }
         let patch = serde_json::json!({ "status": status });
-        let node = match self.api().patch_status(&self.settings.name, &PatchParams::default(), &Patch::Strategic(patch)).await {
-            Err(kube::Error::Api(answer)) if answer.code == 404 => {
-                self.sent = None;
-                return self.register().await;
-            }
-            other => other?,
-        };
+        let node =
+            match self.api().patch_status(&self.settings.name, &PatchParams::default(), &Patch::Strategic(patch)).await
+            {
+                Err(kube::Error::Api(answer)) if answer.code == 404 => {
+                    self.sent = None;
+                    return self.register().await;
+                }
+                other => other?,
+            };
         self.sent = Some((status, Instant::now()));
         self.tell(ready);
         self.take(Some(node)).await;

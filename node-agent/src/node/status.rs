@@ -52,13 +52,11 @@ pub struct Sources<'a> {
 
 /// Computes it.
 pub fn compute(from: &Sources<'_>) -> NodeStatus {
-    let mut addresses: Vec<_> = from
-        .ips
-        .iter()
-        .map(|ip| NodeAddress { type_: "InternalIP".into(), address: ip.to_string() })
-        .collect();
+    let mut addresses: Vec<_> =
+        from.ips.iter().map(|ip| NodeAddress { type_: "InternalIP".into(), address: ip.to_string() }).collect();
     addresses.push(NodeAddress { type_: "Hostname".into(), address: from.name.into() });
-    let daemon_endpoints = NodeDaemonEndpoints { kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(from.port) }) };
+    let daemon_endpoints =
+        NodeDaemonEndpoints { kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(from.port) }) };
     NodeStatus {
         addresses: Some(addresses),
         capacity: Some(quantities(&from.machine.capacity(from.max_pods))),
@@ -161,9 +159,8 @@ fn ready(from: &Sources<'_>) -> NodeCondition {
         Ok(status) => {
             if !status.runtime.ready {
                 let (reason, message) = (&status.runtime.reason, &status.runtime.message);
-                faults.push(format!(
-                    "container runtime not ready: RuntimeReady=false reason:{reason} message:{message}"
-                ));
+                faults
+                    .push(format!("container runtime not ready: RuntimeReady=false reason:{reason} message:{message}"));
             }
             if !status.network.ready {
                 let (reason, message) = (&status.network.reason, &status.network.message);

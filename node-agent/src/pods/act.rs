@@ -3,12 +3,13 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::future::join_all;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{LifecycleHandler, Pod, PodStatus};
 use kube::api::{Api, DeleteParams, Preconditions};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
@@ -83,8 +84,8 @@ pub struct Task {
     pub record: Arc<PodRecord>,
     /// Cancelled when the step has become pointless: waits end early, what has begun is finished.
     pub cancel: CancellationToken,
-    /// When the worker first saw the pod: objects it refers to must not be older.
-    pub first_seen: Instant,
+    /// Objects that the pod's volumes refer to must not be older.
+    pub fresh_since: Instant,
     /// The status now computed, for the last one to be published.
     pub status: Arc<PodStatus>,
 }
@@ -94,7 +95,7 @@ pub async fn run(task: Task, step: Step) -> Vec<Change> {
     debug!(pod = %spec::full_name(&spec::identity(&task.pod)), ?step, "step");
     match step {
         Step::StartSandbox { attempt, kill, stop } => task.start_sandbox(attempt, kill, stop).await,
-        Step::MountVolumes => vec![task.mount(task.first_seen.max(volumes::refresh_horizon())).await],
+        Step::MountVolumes => vec![task.mount().await],
         Step::Start { name, attempt, after_failure } => start::container(&task, &name, attempt, after_failure).await,
         Step::Kill { containers } => {
             let grace = Duration::from_secs(u64::try_from(spec::grace_s(&task.pod)).unwrap_or(30));
@@ -127,8 +128,8 @@ impl Task {
         }
     }
 
-    async fn mount(&self, not_before: Instant) -> Change {
-        match volumes::mount(&self.context, &self.pod, not_before).await {
+    async fn mount(&self) -> Change {
+        match volumes::mount(&self.context, &self.pod, self.fresh_since).await {
             Ok(()) => Change::VolumesMounted,
             Err(error) => {
                 self.context.events.pod(&self.pod, Kind::Warning, "FailedMount", error.to_string());
@@ -152,7 +153,7 @@ impl Task {
             }
         }
         // Volumes are made while the sandbox starts: neither needs the other.
-        let (sandbox, volumes) = tokio::join!(self.run_sandbox(attempt), self.mount(self.first_seen));
+        let (sandbox, volumes) = tokio::join!(self.run_sandbox(attempt), self.mount());
         let sandbox = match sandbox {
             Ok(()) => Change::SandboxMade,
             Err(error) => {
@@ -230,8 +231,7 @@ impl Task {
         } else {
             return Ok(());
         };
-        let target =
-            Target { container_id: id.to_owned(), ip: self.pod_ip(), spec: Arc::new(container.spec.clone()) };
+        let target = Target { container_id: id.to_owned(), ip: self.pod_ip(), spec: Arc::new(container.spec.clone()) };
         match tokio::time::timeout(timeout, check::ask(&self.context, &target, &question, timeout)).await {
             Ok(result) => result,
             Err(_) => Err(format!("timed out after {}", go_duration(timeout))),

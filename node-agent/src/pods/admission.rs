@@ -8,7 +8,8 @@ use super::spec;
 
 /// Refuses a pod which does not fit into what is left of `allocatable` besides `used`, or which does not want this node.
 pub fn refuse(pod: &Pod, node: Option<&Node>, allocatable: &Amounts, used: &Amounts) -> Option<Waiting> {
-    let rejected = |reason: String, message: String| Waiting { reason, message: format!("Pod was rejected: {message}") };
+    let rejected =
+        |reason: String, message: String| Waiting { reason, message: format!("Pod was rejected: {message}") };
     if let Some(node) = node
         && !wants(pod, node)
     {
@@ -96,7 +97,9 @@ mod tests {
 
     #[test]
     fn a_pod_for_another_kind_of_node_is_refused() {
-        let pod: Pod = serde_json::from_value(serde_json::json!({"spec": {"containers": [], "nodeSelector": {"disk": "ssd"}}})).unwrap();
+        let pod: Pod =
+            serde_json::from_value(serde_json::json!({"spec": {"containers": [], "nodeSelector": {"disk": "ssd"}}}))
+                .unwrap();
         let node: Node = serde_json::from_value(serde_json::json!({"metadata": {"name": "n"}})).unwrap();
         assert_eq!(refuse(&pod, Some(&node), &Amounts::new(), &Amounts::new()).unwrap().reason, "NodeAffinity");
     }

@@ -66,9 +66,11 @@ async fn exec(context: &Context, target: &Target, action: &ExecAction, timeout: 
             text.push_str(&String::from_utf8_lossy(&output.stderr));
             Err(text)
         }
-        Err(RuntimeError::DeadlineExceeded(_)) => {
-            Err(format!("command timed out: \"{}\" timed out after {}", command.join(" "), super::backoff::go_duration(timeout)))
-        }
+        Err(RuntimeError::DeadlineExceeded(_)) => Err(format!(
+            "command timed out: \"{}\" timed out after {}",
+            command.join(" "),
+            super::backoff::go_duration(timeout)
+        )),
         Err(error) => Err(error.to_string()),
     }
 }
@@ -156,7 +158,8 @@ where
         }
     }
     let request = request.header("Host", host).header("User-Agent", agent).header("Accept", accept);
-    let request = request.header("Connection", "close").body(Empty::<Bytes>::new()).map_err(|error| error.to_string())?;
+    let request =
+        request.header("Connection", "close").body(Empty::<Bytes>::new()).map_err(|error| error.to_string())?;
     let answer = async {
         let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
         let status = response.status().as_u16();

@@ -11,7 +11,8 @@ use super::{env, resources, spec};
 use crate::Paths;
 use crate::runtime::{
     ContainerConfig, ContainerSecurity, DnsConfig, ImageRecord, ImageUser, LABEL_CONTAINER_NAME, LABEL_POD_NAME,
-    LABEL_POD_NAMESPACE, LABEL_POD_UID, Mount, NamespaceMode, Namespaces, PodIdentity, PortMapping, SandboxConfig, Seccomp,
+    LABEL_POD_NAMESPACE, LABEL_POD_UID, Mount, NamespaceMode, Namespaces, PodIdentity, PortMapping, SandboxConfig,
+    Seccomp,
 };
 
 /// Annotation on containers: the restart count.
@@ -217,13 +218,22 @@ pub fn container(
     })
 }
 
-fn security(pod: &Pod, container: &Container, image: &ImageRecord, who: &PodIdentity) -> Result<ContainerSecurity, String> {
+fn security(
+    pod: &Pod,
+    container: &Container,
+    image: &ImageRecord,
+    who: &PodIdentity,
+) -> Result<ContainerSecurity, String> {
     let of_pod = spec::spec(pod).security_context.clone().unwrap_or_default();
     let own = container.security_context.clone().unwrap_or_default();
     let mut run_as_user = own.run_as_user.or(of_pod.run_as_user);
     let non_root = own.run_as_non_root.or(of_pod.run_as_non_root).unwrap_or(false);
     if non_root {
-        check_non_root(run_as_user, image, &format!("pod: \"{}\", container: {}", spec::full_name(who), container.name))?;
+        check_non_root(
+            run_as_user,
+            image,
+            &format!("pod: \"{}\", container: {}", spec::full_name(who), container.name),
+        )?;
     }
     let mut run_as_username = String::new();
     if run_as_user.is_none() {

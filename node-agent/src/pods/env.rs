@@ -60,11 +60,7 @@ pub fn environment(
     Ok(result.into_iter().collect())
 }
 
-fn add_all(
-    from: &EnvFromSource,
-    referred: &Referred,
-    result: &mut BTreeMap<String, String>,
-) -> Result<(), String> {
+fn add_all(from: &EnvFromSource, referred: &Referred, result: &mut BTreeMap<String, String>) -> Result<(), String> {
     let prefix = from.prefix.as_deref().unwrap_or_default();
     if let Some(reference) = &from.config_map_ref {
         match referred.config_maps.get(&reference.name).cloned().flatten() {
@@ -182,10 +178,7 @@ pub fn expand(text: &str, lookup: impl Fn(&str) -> Option<String>) -> String {
 }
 
 /// Variables for the services a pod sees: those of its namespace if it wants links, and always `kubernetes`.
-pub fn service_variables<'a>(
-    pod: &Pod,
-    services: impl Iterator<Item = &'a Service>,
-) -> BTreeMap<String, String> {
+pub fn service_variables<'a>(pod: &Pod, services: impl Iterator<Item = &'a Service>) -> BTreeMap<String, String> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     let links = super::spec::spec(pod).enable_service_links.unwrap_or(true);
     let mut chosen: BTreeMap<&str, &Service> = BTreeMap::new();

@@ -6,8 +6,8 @@ use std::collections::{HashMap, VecDeque};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::api::{Api, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::Client;
+use kube::api::{Api, ObjectMeta, Patch, PatchParams, PostParams};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -76,7 +76,7 @@ impl Recorder {
     }
 
     fn tell(&self, object: ObjectReference, kind: Kind, reason: &'static str, message: String) {
-        let happened = Happened { object, kind, reason, message, at: Timestamp::now() };
+        let happened = Happened { object, kind, reason, message, at: crate::clock::now() };
         if self.queue.try_send(happened).is_err() {
             debug!(reason, "dropped an event: too many wait to be written");
         }

@@ -132,9 +132,8 @@ mod tests {
         .unwrap();
         let allocatable = Amounts::from([("cpu".to_owned(), 4000)]);
         let around = Surroundings { host_ips: &[], pod_ips: &[], node_name: "n", allocatable: &allocatable };
-        let at = |path: &str| {
-            field(&pod, &around, &ObjectFieldSelector { field_path: path.into(), ..Default::default() })
-        };
+        let at =
+            |path: &str| field(&pod, &around, &ObjectFieldSelector { field_path: path.into(), ..Default::default() });
         assert_eq!(at("metadata.labels['a']").unwrap(), "1");
         assert_eq!(at("metadata.labels").unwrap(), "a=\"1\"\nb=\"x\\\"y\"");
         assert!(at("spec.nope").is_err());

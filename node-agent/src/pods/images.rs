@@ -90,7 +90,7 @@ pub async fn ensure(context: &Context, pod: &Pod, container: &Container) -> Resu
     let image = container.image.as_deref().unwrap_or_default();
     let policy = policy(container);
     let tell = |kind, reason, message: String| context.events.container(pod, &container.name, kind, reason, message);
-    let now = Timestamp::now();
+    let now = crate::clock::now();
     let soon = super::backoff::after(now, RESTART_BASE);
     let missing = |reason: &str, message: String, retry_at| Missing {
         waiting: Waiting { reason: reason.into(), message },
@@ -111,7 +111,8 @@ pub async fn ensure(context: &Context, pod: &Pod, container: &Container) -> Resu
     };
     match (present, policy) {
         (Some(record), "IfNotPresent" | "Never") => {
-            let message = format!("Container image \"{image}\" already present on machine and can be accessed by the pod");
+            let message =
+                format!("Container image \"{image}\" already present on machine and can be accessed by the pod");
             tell(Kind::Normal, "Pulled", message);
             let reference = record.id.clone();
             return Ok((record, reference));
@@ -160,7 +161,9 @@ async fn pull(
             tell(
                 Kind::Normal,
                 "Pulled",
-                format!("Successfully pulled image \"{image}\" in {took} ({took} including waiting). Image size: {size} bytes."),
+                format!(
+                    "Successfully pulled image \"{image}\" in {took} ({took} including waiting). Image size: {size} bytes."
+                ),
             );
             Ok((record, reference))
         }
@@ -169,7 +172,7 @@ async fn pull(
             tell(Kind::Warning, "Failed", "Error: ErrImagePull".into());
             let invalid = matches!(error, RuntimeError::InvalidImageName(_));
             let error = error.to_string();
-            let now = Timestamp::now();
+            let now = crate::clock::now();
             context.images.note_failure(key, now, error.clone());
             // Soon, but only to say ImagePullBackOff until the back-off is over.
             let retry_at = super::backoff::after(now, Duration::from_secs(1));
@@ -196,8 +199,12 @@ async fn credentials(context: &Context, pod: &Pod, image: &str) -> Option<Regist
         let data = secret.data.as_ref();
         let config = data.and_then(|data| data.get(".dockerconfigjson"));
         let auths = match config {
-            Some(bytes) => serde_json::from_slice::<serde_json::Value>(&bytes.0).ok().map(|value| value["auths"].clone()),
-            None => data.and_then(|data| data.get(".dockercfg")).and_then(|bytes| serde_json::from_slice(&bytes.0).ok()),
+            Some(bytes) => {
+                serde_json::from_slice::<serde_json::Value>(&bytes.0).ok().map(|value| value["auths"].clone())
+            }
+            None => {
+                data.and_then(|data| data.get(".dockercfg")).and_then(|bytes| serde_json::from_slice(&bytes.0).ok())
+            }
         };
         if let Some(found) = auths.as_ref().and_then(|auths| matching(auths, image)) {
             return Some(found);
@@ -256,7 +263,8 @@ mod tests {
 
     #[test]
     fn credentials_match_the_registry() {
-        let auths = serde_json::json!({"https://index.docker.io/v1/": {"auth": "dTpw"}, "r.example:5000": {"username": "x"}});
+        let auths =
+            serde_json::json!({"https://index.docker.io/v1/": {"auth": "dTpw"}, "r.example:5000": {"username": "x"}});
         assert_eq!(matching(&auths, "nginx").unwrap().password, "p");
         assert_eq!(matching(&auths, "r.example:5000/a/b").unwrap().username, "x");
         assert!(matching(&auths, "other.example/a").is_none());

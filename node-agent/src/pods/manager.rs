@@ -128,7 +128,8 @@ impl Manager {
         pods.sort_by(|a, b| a.metadata.creation_timestamp.cmp(&b.metadata.creation_timestamp));
         let records = self.list().await;
         let known: Vec<String> = records.iter().map(|record| record.pod.uid.clone()).collect();
-        let listed: std::collections::HashSet<String> = pods.iter().filter_map(|pod| pod.metadata.uid.clone()).collect();
+        let listed: std::collections::HashSet<String> =
+            pods.iter().filter_map(|pod| pod.metadata.uid.clone()).collect();
         for (uid, worker) in &self.workers {
             if !listed.contains(uid) {
                 worker.wanted.send_modify(|wanted| wanted.gone = true);
@@ -300,7 +301,8 @@ fn is_over(pod: &Pod) -> bool {
 
 /// As much of a Pod as the runtime's record gives: enough to end it.
 fn orphan(record: &PodRecord) -> Pod {
-    let grace = record.containers.iter().find_map(|container| container.annotations.get(ANNOTATION_GRACE)?.parse().ok());
+    let grace =
+        record.containers.iter().find_map(|container| container.annotations.get(ANNOTATION_GRACE)?.parse().ok());
     Pod {
         metadata: ObjectMeta {
             name: Some(record.pod.name.clone()),

@@ -43,6 +43,8 @@ pub struct Condemned {
 /// A worker's memory.
 #[derive(Clone, Debug)]
 pub struct Memory {
+    /// When the agent first acknowledged the pod.
+    pub start_time: Option<Timestamp>,
     /// Restart back-off by container name.
     pub restarts: BackOff,
     /// Failed preparations (sandbox, volumes, container configuration) by what failed; short delays.
@@ -79,6 +81,7 @@ impl Default for Memory {
     fn default() -> Self {
         let second = std::time::Duration::from_secs(1);
         Self {
+            start_time: None,
             restarts: BackOff::new(RESTART_BASE, RESTART_MAX),
             retries: BackOff::new(second, RESTART_BASE),
             sandbox_failed_at: None,

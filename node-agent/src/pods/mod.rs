@@ -32,6 +32,9 @@ mod termination;
 mod volumes;
 mod worker;
 
+#[cfg(test)]
+mod tests;
+
 pub use images::Images;
 pub use manager::Manager;
 pub use objects::Objects;

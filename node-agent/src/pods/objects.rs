@@ -5,13 +5,14 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, ServiceAccount};
-use kube::api::{Api, PostParams};
 use kube::Client;
+use kube::api::{Api, PostParams};
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use crate::runtime::PodIdentity;
 
@@ -76,9 +77,8 @@ where
             let mut slots = self.slots.lock().await;
             slots.retain(|_, (used_at, _)| now.duration_since(*used_at) < FORGET_AFTER);
             let key = (namespace.to_owned(), name.to_owned());
-            let entry = slots.entry(key).or_insert_with(|| {
-                (now, Arc::new(Mutex::new(Entry { read_at: None, value: None })))
-            });
+            let entry =
+                slots.entry(key).or_insert_with(|| (now, Arc::new(Mutex::new(Entry { read_at: None, value: None }))));
             entry.0 = now;
             entry.1.clone()
         };

@@ -168,7 +168,7 @@ pub fn plan(seen: &Observed<'_>, now: Timestamp) -> Plan {
         return plan_end(seen, now);
     }
     let mut plan = Plan::default();
-    if let Some(deadline) = deadline(seen.pod) {
+    if let Some(deadline) = deadline(seen) {
         if deadline <= now {
             return plan.then(Step::ExceedDeadline);
         }
@@ -205,9 +205,9 @@ pub fn plan(seen: &Observed<'_>, now: Timestamp) -> Plan {
     }
 }
 
-fn deadline(pod: &Pod) -> Option<Timestamp> {
-    let seconds = spec::spec(pod).active_deadline_seconds?;
-    let started = pod.status.as_ref()?.start_time.as_ref()?.0;
+fn deadline(seen: &Observed<'_>) -> Option<Timestamp> {
+    let seconds = spec::spec(seen.pod).active_deadline_seconds?;
+    let started = seen.memory.start_time?;
     Some(started.checked_add(SignedDuration::from_secs(seconds)).unwrap_or(Timestamp::MAX))
 }
 
@@ -372,9 +372,7 @@ fn plan_prune(seen: &Observed<'_>, plan: Plan) -> Plan {
     }
     containers.sort();
     let newest = seen.record.sandboxes.iter().max_by_key(|sandbox| (sandbox.attempt, sandbox.created_at));
-    let empty = |id: &str| {
-        !seen.record.containers.iter().any(|c| c.sandbox_id == id && !containers.contains(&c.id))
-    };
+    let empty = |id: &str| !seen.record.containers.iter().any(|c| c.sandbox_id == id && !containers.contains(&c.id));
     let dead = seen.record.sandboxes.iter().filter(|s| !s.ready && newest.is_some_and(|newest| newest.id != s.id));
     let sandboxes: Vec<_> = dead.filter(|s| empty(&s.id)).map(|s| s.id.clone()).collect();
     if containers.is_empty() && sandboxes.is_empty() {

@@ -81,7 +81,14 @@ impl Probes {
     }
 
     /// Starts and ends probes so that they fit what runs.
-    pub fn fit(&mut self, context: &Arc<Context>, pod: &Arc<Pod>, record: &PodRecord, memory: &mut Memory, ending: bool) {
+    pub fn fit(
+        &mut self,
+        context: &Arc<Context>,
+        pod: &Arc<Pod>,
+        record: &PodRecord,
+        memory: &mut Memory,
+        ending: bool,
+    ) {
         let mut wanted = HashSet::new();
         for container in spec::all_containers(pod).filter(|container| container.role != Role::Init) {
             let running = |record: &&crate::runtime::ContainerRecord| {
@@ -106,11 +113,8 @@ impl Probes {
                     false => live_sandbox(pod, record).and_then(|sandbox| sandbox.ips.first().copied()),
                 };
                 self.running.entry(key).or_insert_with(|| {
-                    let target = Target {
-                        container_id: instance.id.clone(),
-                        ip,
-                        spec: Arc::new(container.spec.clone()),
-                    };
+                    let target =
+                        Target { container_id: instance.id.clone(), ip, spec: Arc::new(container.spec.clone()) };
                     let stop = CancellationToken::new();
                     let prober = Prober {
                         context: context.clone(),
@@ -184,7 +188,7 @@ impl Prober {
     async fn run(mut self) {
         let Some(question) = self.question() else { return };
         let delay = super::backoff::after(self.started_at, seconds(self.probe.initial_delay_seconds, 0));
-        let wait = delay.duration_since(Timestamp::now());
+        let wait = delay.duration_since(crate::clock::now());
         tokio::time::sleep(Duration::try_from(wait).unwrap_or_default()).await;
         let mut ticks = tokio::time::interval(seconds(self.probe.period_seconds, 10));
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -214,7 +218,10 @@ impl Prober {
                 kind: self.kind,
                 ok,
             };
-            if self.reports.send(report).await.is_err() || (self.kind != Kind::Readiness && !ok) || self.kind == Kind::Startup {
+            if self.reports.send(report).await.is_err()
+                || (self.kind != Kind::Readiness && !ok)
+                || self.kind == Kind::Startup
+            {
                 return;
             }
         }

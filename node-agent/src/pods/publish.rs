@@ -77,7 +77,9 @@ mod tests {
     #[test]
     fn only_what_changed_is_sent() {
         let status = |value: Value| serde_json::from_value::<PodStatus>(value).unwrap();
-        let old = status(json!({"phase": "Pending", "reason": "x", "podIPs": [{"ip": "10.0.0.1"}], "qosClass": "BestEffort"}));
+        let old = status(
+            json!({"phase": "Pending", "reason": "x", "podIPs": [{"ip": "10.0.0.1"}], "qosClass": "BestEffort"}),
+        );
         let new = status(json!({"phase": "Running", "podIPs": [{"ip": "10.0.0.2"}], "qosClass": "BestEffort"}));
         let patch = patch("u", Some(&old), &new).unwrap();
         assert_eq!(

@@ -223,11 +223,11 @@ mod tests {
     #[test]
     fn requests_take_the_init_peak_and_add_sidecars() {
         let pod = pod(serde_json::json!({
-            "containers": [{"name": "a", "resources": {"requests": {"cpu": "100m"}}}],
-            "initContainers": [
-                {"name": "s", "restartPolicy": "Always", "resources": {"requests": {"cpu": "50m"}}},
-                {"name": "i", "resources": {"requests": {"cpu": "500m"}}}
-            ]}));
+        "containers": [{"name": "a", "resources": {"requests": {"cpu": "100m"}}}],
+        "initContainers": [
+            {"name": "s", "restartPolicy": "Always", "resources": {"requests": {"cpu": "50m"}}},
+            {"name": "i", "resources": {"requests": {"cpu": "500m"}}}
+        ]}));
         assert_eq!(pod_requests(&pod)["cpu"], 550);
     }
 

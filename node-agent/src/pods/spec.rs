@@ -157,7 +157,8 @@ pub fn acts_differ(old: &Pod, new: &Pod) -> bool {
 
 fn foreign_conditions(pod: &Pod) -> Vec<(&str, &str)> {
     let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-    let foreign = conditions.iter().filter(|condition| !super::status::OWN_CONDITIONS.contains(&condition.type_.as_str()));
+    let foreign =
+        conditions.iter().filter(|condition| !super::status::OWN_CONDITIONS.contains(&condition.type_.as_str()));
     foreign.map(|condition| (condition.type_.as_str(), condition.status.as_str())).collect()
 }
 

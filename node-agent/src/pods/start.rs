@@ -1,10 +1,11 @@
 //! Makes and starts one container.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Container;
+use tokio::time::Instant;
 
 use super::act::{Change, Task};
 use super::config::{self, ContainerInputs};
@@ -18,7 +19,7 @@ use crate::runtime::{ContainerConfig, ImageRecord, Mount, MountPropagation, Runt
 
 /// How long a postStart hook may take; Kubernetes has no limit, a lost runtime call must have one.
 const POST_START_MAX: Duration = Duration::from_secs(3600);
-/// A restarted container must see objects no older than this.
+/// A container must see objects no older than this, or than its pod.
 const FRESH: Duration = Duration::from_secs(1);
 
 /// Makes and starts the container `name` as instance `attempt`.
@@ -103,7 +104,7 @@ async fn prepare(
     let context = &task.context;
     let who = spec::identity(&task.pod);
     let now = Instant::now();
-    let fresh = if attempt == 0 { task.first_seen } else { now.checked_sub(FRESH).unwrap_or(now) };
+    let fresh = now.checked_sub(FRESH).unwrap_or(now).max(task.fresh_since);
     let referred = volumes::refer(&context.objects, &who.namespace, env::references(container), fresh).await;
     let referred = referred.map_err(|error| error.to_string())?;
     let services = context.services.state();

@@ -6,15 +6,15 @@ use std::net::IpAddr;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    ContainerState as ApiState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
-    HostIP, Pod, PodCondition, PodIP, PodStatus,
+    ContainerState as ApiState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
+    ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::memory::{Memory, Waiting};
 use super::plan::{has_started, latest, live_sandbox};
-use super::spec::{self, ContainerRef, Role};
 use super::resources;
+use super::spec::{self, ContainerRef, Role};
 use crate::runtime::{ContainerRecord, ContainerState, PodRecord};
 
 /// Conditions that the agent computes; all others belong to others.
@@ -49,7 +49,7 @@ pub fn compute(from: &Sources<'_>) -> PodStatus {
     let old_phase = from.old.phase.as_deref();
     let mut status = PodStatus {
         observed_generation: from.pod.metadata.generation,
-        start_time: Some(from.old.start_time.clone().unwrap_or(Time(from.now))),
+        start_time: Some(Time(from.memory.start_time.unwrap_or(from.now))),
         qos_class: Some(resources::qos(from.pod).as_str().into()),
         host_ip: from.host_ips.first().map(ToString::to_string),
         host_ips: Some(from.host_ips.iter().map(|ip| HostIP { ip: ip.to_string() }).collect()),
@@ -205,7 +205,8 @@ fn set_absent(
                 message: Some(if from.ended {
                     "The container could not be located when the pod was terminated".into()
                 } else {
-                    "The container could not be located when the pod was deleted.  The container used to be Running".into()
+                    "The container could not be located when the pod was deleted.  The container used to be Running"
+                        .into()
                 }),
                 container_id: old.container_id.clone(),
                 ..ContainerStateTerminated::default()
@@ -328,12 +329,7 @@ impl Verdict {
     }
 }
 
-fn conditions(
-    from: &Sources<'_>,
-    status: &PodStatus,
-    inits: &Statuses<'_>,
-    apps: &Statuses<'_>,
-) -> Vec<PodCondition> {
+fn conditions(from: &Sources<'_>, status: &PodStatus, inits: &Statuses<'_>, apps: &Statuses<'_>) -> Vec<PodCondition> {
     let phase = status.phase.as_deref().unwrap_or_default();
     let sandbox = live_sandbox(from.pod, from.record).is_some();
     let to_start = if sandbox {
@@ -415,7 +411,10 @@ fn gates(from: &Sources<'_>) -> Verdict {
     for gate in spec::spec(from.pod).readiness_gates.iter().flatten() {
         let found = conditions.iter().find(|condition| condition.type_ == gate.condition_type);
         match found {
-            None => unmet.push(format!("corresponding condition of pod readiness gate \"{}\" does not exist.", gate.condition_type)),
+            None => unmet.push(format!(
+                "corresponding condition of pod readiness gate \"{}\" does not exist.",
+                gate.condition_type
+            )),
             Some(condition) if condition.status != "True" => unmet.push(format!(
                 "the status of pod readiness gate \"{}\" is not \"True\", but {}",
                 gate.condition_type, condition.status

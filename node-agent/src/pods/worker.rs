@@ -6,13 +6,14 @@
 use std::collections::{HashMap, HashSet};
 use std::future::pending;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
@@ -28,6 +29,8 @@ use crate::runtime::{ContainerState, PodRecord};
 
 /// How long a look is put off while a step runs: what the step itself changes need not be seen twice.
 const SETTLE: Duration = Duration::from_millis(250);
+/// See [`Worker::fresh_since`].
+const FRESH: Duration = Duration::from_secs(1);
 /// How soon a failed look or patch is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -82,7 +85,8 @@ impl Worker {
         let wanted = inbox.wanted.borrow().clone();
         let published = wanted.pod.status.clone();
         let mut memory = Memory { rejected, ..Memory::default() };
-        memory.refresh_at = volumes::next_refresh(&wanted.pod, Timestamp::now());
+        memory.start_time = published.as_ref().and_then(|status| status.start_time.as_ref()).map(|time| time.0);
+        memory.refresh_at = volumes::next_refresh(&wanted.pod, crate::clock::now());
         Self {
             context,
             inbox,
@@ -118,11 +122,11 @@ impl Worker {
                     }
                     Err(error) => {
                         debug!(%error, "cannot look at a pod");
-                        wake_at = Some(after(Timestamp::now(), RETRY));
+                        wake_at = Some(after(crate::clock::now(), RETRY));
                     }
                 }
             }
-            if patch.is_none() && patch_after.is_none_or(|at| at <= Timestamp::now()) && self.must_publish() {
+            if patch.is_none() && patch_after.is_none_or(|at| at <= crate::clock::now()) && self.must_publish() {
                 patch_after = None;
                 patch = Some(self.patch());
             }
@@ -159,14 +163,14 @@ impl Worker {
                 }
                 () = self.inbox.changed.notified() => {
                     if step.is_some() {
-                        wake_at = Some(after(Timestamp::now(), SETTLE));
+                        wake_at = Some(after(crate::clock::now(), SETTLE));
                     } else {
                         look = true;
                     }
                 }
                 () = sleep_until(alarm) => {
-                    look |= wake_at.is_some_and(|at| at <= Timestamp::now());
-                    if patch_after.is_some_and(|at| at <= Timestamp::now()) {
+                    look |= wake_at.is_some_and(|at| at <= crate::clock::now());
+                    if patch_after.is_some_and(|at| at <= crate::clock::now()) {
                         patch_after = None;
                     }
                 }
@@ -183,13 +187,10 @@ impl Worker {
         self.memory.keep_only(&ids);
         self.record = Arc::new(record);
         self.looked = true;
-        let now = Timestamp::now();
-        let seen = Observed {
-            pod: &self.wanted.pod,
-            gone: self.wanted.gone,
-            record: &self.record,
-            memory: &self.memory,
-        };
+        let now = crate::clock::now();
+        self.memory.start_time.get_or_insert(now);
+        let seen =
+            Observed { pod: &self.wanted.pod, gone: self.wanted.gone, record: &self.record, memory: &self.memory };
         let plan = plan::plan(&seen, now);
         let ending = plan::is_ending(&seen);
         let alive = |state| matches!(state, ContainerState::Running | ContainerState::Unknown);
@@ -234,13 +235,7 @@ impl Worker {
                 continue;
             }
             let message = format!("Back-off restarting failed container {name} in pod {}", spec::full_name(&who));
-            self.context.events.container(
-                &self.wanted.pod,
-                name,
-                super::events::Kind::Warning,
-                "BackOff",
-                message,
-            );
+            self.context.events.container(&self.wanted.pod, name, super::events::Kind::Warning, "BackOff", message);
             self.memory.waiting.insert(name.clone(), back_off[name].clone());
         }
     }
@@ -264,17 +259,28 @@ impl Worker {
         let grace_s = spec::grace_s(&self.wanted.pod);
         let is_kill = matches!(step, Step::KillPod { .. } | Step::Kill { .. });
         if let Step::MountVolumes = step {
-            self.memory.refresh_at = volumes::next_refresh(&self.wanted.pod, Timestamp::now());
+            self.memory.refresh_at = volumes::next_refresh(&self.wanted.pod, crate::clock::now());
         }
         let task = Task {
             context: self.context.clone(),
             pod: self.wanted.pod.clone(),
             record: self.record.clone(),
             cancel: cancel.clone(),
-            first_seen: self.first_seen,
+            fresh_since: self.fresh_since(),
             status: self.status.clone(),
         };
         Running { future: act::run(task, step).boxed(), cancel, is_kill, grace_s }
+    }
+
+    /// How old the objects may be which a step reads. Never older than the pod; and while something is missing, or a
+    /// container is started, only a moment, so that a burst of pods shares one answer.
+    fn fresh_since(&self) -> Instant {
+        let now = Instant::now();
+        let horizon = match self.memory.volumes {
+            Volumes::Mounted => volumes::REFRESH_TOLERANCE,
+            _ => FRESH,
+        };
+        now.checked_sub(horizon).unwrap_or(now).max(self.first_seen)
     }
 
     /// Takes over what the API now wants; true if it matters.
@@ -333,13 +339,13 @@ impl Worker {
             }
             Err(error) => {
                 warn!(pod = ?self.wanted.pod.metadata.name, %error, "cannot publish a pod's status");
-                Some(after(Timestamp::now(), RETRY))
+                Some(after(crate::clock::now(), RETRY))
             }
         }
     }
 
     fn apply(&mut self, change: Change) {
-        let now = Timestamp::now();
+        let now = crate::clock::now();
         let memory = &mut self.memory;
         match change {
             Change::SandboxMade => {
@@ -429,7 +435,7 @@ async fn optional<T>(future: &mut Option<BoxFuture<'static, T>>) -> T {
 async fn sleep_until(at: Option<Timestamp>) {
     match at {
         Some(at) => {
-            let left = at.duration_since(Timestamp::now());
+            let left = at.duration_since(crate::clock::now());
             tokio::time::sleep(Duration::try_from(left).unwrap_or_default()).await;
         }
         None => pending().await,

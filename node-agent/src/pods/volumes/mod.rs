@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::future::try_join_all;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, HostPathVolumeSource, Pod, Volume};
+use tokio::time::Instant;
 
 use super::context::Context;
 use super::env::{self, Referred};
@@ -29,7 +30,7 @@ pub mod sys;
 /// How often the contents of volumes are read again.
 const REFRESH_EVERY: Duration = Duration::from_secs(60);
 /// A refresh may be answered by what another pod's refresh has just read.
-const REFRESH_TOLERANCE: Duration = Duration::from_secs(20);
+pub const REFRESH_TOLERANCE: Duration = Duration::from_secs(20);
 /// How long a token is valid if the pod does not say.
 const TOKEN_EXPIRATION_S: i64 = 3600;
 
@@ -148,14 +149,14 @@ async fn make(context: &Context, pod: &Pod, volume: &Volume, not_before: Instant
         return Err("this kind of volume is not supported on this node".into());
     };
     let files = contents(context, pod, &written, not_before).await?;
-    let secret = written.secret;
+    let (secret, now) = (written.secret, crate::clock::now());
     blocking(move || {
         create_dir(&dir)?;
         // A secret should not reach a disk; where there is no memory file system, the folder's owner guards it.
         if secret && !sys::mount_memory(&dir, None, 0o755).map_err(|error| error.to_string())? {
             tracing::debug!(dir = %dir.display(), "no memory file system for a secret");
         }
-        atomic::write(&dir, &files, group, Timestamp::now()).map_err(|error| error.to_string())
+        atomic::write(&dir, &files, group, now).map_err(|error| error.to_string())
     })
     .await
 }
@@ -198,14 +199,15 @@ async fn token(
 ) -> Result<String, String> {
     let identity = spec::identity(pod);
     let key = (identity.uid.clone(), volume.to_owned(), wanted.path.clone());
-    let now = Timestamp::now();
+    let now = crate::clock::now();
     if let Some(text) = context.tokens.valid(&key, now) {
         return Ok(text);
     }
     let account = spec::spec(pod).service_account_name.as_deref().filter(|name| !name.is_empty()).unwrap_or("default");
     let seconds = wanted.expiration_seconds.unwrap_or(TOKEN_EXPIRATION_S);
     let audience = wanted.audience.as_deref().filter(|audience| !audience.is_empty());
-    let issued = context.objects.token(&identity, account, audience, seconds).await.map_err(|error| error.to_string())?;
+    let issued =
+        context.objects.token(&identity, account, audience, seconds).await.map_err(|error| error.to_string())?;
     let status = issued.status.ok_or("the API server issued no token")?;
     // At four fifths of its life, or after a day, as the kubelet renews them.
     let life = status.expiration_timestamp.0.duration_since(now).as_secs().max(0);
@@ -264,25 +266,25 @@ fn check_host_path(source: &HostPathVolumeSource) -> Result<(), String> {
 }
 
 /// The mounts of one container for its pod's volumes; the error is the message of a CreateContainerConfigError.
-pub fn mounts(
-    paths: &Paths,
-    pod: &Pod,
-    container: &Container,
-    env: &[(String, String)],
-) -> Result<Vec<Mount>, String> {
+pub fn mounts(paths: &Paths, pod: &Pod, container: &Container, env: &[(String, String)]) -> Result<Vec<Mount>, String> {
     let who = spec::identity(pod);
     let volumes = spec::spec(pod).volumes.as_deref().unwrap_or_default();
     let mut mounts = Vec::new();
     for (index, mount) in container.volume_mounts.iter().flatten().enumerate() {
         let volume = volumes.iter().find(|volume| volume.name == mount.name);
-        let volume = volume.ok_or_else(|| format!("cannot find volume \"{}\" to mount into container \"{}\"", mount.name, container.name))?;
+        let volume = volume.ok_or_else(|| {
+            format!("cannot find volume \"{}\" to mount into container \"{}\"", mount.name, container.name)
+        })?;
         let root = path(paths, &who.uid, volume);
         let host_path = match sub_path(mount, env)? {
             None => root,
             Some(sub) => {
                 let pin = pin_path(paths, &who, &mount.name, &container.name, index);
                 sys::pin_subpath(&root, Path::new(&sub), &pin).map_err(|error| {
-                    format!("failed to prepare subPath for volumeMount \"{}\" of container \"{}\": {error}", mount.name, container.name)
+                    format!(
+                        "failed to prepare subPath for volumeMount \"{}\" of container \"{}\": {error}",
+                        mount.name, container.name
+                    )
                 })?
             }
         };

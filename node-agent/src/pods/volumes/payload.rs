@@ -135,7 +135,11 @@ pub fn payload(
         if let Some(source) = &source.downward_api {
             for item in source.items.iter().flatten() {
                 let data = downward(pod, item, around)?.into_bytes();
-                insert(&mut files, &item.path, File { data, mode: item.mode.map_or(written.default_mode, |m| mode(Some(m))) })?;
+                insert(
+                    &mut files,
+                    &item.path,
+                    File { data, mode: item.mode.map_or(written.default_mode, |m| mode(Some(m))) },
+                )?;
             }
         }
         if let Some(source) = &source.service_account_token {
@@ -217,7 +221,8 @@ mod tests {
 
     fn files(volume: serde_json::Value, referred: &Referred) -> Result<Payload, String> {
         let volume: Volume = serde_json::from_value(volume).unwrap();
-        let pod: Pod = serde_json::from_value(serde_json::json!({"metadata": {"name": "p", "namespace": "ns"}})).unwrap();
+        let pod: Pod =
+            serde_json::from_value(serde_json::json!({"metadata": {"name": "p", "namespace": "ns"}})).unwrap();
         let allocatable = Amounts::new();
         let around = Surroundings { host_ips: &[], pod_ips: &[], node_name: "n", allocatable: &allocatable };
         payload(&pod, &written(&volume).unwrap(), &around, referred, &BTreeMap::new())
@@ -237,7 +242,8 @@ mod tests {
         assert_eq!(some["dir/x"].mode, 0o600);
         let gone = serde_json::json!({"name": "v", "configMap": {"name": "cm", "items": [{"key": "z", "path": "z"}]}});
         assert_eq!(files(gone, &referred).unwrap_err(), "configmap references non-existent config key: z (ns/cm)");
-        let evil = serde_json::json!({"name": "v", "configMap": {"name": "cm", "items": [{"key": "a", "path": "../x"}]}});
+        let evil =
+            serde_json::json!({"name": "v", "configMap": {"name": "cm", "items": [{"key": "a", "path": "../x"}]}});
         assert!(files(evil, &referred).is_err());
         let absent = serde_json::json!({"name": "v", "secret": {"secretName": "s"}});
         assert_eq!(files(absent, &referred).unwrap_err(), "secret \"s\" not found");

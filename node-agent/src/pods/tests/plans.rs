@@ -1,0 +1,177 @@
+//! The planner by table: what there is, and the step that follows.
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use serde_json::json;
+
+use super::super::memory::{Memory, Volumes, Waiting};
+use super::super::plan::{Observed, Step, plan};
+use super::super::spec;
+use super::harness::pod;
+use crate::runtime::{ContainerRecord, ContainerState, PodRecord, SandboxRecord};
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(second).unwrap()
+}
+
+fn sandbox(attempt: u32, ready: bool) -> SandboxRecord {
+    SandboxRecord {
+        id: format!("s{attempt}"),
+        attempt,
+        ready,
+        created_at: at(0),
+        ips: vec!["10.0.0.1".parse().unwrap()],
+        labels: Default::default(),
+        annotations: Default::default(),
+    }
+}
+
+fn container(name: &str, attempt: u32, state: ContainerState, exit_code: i32) -> ContainerRecord {
+    ContainerRecord {
+        id: format!("{name}{attempt}"),
+        sandbox_id: "s0".into(),
+        name: name.into(),
+        attempt,
+        state,
+        created_at: at(0),
+        started_at: Some(at(1)),
+        finished_at: (state == ContainerState::Exited).then(|| at(10)),
+        exit_code,
+        reason: String::new(),
+        message: String::new(),
+        image: String::new(),
+        image_id: String::new(),
+        labels: Default::default(),
+        annotations: Default::default(),
+        log_path: None,
+    }
+}
+
+fn step(pod: &Pod, memory: &Memory, sandboxes: Vec<SandboxRecord>, containers: Vec<ContainerRecord>) -> Option<Step> {
+    let record = PodRecord { pod: spec::identity(pod), sandboxes, containers };
+    plan(&Observed { pod, gone: false, record: &record, memory }, at(20)).step
+}
+
+fn mounted() -> Memory {
+    Memory { volumes: Volumes::Mounted, ..Memory::default() }
+}
+
+fn start(name: &str, attempt: u32, after_failure: Option<Timestamp>) -> Option<Step> {
+    Some(Step::Start { name: name.into(), attempt, after_failure })
+}
+
+use ContainerState::{Created, Exited, Running, Unknown};
+
+#[test]
+fn the_way_up() {
+    let pod = pod(json!({"initContainers": [{"name": "i"}], "containers": [{"name": "a"}, {"name": "b"}]}));
+    let memory = mounted();
+    let up = || vec![sandbox(0, true)];
+    let first = Step::StartSandbox { attempt: 0, kill: Vec::new(), stop: Vec::new() };
+    assert_eq!(step(&pod, &memory, Vec::new(), Vec::new()), Some(first));
+    assert_eq!(step(&pod, &Memory::default(), up(), Vec::new()), Some(Step::MountVolumes));
+    assert_eq!(step(&pod, &memory, up(), Vec::new()), start("i", 0, None));
+    assert_eq!(step(&pod, &memory, up(), vec![container("i", 0, Running, 0)]), None);
+    assert_eq!(step(&pod, &memory, up(), vec![container("i", 0, Exited, 0)]), start("a", 0, None));
+    assert_eq!(step(&pod, &memory, up(), vec![container("i", 0, Exited, 1)]), start("i", 1, Some(at(10))));
+    let one_up = vec![container("i", 0, Exited, 0), container("a", 0, Running, 0)];
+    assert_eq!(step(&pod, &memory, up(), one_up), start("b", 0, None));
+    let all_up = vec![container("a", 0, Running, 0), container("b", 0, Running, 0)];
+    assert_eq!(step(&pod, &memory, up(), all_up), None, "app containers prove that the pod was initialized");
+}
+
+#[test]
+fn what_should_not_run_is_ended_first() {
+    let pod = pod(json!({"containers": [{"name": "a"}]}));
+    let memory = mounted();
+    let kills = |step: Option<Step>| match step {
+        Some(Step::Kill { containers }) => containers.into_iter().map(|kill| kill.id).collect::<Vec<_>>(),
+        other => panic!("{other:?}"),
+    };
+    let twice = vec![container("a", 1, Running, 0), container("a", 0, Running, 0)];
+    assert_eq!(kills(step(&pod, &memory, vec![sandbox(0, true)], twice)), ["a0"]);
+    let stranger = vec![container("a", 0, Running, 0), container("x", 0, Running, 0)];
+    assert_eq!(kills(step(&pod, &memory, vec![sandbox(0, true)], stranger)), ["x0"]);
+    let unknown = vec![container("a", 0, Unknown, 0)];
+    assert_eq!(kills(step(&pod, &memory, vec![sandbox(0, true)], unknown)), ["a0"]);
+    let old = step(&pod, &memory, vec![sandbox(1, true), sandbox(0, false)], vec![container("a", 0, Running, 0)]);
+    assert_eq!(kills(old), ["a0"]);
+    // Never started: made anew under the same number.
+    let created = step(&pod, &memory, vec![sandbox(0, true)], vec![container("a", 0, Created, 0)]);
+    assert_eq!(created, Some(Step::Prune { containers: vec!["a0".into()], sandboxes: Vec::new() }));
+}
+
+#[test]
+fn restart_policies() {
+    for (policy, exit_code, restarts) in
+        [("Always", 0, true), ("Always", 1, true), ("OnFailure", 1, true), ("OnFailure", 0, false), ("Never", 1, false)]
+    {
+        let pod = pod(json!({"restartPolicy": policy, "containers": [{"name": "a"}, {"name": "b"}]}));
+        let containers = vec![container("a", 0, Exited, exit_code), container("b", 0, Running, 0)];
+        let step = step(&pod, &mounted(), vec![sandbox(0, true)], containers);
+        let expected = if restarts { start("a", 1, Some(at(10))) } else { None };
+        assert_eq!(step, expected, "{policy} {exit_code}");
+    }
+}
+
+#[test]
+fn back_off_waits_and_says_so() {
+    let pod = pod(json!({"containers": [{"name": "a"}]}));
+    let mut memory = mounted();
+    memory.restarts.bump("a", at(9), at(9));
+    memory.restarts.bump("a", at(9), at(9));
+    let record = PodRecord {
+        pod: spec::identity(&pod),
+        sandboxes: vec![sandbox(0, true)],
+        containers: vec![container("a", 3, Exited, 1)],
+    };
+    let plan = plan(&Observed { pod: &pod, gone: false, record: &record, memory: &memory }, at(20));
+    assert_eq!((plan.step, plan.wake_at), (None, Some(at(30))));
+    assert_eq!(plan.back_off["a"].reason, "CrashLoopBackOff");
+    assert!(plan.back_off["a"].message.starts_with("back-off 20s restarting failed container=a pod=web_default("));
+}
+
+#[test]
+fn the_way_down() {
+    let mut pod = pod(json!({
+        "initContainers": [{"name": "s1", "restartPolicy": "Always"}, {"name": "s2", "restartPolicy": "Always"}],
+        "containers": [{"name": "a"}]}));
+    pod.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(5)));
+    pod.metadata.deletion_grace_period_seconds = Some(7);
+    let mut memory = mounted();
+    let all = vec![container("s1", 0, Running, 0), container("s2", 0, Running, 0), container("a", 0, Running, 0)];
+    match step(&pod, &memory, vec![sandbox(0, true)], all) {
+        Some(Step::KillPod { containers, sidecars, grace_s: 7 }) => {
+            assert_eq!(containers.iter().map(|kill| kill.id.as_str()).collect::<Vec<_>>(), ["a0"]);
+            assert_eq!(sidecars.iter().map(|kill| kill.id.as_str()).collect::<Vec<_>>(), ["s20", "s10"]);
+        }
+        other => panic!("{other:?}"),
+    }
+    let dead = vec![container("a", 0, Exited, 0)];
+    let stop = step(&pod, &memory, vec![sandbox(0, true)], dead.clone());
+    assert_eq!(stop, Some(Step::StopSandboxes { ids: vec!["s0".into()] }));
+    assert_eq!(step(&pod, &memory, vec![sandbox(0, false)], dead.clone()), Some(Step::CleanUp));
+    memory.cleaned = true;
+    assert_eq!(step(&pod, &memory, vec![sandbox(0, false)], dead), Some(Step::Finalize));
+}
+
+#[test]
+fn a_rejected_or_finished_pod_starts_nothing() {
+    let mut over = pod(json!({"restartPolicy": "Never", "containers": [{"name": "a"}]}));
+    let mut memory = mounted();
+    memory.cleaned = true;
+    over.status.as_mut().unwrap().phase = Some("Succeeded".into());
+    assert_eq!(step(&over, &memory, Vec::new(), Vec::new()), None);
+    let fresh = pod(json!({"containers": [{"name": "a"}]}));
+    memory.rejected = Some(Waiting { reason: "OutOfcpu".into(), message: String::new() });
+    assert_eq!(step(&fresh, &memory, Vec::new(), Vec::new()), None);
+}
+
+#[test]
+fn old_instances_are_pruned_but_the_last_two() {
+    let pod = pod(json!({"containers": [{"name": "a"}]}));
+    let containers = (0..4).map(|n| container("a", n, if n == 3 { Running } else { Exited }, 1)).collect();
+    let pruned = step(&pod, &mounted(), vec![sandbox(0, true)], containers);
+    let expected = Step::Prune { containers: vec!["a0".into(), "a1".into()], sandboxes: Vec::new() };
+    assert_eq!(pruned, Some(expected));
+}
