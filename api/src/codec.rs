@@ -2,11 +2,18 @@
 //!
 //! In: a [`Value`] once, when it is written; stored bytes ever after. Out: canonical JSON whose resourceVersion is
 //! spliced in, lists as concatenations, watch frames, and the few facts the watch cache keeps.
+//!
+//! Stored bytes have apiVersion, kind and metadata first, so the splice finds its place near the beginning; the other
+//! keys are sorted. That makes equal objects equal bytes.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use serde_json::Value;
+use memchr::memmem;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 
 use crate::error::ApiError;
 use crate::kinds::Resource;
@@ -32,28 +39,181 @@ pub struct ObjectFacts {
     pub finalized: bool,
 }
 
+const METADATA: &[u8] = b"\"metadata\":{";
+
 /// Canonical bytes: keys sorted, but apiVersion, kind and metadata first; without `metadata.resourceVersion`.
 pub fn encode(object: &Value) -> Bytes {
-    let _ = object;
-    unimplemented!()
+    write_object(object, false)
+}
+
+/// The same bytes with the resourceVersion the object has.
+pub fn encode_whole(object: &Value) -> Bytes {
+    write_object(object, true)
+}
+
+fn write_object(object: &Value, keep_version: bool) -> Bytes {
+    let mut out = Vec::with_capacity(1024);
+    let Value::Object(map) = object else {
+        write_value(&mut out, object);
+        return Bytes::from(out);
+    };
+    out.push(b'{');
+    for key in ["apiVersion", "kind"] {
+        if let Some(value) = map.get(key) {
+            write_key(&mut out, key);
+            write_value(&mut out, value);
+        }
+    }
+    write_key(&mut out, "metadata");
+    out.push(b'{');
+    if let Some(Value::Object(metadata)) = map.get("metadata") {
+        write_entries(&mut out, metadata, |key| !keep_version && key == "resourceVersion");
+    }
+    out.push(b'}');
+    write_entries(&mut out, map, |key| matches!(key, "apiVersion" | "kind" | "metadata"));
+    out.push(b'}');
+    Bytes::from(out)
+}
+
+fn write_entries(out: &mut Vec<u8>, map: &Map<String, Value>, skip: impl Fn(&str) -> bool) {
+    for (key, value) in map {
+        if !skip(key) {
+            write_key(out, key);
+            write_value(out, value);
+        }
+    }
+}
+
+fn write_key(out: &mut Vec<u8>, key: &str) {
+    if out.last() != Some(&b'{') {
+        out.push(b',');
+    }
+    serde_json::to_writer(&mut *out, key).expect("text goes into memory");
+    out.push(b':');
+}
+
+fn write_value(out: &mut Vec<u8>, value: &Value) {
+    serde_json::to_writer(out, value).expect("a JSON value has text keys and goes into memory");
 }
 
 /// Parses stored bytes.
 pub fn decode(stored: &[u8]) -> Result<Value, ApiError> {
-    let _ = stored;
-    unimplemented!()
+    serde_json::from_slice(stored).map_err(ApiError::internal)
+}
+
+/// The bytes to store for an object of this version: in the storage's form, without resourceVersion.
+pub fn to_storage(resource: &Resource, object: &Value) -> Result<Bytes, ApiError> {
+    match &resource.conversion {
+        None => Ok(encode(object)),
+        Some(conversion) => Ok(encode(&conversion.to_storage(object.clone())?)),
+    }
+}
+
+/// Bytes of the storage's form (with or without resourceVersion) in the form of this version.
+pub fn in_version(resource: &Resource, stored: &Bytes) -> Result<Bytes, ApiError> {
+    match &resource.conversion {
+        None => Ok(stored.clone()),
+        Some(conversion) => Ok(encode_whole(&conversion.from_storage(decode(stored)?)?)),
+    }
+}
+
+/// Parses bytes of the storage's form into an object of this version.
+pub fn decode_in_version(resource: &Resource, stored: &[u8]) -> Result<Value, ApiError> {
+    let object = decode(stored)?;
+    match &resource.conversion {
+        None => Ok(object),
+        Some(conversion) => conversion.from_storage(object),
+    }
 }
 
 /// Stored bytes with their resourceVersion, without parsing.
 pub fn with_resource_version(stored: &[u8], revision: u64) -> Bytes {
-    let _ = (stored, revision);
-    unimplemented!()
+    let Some(at) = memmem::find(stored, METADATA) else { return Bytes::copy_from_slice(stored) };
+    let (head, tail) = stored.split_at(at + METADATA.len());
+    let comma = if tail.first() == Some(&b'}') { "" } else { "," };
+    let version = format!("\"resourceVersion\":\"{revision}\"{comma}");
+    let mut out = Vec::with_capacity(stored.len() + version.len());
+    out.extend_from_slice(head);
+    out.extend_from_slice(version.as_bytes());
+    out.extend_from_slice(tail);
+    Bytes::from(out)
 }
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct StoredMeta {
+    name: String,
+    namespace: String,
+    uid: String,
+    labels: BTreeMap<String, String>,
+    owner_references: Vec<StoredOwner>,
+    deletion_timestamp: Option<String>,
+    finalizers: Vec<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct StoredOwner {
+    uid: String,
+}
+
+type Shallow<'a> = BTreeMap<Cow<'a, str>, &'a RawValue>;
 
 /// The facts of a stored object, without parsing all of it.
 pub fn facts(resource: &Resource, stored: &[u8]) -> Result<ObjectFacts, ApiError> {
-    let _ = (resource, stored);
-    unimplemented!()
+    let top: Shallow<'_> = serde_json::from_slice(stored).map_err(ApiError::internal)?;
+    let meta: StoredMeta = match top.get("metadata") {
+        Some(raw) => serde_json::from_str(raw.get()).map_err(ApiError::internal)?,
+        None => StoredMeta::default(),
+    };
+    let mut fields = BTreeMap::new();
+    fields.insert("metadata.name", meta.name.clone());
+    if resource.namespaced {
+        fields.insert("metadata.namespace", meta.namespace.clone());
+    }
+    // The structs below the top are opened once each, not once a field.
+    let mut opened: BTreeMap<&str, Option<Shallow<'_>>> = BTreeMap::new();
+    for field in resource.selectable_fields {
+        let raw = match field.path {
+            [one] => top.get(*one).copied(),
+            [first, rest @ ..] => opened
+                .entry(first)
+                .or_insert_with(|| top.get(*first).and_then(|raw| serde_json::from_str(raw.get()).ok()))
+                .as_ref()
+                .and_then(|map| pluck(map, rest)),
+            [] => None,
+        };
+        let text = raw.and_then(scalar_text).unwrap_or_else(|| field.absent.to_owned());
+        fields.insert(field.label, text);
+    }
+    Ok(ObjectFacts {
+        namespace: meta.namespace,
+        name: meta.name,
+        uid: meta.uid,
+        labels: meta.labels,
+        fields,
+        owners: meta.owner_references.into_iter().map(|o| o.uid).collect(),
+        deleting: meta.deletion_timestamp.is_some(),
+        finalized: !meta.finalizers.is_empty(),
+    })
+}
+
+fn pluck<'a>(map: &Shallow<'a>, path: &[&str]) -> Option<&'a RawValue> {
+    let (first, rest) = path.split_first()?;
+    let raw = *map.get(*first)?;
+    if rest.is_empty() {
+        return Some(raw);
+    }
+    let inner: Shallow<'a> = serde_json::from_str(raw.get()).ok()?;
+    pluck(&inner, rest)
+}
+
+fn scalar_text(raw: &RawValue) -> Option<String> {
+    match raw.get().as_bytes().first()? {
+        b'"' => serde_json::from_str(raw.get()).ok(),
+        b'n' | b'{' | b'[' => None,
+        _ => Some(raw.get().to_owned()),
+    }
 }
 
 /// A list of objects: a concatenation of their bytes.
@@ -64,8 +224,15 @@ pub fn write_list<'a>(
     remaining: Option<u64>,
     items: impl Iterator<Item = &'a Bytes>,
 ) -> Bytes {
-    let _ = (resource, revision, continue_token, remaining, items);
-    unimplemented!()
+    let mut out = list_head(&resource.list_kind, &resource.api_version(), revision, continue_token, remaining);
+    for (at, item) in items.enumerate() {
+        if at > 0 {
+            out.push(b',');
+        }
+        out.extend_from_slice(item);
+    }
+    out.extend_from_slice(b"]}\n");
+    Bytes::from(out)
 }
 
 /// The same, of `PartialObjectMetadata`.
@@ -74,37 +241,187 @@ pub fn write_metadata_list<'a>(
     continue_token: Option<&str>,
     remaining: Option<u64>,
     items: impl Iterator<Item = &'a Bytes>,
-) -> Bytes {
-    let _ = (revision, continue_token, remaining, items);
-    unimplemented!()
+) -> Result<Bytes, ApiError> {
+    let mut out = list_head("PartialObjectMetadataList", "meta.k8s.io/v1", revision, continue_token, remaining);
+    for (at, item) in items.enumerate() {
+        if at > 0 {
+            out.push(b',');
+        }
+        out.extend_from_slice(&to_metadata_only(item)?);
+    }
+    out.extend_from_slice(b"]}\n");
+    Ok(Bytes::from(out))
+}
+
+fn list_head(
+    kind: &str,
+    api_version: &str,
+    revision: u64,
+    continue_token: Option<&str>,
+    remaining: Option<u64>,
+) -> Vec<u8> {
+    let mut metadata = Map::new();
+    metadata.insert("resourceVersion".to_owned(), Value::from(revision.to_string()));
+    if let Some(token) = continue_token {
+        metadata.insert("continue".to_owned(), Value::from(token));
+    }
+    if let Some(remaining) = remaining {
+        metadata.insert("remainingItemCount".to_owned(), Value::from(remaining));
+    }
+    let mut out = Vec::with_capacity(4096);
+    out.push(b'{');
+    write_key(&mut out, "kind");
+    write_value(&mut out, &Value::from(kind));
+    write_key(&mut out, "apiVersion");
+    write_value(&mut out, &Value::from(api_version));
+    write_key(&mut out, "metadata");
+    write_value(&mut out, &Value::Object(metadata));
+    write_key(&mut out, "items");
+    out.push(b'[');
+    out
 }
 
 /// One watch event (`ADDED`, `MODIFIED`, `DELETED`), with its newline.
 pub fn watch_frame(event: &str, object: &[u8]) -> Bytes {
-    let _ = (event, object);
-    unimplemented!()
+    let mut out = Vec::with_capacity(object.len() + event.len() + 24);
+    out.extend_from_slice(b"{\"type\":\"");
+    out.extend_from_slice(event.as_bytes());
+    out.extend_from_slice(b"\",\"object\":");
+    out.extend_from_slice(object);
+    out.extend_from_slice(b"}\n");
+    Bytes::from(out)
 }
 
 /// A BOOKMARK event of a resource; `initial_events_end` marks the end of a streaming list.
 pub fn bookmark(resource: &Resource, revision: u64, initial_events_end: bool) -> Bytes {
-    let _ = (resource, revision, initial_events_end);
-    unimplemented!()
+    bookmark_of(&resource.kind, &resource.api_version(), revision, initial_events_end)
 }
 
 /// A BOOKMARK event of a watch for `PartialObjectMetadata`.
 pub fn metadata_bookmark(revision: u64, initial_events_end: bool) -> Bytes {
-    let _ = (revision, initial_events_end);
-    unimplemented!()
+    bookmark_of("PartialObjectMetadata", "meta.k8s.io/v1", revision, initial_events_end)
+}
+
+/// A BOOKMARK event of any kind.
+pub fn bookmark_of(kind: &str, api_version: &str, revision: u64, initial_events_end: bool) -> Bytes {
+    let mut metadata = serde_json::json!({ "resourceVersion": revision.to_string() });
+    if initial_events_end {
+        metadata["annotations"] = serde_json::json!({ "k8s.io/initial-events-end": "true" });
+    }
+    let object = serde_json::json!({ "kind": kind, "apiVersion": api_version, "metadata": metadata });
+    watch_frame("BOOKMARK", object.to_string().as_bytes())
 }
 
 /// An ERROR event around a Status.
 pub fn error_frame(status: &Value) -> Bytes {
-    let _ = status;
-    unimplemented!()
+    watch_frame("ERROR", status.to_string().as_bytes())
 }
 
 /// An object's bytes as `PartialObjectMetadata`, without parsing all of it.
 pub fn to_metadata_only(object: &[u8]) -> Result<Bytes, ApiError> {
-    let _ = object;
-    unimplemented!()
+    #[derive(Deserialize)]
+    struct OnlyMeta<'a> {
+        #[serde(borrow)]
+        metadata: Option<&'a RawValue>,
+    }
+    let only: OnlyMeta<'_> = serde_json::from_slice(object).map_err(ApiError::internal)?;
+    let metadata = only.metadata.map_or("{}", RawValue::get);
+    let mut out = Vec::with_capacity(metadata.len() + 80);
+    out.extend_from_slice(b"{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"meta.k8s.io/v1\",\"metadata\":");
+    out.extend_from_slice(metadata.as_bytes());
+    out.push(b'}');
+    Ok(Bytes::from(out))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+    use crate::kinds::Catalog;
+
+    fn pod() -> Value {
+        json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {
+                "name": "web", "namespace": "default", "uid": "u1", "resourceVersion": "7",
+                "labels": {"app": "we\"b"}, "finalizers": ["a/b"], "deletionTimestamp": "2024-01-01T00:00:00Z",
+                "ownerReferences": [{"uid": "rs1", "kind": "ReplicaSet"}],
+            },
+            "spec": {"nodeName": "n1", "hostNetwork": true, "containers": [{"name": "\"metadata\":{"}]},
+            "status": {"phase": "Running"},
+        })
+    }
+
+    #[test]
+    fn the_version_is_left_out_and_spliced_back() {
+        let stored = encode(&pod());
+        assert!(stored.starts_with(b"{\"apiVersion\":\"v1\",\"kind\":\"Pod\",\"metadata\":{"));
+        let read = with_resource_version(&stored, 42);
+        let mut wanted = pod();
+        wanted["metadata"]["resourceVersion"] = json!("42");
+        assert_eq!(decode(&read).unwrap(), wanted);
+        let bare = encode(&json!({"kind": "X", "apiVersion": "v1"}));
+        assert_eq!(decode(&with_resource_version(&bare, 1)).unwrap()["metadata"]["resourceVersion"], "1");
+    }
+
+    #[test]
+    fn facts_are_read_from_the_bytes() {
+        let catalog = Catalog::builtin();
+        let resource = catalog.resource("", "v1", "pods").unwrap();
+        let facts = facts(resource, &encode(&pod())).unwrap();
+        assert_eq!((facts.namespace.as_str(), facts.name.as_str(), facts.uid.as_str()), ("default", "web", "u1"));
+        assert_eq!(facts.labels["app"], "we\"b");
+        assert_eq!(facts.fields["spec.nodeName"], "n1");
+        assert_eq!(facts.fields["spec.hostNetwork"], "true");
+        assert_eq!(facts.fields["status.phase"], "Running");
+        assert_eq!(facts.fields["status.podIP"], "");
+        assert_eq!(facts.owners, ["rs1"]);
+        assert!(facts.deleting && facts.finalized);
+    }
+
+    #[test]
+    fn lists_and_frames_are_made_of_bytes() {
+        let catalog = Catalog::builtin();
+        let resource = catalog.resource("", "v1", "pods").unwrap();
+        let item = with_resource_version(&encode(&pod()), 3);
+        let items = [item.clone(), item.clone()];
+        let list = decode(&write_list(resource, 9, Some("tok"), Some(5), items.iter())).unwrap();
+        assert_eq!(list["kind"], "PodList");
+        assert_eq!(list["metadata"], json!({"resourceVersion": "9", "continue": "tok", "remainingItemCount": 5}));
+        assert_eq!(list["items"].as_array().unwrap().len(), 2);
+        let partial = decode(&write_metadata_list(9, None, None, items.iter()).unwrap()).unwrap();
+        assert_eq!(partial["items"][0]["kind"], "PartialObjectMetadata");
+        assert_eq!(partial["items"][0]["metadata"]["name"], "web");
+        let frame = decode(&watch_frame("ADDED", &item)).unwrap();
+        assert_eq!(frame["object"]["metadata"]["resourceVersion"], "3");
+        let end = decode(&bookmark(resource, 9, true)).unwrap();
+        assert_eq!(end["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"], "true");
+    }
+
+    #[test]
+    fn an_event_is_stored_once_and_read_in_both_versions() {
+        let catalog = Catalog::builtin();
+        let new = catalog.resource("events.k8s.io", "v1", "events").unwrap();
+        let object = json!({"apiVersion": "events.k8s.io/v1", "kind": "Event", "metadata": {"name": "e"},
+                            "regarding": {"name": "p"}});
+        let stored = to_storage(new, &object).unwrap();
+        let facts = facts(new, &stored).unwrap();
+        assert_eq!(facts.fields["regarding.name"], "p");
+        let read = with_resource_version(&stored, 4);
+        let back = decode(&in_version(new, &read).unwrap()).unwrap();
+        assert_eq!((&back["regarding"]["name"], &back["metadata"]["resourceVersion"]), (&json!("p"), &json!("4")));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(body in proptest::collection::vec(any::<u8>(), 0..200), revision: u64) {
+            let catalog = Catalog::builtin();
+            let resource = catalog.resource("", "v1", "pods").unwrap();
+            let _ = facts(resource, &body);
+            let _ = to_metadata_only(&body);
+            let _ = with_resource_version(&body, revision);
+        }
+    }
 }

@@ -2,14 +2,27 @@
 //!
 //! In: a request's body and a [`Context`] with everything the outside knows (time, identity, unique names). Out: the
 //! object to store or the error to answer. Nothing here does I/O.
+//!
+//! ```text
+//! create: decode ─▶ prepare_create ─▶ (admission) ─▶ finish_create
+//! update: decode ─▶ prepare_update ─▶ (admission) ─▶ finish_update
+//! patch:  patch  ─▶ prepare_update … or, for an apply to an absent object, prepare_create …
+//! ```
 
+mod decode;
+mod object_meta;
 mod parse;
+mod patching;
+mod scale;
+mod write;
 
 use jiff::Timestamp;
-use serde_json::Value;
 
-use crate::error::ApiError;
-use crate::kinds::Resource;
+pub use decode::{decode, decode_delete_options, decode_subresource};
+pub(crate) use object_meta::validate_annotations;
+pub use patching::patch;
+pub use scale::{apply_scale, scale_view};
+pub use write::{finish_create, finish_update, prepare_create, prepare_update};
 
 /// What to do about fields the schema does not know, and about duplicates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -50,6 +63,8 @@ pub struct Context<'a> {
     pub dry_run: bool,
     /// Warnings for the client, collected along the way.
     pub warnings: Vec<String>,
+    /// Set by [`patch`] when it applied, so that the fields' owners are recorded already. Starts as false.
+    pub applied: bool,
 }
 
 /// Whether an update changes anything.
@@ -75,95 +90,4 @@ pub enum PatchType {
         /// Whether conflicts are overruled.
         force: bool,
     },
-}
-
-/// Reads an object of `resource` from a request body.
-pub fn decode(resource: &Resource, body: &[u8], format: BodyFormat, ctx: &mut Context<'_>) -> Result<Value, ApiError> {
-    let _ = (resource, body, format, ctx);
-    unimplemented!()
-}
-
-/// Reads the body of a request to a subresource: the resource's own kind for `status`, `Scale`, `Binding`, ….
-pub fn decode_subresource(
-    resource: &Resource,
-    subresource: &str,
-    body: &[u8],
-    format: BodyFormat,
-    ctx: &mut Context<'_>,
-) -> Result<Value, ApiError> {
-    let _ = (resource, subresource, body, format, ctx);
-    unimplemented!()
-}
-
-/// Reads `DeleteOptions` from the body of a DELETE; an empty body gives an empty object.
-pub fn decode_delete_options(body: &[u8], format: BodyFormat) -> Result<Value, ApiError> {
-    let _ = (body, format);
-    unimplemented!()
-}
-
-/// Completes a new object before admission: namespace, name, system metadata, defaults, the strategy's resets.
-pub fn prepare_create(
-    resource: &Resource,
-    object: &mut Value,
-    namespace: Option<&str>,
-    ctx: &mut Context<'_>,
-) -> Result<(), ApiError> {
-    let _ = (resource, object, namespace, ctx);
-    unimplemented!()
-}
-
-/// Validates a new object after admission and records its field manager.
-pub fn finish_create(resource: &Resource, object: &mut Value, ctx: &mut Context<'_>) -> Result<(), ApiError> {
-    let _ = (resource, object, ctx);
-    unimplemented!()
-}
-
-/// Completes an update before admission: what the client may not change is taken from `old`.
-pub fn prepare_update(
-    resource: &Resource,
-    subresource: Option<&str>,
-    old: &Value,
-    new: &mut Value,
-    ctx: &mut Context<'_>,
-) -> Result<(), ApiError> {
-    let _ = (resource, subresource, old, new, ctx);
-    unimplemented!()
-}
-
-/// Validates an update after admission, bumps the generation and records the field manager.
-pub fn finish_update(
-    resource: &Resource,
-    subresource: Option<&str>,
-    old: &Value,
-    new: &mut Value,
-    ctx: &mut Context<'_>,
-) -> Result<Changed, ApiError> {
-    let _ = (resource, subresource, old, new, ctx);
-    unimplemented!()
-}
-
-/// Applies a patch to the current object (absent: only for [`PatchType::Apply`]) and decodes the result. The answer
-/// goes on to [`prepare_update`] or, for an absent object, [`prepare_create`].
-pub fn patch(
-    resource: &Resource,
-    subresource: Option<&str>,
-    current: Option<&Value>,
-    kind: PatchType,
-    body: &[u8],
-    ctx: &mut Context<'_>,
-) -> Result<Value, ApiError> {
-    let _ = (resource, subresource, current, kind, body, ctx);
-    unimplemented!()
-}
-
-/// The `autoscaling/v1` Scale of an object.
-pub fn scale_view(resource: &Resource, object: &Value) -> Result<Value, ApiError> {
-    let _ = (resource, object);
-    unimplemented!()
-}
-
-/// Writes a Scale's `spec.replicas` into the object.
-pub fn apply_scale(resource: &Resource, object: &mut Value, scale: &Value) -> Result<(), ApiError> {
-    let _ = (resource, object, scale);
-    unimplemented!()
 }

@@ -81,11 +81,8 @@ fn json_error(body: &[u8], error: &serde_json::Error) -> String {
     if !error.is_syntax() {
         return error.to_string();
     }
-    let line_start = body
-        .split_inclusive(|b| *b == b'\n')
-        .take(error.line().saturating_sub(1))
-        .map(<[u8]>::len)
-        .sum::<usize>();
+    let line_start =
+        body.split_inclusive(|b| *b == b'\n').take(error.line().saturating_sub(1)).map(<[u8]>::len).sum::<usize>();
     let at = line_start + error.column().saturating_sub(1);
     let text = error.to_string();
     let what = text.split(" at line ").next().unwrap_or_default();

@@ -4,6 +4,7 @@
 //! tables, codecs) what is particular to a kind, and [`Catalog`], which finds one.
 
 mod builtin;
+mod events;
 
 use std::collections::HashMap;
 use std::fmt;

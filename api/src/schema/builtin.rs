@@ -160,7 +160,8 @@ fn apply_marks(node: &mut Node, marks: &'static str) {
             None => (marks, None),
         },
     };
-    let mut extras = Extras { default: default.and_then(|d| serde_json::from_str::<Value>(d).ok()), ..Extras::default() };
+    let mut extras =
+        Extras { default: default.and_then(|d| serde_json::from_str::<Value>(d).ok()), ..Extras::default() };
     for mark in marks.split(' ').filter(|m| !m.is_empty()) {
         match mark.split_once('=') {
             Some(("list", "set")) => node.list_type = ListType::Set,

@@ -143,7 +143,10 @@ impl Walker<'_> {
                 failed = Some(error);
                 return true;
             }
-            !is_empty_collection(entry, field.kind()) || schema.required().iter().any(|r| r == key)
+            // An empty `managedFields` is a wish of its own: forget who owns what.
+            !is_empty_collection(entry, field.kind())
+                || key == "managedFields"
+                || schema.required().iter().any(|r| r == key)
         });
         failed.map_or(Ok(()), Err)
     }

@@ -1,20 +1,60 @@
 //! What a schema cannot say about a kind: dynamic defaults, resets, immutability and cross-field validation.
 //!
 //! In: an object that already has its schema's types and defaults. Out: the object completed, and the list of what is
-//! wrong with it. One file a kind; the generic engine calls them.
+//! wrong with it. One file a kind or family; the generic engine calls them.
+
+pub mod apps;
+pub mod config;
+pub mod endpointslice;
+pub mod event;
+mod field;
+pub mod lease;
+pub mod names;
+pub mod namespace;
+pub mod node;
+pub mod pod;
+pub mod service;
+pub mod serviceaccount;
 
 use serde_json::Value;
+
+pub use names::NameRule;
 
 use crate::error::FieldError;
 
 /// The particulars of one kind. Every method has the answer of a kind without particulars.
 pub trait Strategy: Send + Sync {
+    /// Which names its objects may have.
+    fn name_rule(&self) -> NameRule {
+        NameRule::Subdomain
+    }
+
+    /// Whether `metadata.generation` counts changes of the wanted state.
+    fn tracks_generation(&self) -> bool {
+        false
+    }
+
+    /// Whether a change of annotations counts as one of the wanted state.
+    fn annotations_count_as_spec(&self) -> bool {
+        false
+    }
+
+    /// Whether a new object may bring its status along.
+    fn keeps_status_on_create(&self) -> bool {
+        false
+    }
+
+    /// Whether an update may come without a resourceVersion.
+    fn allows_unconditional_update(&self) -> bool {
+        true
+    }
+
     /// Sets defaults that depend on other fields. Runs on every decode, so it must be idempotent.
     fn default(&self, object: &mut Value) {
         let _ = object;
     }
 
-    /// Resets what a client may not set on create (the status is reset by the engine).
+    /// Sets and resets what a client may not set on create (the status is reset by the engine before).
     fn prepare_create(&self, object: &mut Value) {
         let _ = object;
     }
@@ -24,12 +64,12 @@ pub trait Strategy: Send + Sync {
         let _ = (subresource, old, new);
     }
 
-    /// Validates a new object.
+    /// Validates an object as a whole: on create, and the new object of an update that is not to a subresource.
     fn validate_create(&self, object: &Value, errors: &mut Vec<FieldError>) {
         let _ = (object, errors);
     }
 
-    /// Validates an update. The engine has validated the new object as for create where `subresource` is none.
+    /// Validates what an update changes.
     fn validate_update(&self, subresource: Option<&str>, old: &Value, new: &Value, errors: &mut Vec<FieldError>) {
         let _ = (subresource, old, new, errors);
     }

@@ -1,0 +1,186 @@
+//! Bytes to an object of the expected kind: parse, check the kind, clean by the schema, set defaults.
+
+use serde_json::{Map, Value};
+
+use super::parse::{Parsed, duplicate_text, parse, summary};
+use super::{BodyFormat, Context, FieldValidation};
+use crate::error::{ApiError, quote};
+use crate::kinds::{Gvk, Resource};
+use crate::schema::walk::{self, TypeError};
+use crate::schema::{SchemaRef, SchemaSet};
+
+/// Reads an object of `resource` from a request body.
+pub fn decode(resource: &Resource, body: &[u8], format: BodyFormat, ctx: &mut Context<'_>) -> Result<Value, ApiError> {
+    let mut object = decode_as(resource.schema(), &resource.gvk(), body, format, ctx)?;
+    complete(resource, &mut object);
+    Ok(object)
+}
+
+/// Reads the body of a request to a subresource: the resource's own kind for `status`, `Scale`, `Binding`, ….
+pub fn decode_subresource(
+    resource: &Resource,
+    subresource: &str,
+    body: &[u8],
+    format: BodyFormat,
+    ctx: &mut Context<'_>,
+) -> Result<Value, ApiError> {
+    let gvk = match subresource {
+        "scale" => scale_kind(),
+        "status" => resource.gvk(),
+        other => match resource.subresources.find(other) {
+            Some(found) => found.gvk.clone(),
+            None => return Err(ApiError::not_found(&resource.qualified(), other)),
+        },
+    };
+    if gvk == resource.gvk() {
+        return decode(resource, body, format, ctx);
+    }
+    let schema = builtin_schema(&gvk)?;
+    let mut object = decode_as(schema, &gvk, body, format, ctx)?;
+    walk::default(schema, &mut object);
+    Ok(object)
+}
+
+/// Reads `DeleteOptions` from the body of a DELETE; an empty body gives an empty object.
+pub fn decode_delete_options(body: &[u8], format: BodyFormat) -> Result<Value, ApiError> {
+    if body.iter().all(u8::is_ascii_whitespace) {
+        return Ok(Value::Object(Map::new()));
+    }
+    let gvk = Gvk::new("", "v1", "DeleteOptions");
+    let parsed = parse_object(&gvk, body, format)?;
+    let mut value = parsed.value;
+    // Clients send it in the group and version of what they delete, too.
+    let kind = value.get("kind").and_then(Value::as_str).unwrap_or("DeleteOptions");
+    if kind != "DeleteOptions" {
+        return Err(cannot_be(&value, &gvk, &unknown_conversion(&value, &gvk)));
+    }
+    let schema = SchemaSet::builtin()
+        .get("io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions")
+        .ok_or_else(|| ApiError::internal("no schema for DeleteOptions"))?;
+    walk::clean(schema, &mut value, &mut Vec::new()).map_err(|error| cannot_be(&value, &gvk, &error.to_string()))?;
+    Ok(value)
+}
+
+/// `autoscaling/v1` Scale.
+pub(super) fn scale_kind() -> Gvk {
+    Gvk::new("autoscaling", "v1", "Scale")
+}
+
+/// The schema of a built-in kind that is no resource.
+pub(super) fn builtin_schema(gvk: &Gvk) -> Result<SchemaRef<'static>, ApiError> {
+    let group = match gvk.group.split('.').next() {
+        None | Some("") => "core",
+        Some(first) => first,
+    };
+    let name = format!("io.k8s.api.{group}.{}.{}", gvk.version, gvk.kind);
+    SchemaSet::builtin().get(&name).ok_or_else(|| ApiError::internal(format!("no schema for {gvk}")))
+}
+
+/// Sets all defaults: the schema's and the strategy's.
+pub(super) fn complete(resource: &Resource, object: &mut Value) {
+    walk::default(resource.schema(), object);
+    resource.strategy.default(object);
+}
+
+fn decode_as(
+    schema: SchemaRef<'_>,
+    gvk: &Gvk,
+    body: &[u8],
+    format: BodyFormat,
+    ctx: &mut Context<'_>,
+) -> Result<Value, ApiError> {
+    let parsed = parse_object(gvk, body, format)?;
+    let mut object = parsed.value;
+    check_kind(&mut object, gvk)?;
+    let mut unknown = Vec::new();
+    clean(schema, &mut object, &mut unknown).map_err(|error| cannot_be(&object, gvk, &error.to_string()))?;
+    report_strict(&parsed.duplicates, &unknown, ctx).map_err(|text| cannot_be(&object, gvk, &text))?;
+    Ok(object)
+}
+
+pub(super) fn clean(schema: SchemaRef<'_>, object: &mut Value, unknown: &mut Vec<String>) -> Result<(), TypeError> {
+    walk::clean(schema, object, unknown)
+}
+
+fn parse_object(gvk: &Gvk, body: &[u8], format: BodyFormat) -> Result<Parsed, ApiError> {
+    let unrecognized = |why: &str| {
+        ApiError::bad_request(format!(
+            "the object provided is unrecognized (must be of type {}): {why} ({})",
+            gvk.kind,
+            summary(body)
+        ))
+    };
+    let parsed = parse(body, format).map_err(|why| match format {
+        BodyFormat::Json => unrecognized(&format!("couldn't get version/kind; json parse error: {why}")),
+        BodyFormat::Yaml => unrecognized(&why),
+    })?;
+    if !parsed.value.is_object() {
+        let found = match parsed.value {
+            Value::Array(_) => "array",
+            Value::String(_) => "string",
+            Value::Number(_) => "number",
+            Value::Bool(_) => "bool",
+            _ => "null",
+        };
+        return Err(unrecognized(&format!(
+            "couldn't get version/kind; json parse error: json: cannot unmarshal {found} into Go value of type struct"
+        )));
+    }
+    Ok(parsed)
+}
+
+/// Checks apiVersion and kind; what is absent is taken from the request.
+fn check_kind(object: &mut Value, gvk: &Gvk) -> Result<(), ApiError> {
+    let api_version = gvk.api_version();
+    let given = |key: &str| object.get(key).and_then(Value::as_str).unwrap_or_default();
+    let (given_version, given_kind) = (given("apiVersion"), given("kind"));
+    if !given_kind.is_empty() && given_kind != gvk.kind {
+        return Err(cannot_be(object, gvk, &unknown_conversion(object, gvk)));
+    }
+    if !given_version.is_empty() && given_version != api_version {
+        return Err(ApiError::bad_request(format!(
+            "the API version in the data ({given_version}) does not match the expected API version ({api_version})"
+        )));
+    }
+    if let Value::Object(map) = object {
+        for (key, wanted) in [("apiVersion", &api_version), ("kind", &gvk.kind)] {
+            // A wrong type is the walk's to refuse.
+            if map.get(key).is_none_or(|v| v.is_null() || v.as_str() == Some("")) {
+                map.insert(key.to_owned(), Value::from(wanted.as_str()));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn unknown_conversion(object: &Value, gvk: &Gvk) -> String {
+    let given = |key: &str| object.get(key).and_then(Value::as_str).unwrap_or_default();
+    let version = given("apiVersion").rsplit('/').next().unwrap_or_default();
+    let group = if gvk.group.is_empty() { "core" } else { gvk.group.split('.').next().unwrap_or_default() };
+    format!("converting ({version}.{}) to ({group}.{}): unknown conversion", given("kind"), gvk.kind)
+}
+
+/// `Deployment in version "v1" cannot be handled as a Deployment: why`
+fn cannot_be(object: &Value, gvk: &Gvk, why: &str) -> ApiError {
+    let text = |key: &str| object.get(key).and_then(Value::as_str).filter(|s| !s.is_empty());
+    let kind = text("kind").unwrap_or(&gvk.kind);
+    let version = text("apiVersion").and_then(|v| v.rsplit('/').next()).unwrap_or(&gvk.version);
+    ApiError::bad_request(format!("{kind} in version {} cannot be handled as a {}: {why}", quote(version), gvk.kind))
+}
+
+/// Warns of unknown and duplicate fields, or refuses them with the text of a strict decoding error.
+pub(super) fn report_strict(duplicates: &[String], unknown: &[String], ctx: &mut Context<'_>) -> Result<(), String> {
+    if duplicates.is_empty() && unknown.is_empty() || ctx.field_validation == FieldValidation::Ignore {
+        return Ok(());
+    }
+    let texts = duplicates
+        .iter()
+        .map(|path| duplicate_text(path))
+        .chain(unknown.iter().map(|path| format!("unknown field {}", quote(path))));
+    if ctx.field_validation == FieldValidation::Strict {
+        let texts: Vec<String> = texts.collect();
+        return Err(format!("strict decoding error: {}", texts.join(", ")));
+    }
+    ctx.warnings.extend(texts);
+    Ok(())
+}

@@ -1,0 +1,191 @@
+//! Containers of a pod.
+
+use std::collections::HashSet;
+
+use serde_json::Value;
+
+use super::{env, probes, resources, security};
+use crate::error::FieldError;
+use crate::strategy::field::{at, int, list, one_of, text};
+use crate::strategy::names;
+use crate::strategy::service::PROTOCOLS;
+
+const PULL_POLICIES: [&str; 3] = ["Always", "IfNotPresent", "Never"];
+const MESSAGE_POLICIES: [&str; 2] = ["File", "FallbackToLogsOnError"];
+const PROPAGATIONS: [&str; 3] = ["Bidirectional", "HostToContainer", "None"];
+
+/// Validates all containers of a spec. `volumes` are the names that mounts may use.
+pub(super) fn validate(spec: &Value, path: &str, volumes: &HashSet<&str>, errors: &mut Vec<FieldError>) {
+    if list(spec, "containers").is_empty() {
+        errors.push(FieldError::required(format!("{path}.containers"), ""));
+    }
+    let mut names = HashSet::new();
+    for (index, container) in list(spec, "containers").iter().enumerate() {
+        let path = format!("{path}.containers[{index}]");
+        validate_one(container, &path, volumes, &mut names, errors);
+        probes::validate(container, &path, errors);
+    }
+    for (index, container) in list(spec, "initContainers").iter().enumerate() {
+        let path = format!("{path}.initContainers[{index}]");
+        validate_one(container, &path, volumes, &mut names, errors);
+        if text(container, "restartPolicy") == "Always" {
+            probes::validate(container, &path, errors);
+        } else {
+            for field in ["lifecycle", "livenessProbe", "readinessProbe", "startupProbe"] {
+                if at(container, field).is_some() {
+                    let detail = "may not be set for init containers without restartPolicy=Always";
+                    errors.push(FieldError::forbidden(format!("{path}.{field}"), detail));
+                }
+            }
+        }
+    }
+    validate_ephemeral(spec, path, volumes, &mut names, errors);
+}
+
+fn validate_ephemeral<'v>(
+    spec: &'v Value,
+    path: &str,
+    volumes: &HashSet<&str>,
+    names: &mut HashSet<&'v str>,
+    errors: &mut Vec<FieldError>,
+) {
+    for (index, container) in list(spec, "ephemeralContainers").iter().enumerate() {
+        let path = format!("{path}.ephemeralContainers[{index}]");
+        validate_one(container, &path, volumes, names, errors);
+        for field in ["lifecycle", "livenessProbe", "ports", "readinessProbe", "resizePolicy", "startupProbe"] {
+            if at(container, field).is_some() {
+                let detail = "cannot be set for an Ephemeral Container";
+                errors.push(FieldError::forbidden(format!("{path}.{field}"), detail));
+            }
+        }
+        let target = text(container, "targetContainerName");
+        let known = ["containers", "initContainers"].into_iter().flat_map(|field| list(spec, field));
+        if !target.is_empty() && !known.into_iter().any(|c| text(c, "name") == target) {
+            errors.push(FieldError::not_found(format!("{path}.targetContainerName"), target));
+        }
+    }
+}
+
+fn validate_one<'v>(
+    container: &'v Value,
+    path: &str,
+    volumes: &HashSet<&str>,
+    names: &mut HashSet<&'v str>,
+    errors: &mut Vec<FieldError>,
+) {
+    let name = text(container, "name");
+    if name.is_empty() {
+        errors.push(FieldError::required(format!("{path}.name"), ""));
+    } else {
+        for detail in names::dns1123_label(name) {
+            errors.push(FieldError::invalid(format!("{path}.name"), name, detail));
+        }
+        if !names.insert(name) {
+            errors.push(FieldError::duplicate(format!("{path}.name"), name));
+        }
+    }
+    let image = text(container, "image");
+    if image.is_empty() {
+        errors.push(FieldError::required(format!("{path}.image"), ""));
+    } else if image != image.trim() {
+        let detail = "must not have leading or trailing whitespace";
+        errors.push(FieldError::invalid(format!("{path}.image"), image, detail));
+    }
+    for (field, allowed) in
+        [("terminationMessagePolicy", MESSAGE_POLICIES.as_slice()), ("imagePullPolicy", PULL_POLICIES.as_slice())]
+    {
+        match text(container, field) {
+            "" => errors.push(FieldError::required(format!("{path}.{field}"), "")),
+            _ => one_of(container, field, path, allowed, errors),
+        }
+    }
+    if at(container, "restartPolicy").is_some() {
+        one_of(container, "restartPolicy", path, &["Always", "Never", "OnFailure"], errors);
+    }
+    validate_ports(container, path, errors);
+    env::validate(container, path, errors);
+    validate_mounts(container, path, volumes, errors);
+    resources::validate(container, path, errors);
+    security::validate_container(container, path, errors);
+}
+
+fn validate_ports(container: &Value, path: &str, errors: &mut Vec<FieldError>) {
+    let mut names_seen = HashSet::new();
+    for (index, port) in list(container, "ports").iter().enumerate() {
+        let path = format!("{path}.ports[{index}]");
+        let name = text(port, "name");
+        if !name.is_empty() {
+            let problems = names::port_name(name);
+            let valid = problems.is_empty();
+            for detail in problems {
+                errors.push(FieldError::invalid(format!("{path}.name"), name, detail));
+            }
+            if valid && !names_seen.insert(name) {
+                errors.push(FieldError::duplicate(format!("{path}.name"), name));
+            }
+        }
+        match int(port, "containerPort").unwrap_or(0) {
+            0 => errors.push(FieldError::required(format!("{path}.containerPort"), "")),
+            number => {
+                for detail in names::port_number(number) {
+                    errors.push(FieldError::invalid(format!("{path}.containerPort"), number, detail));
+                }
+            }
+        }
+        if let Some(number) = int(port, "hostPort").filter(|n| *n != 0) {
+            for detail in names::port_number(number) {
+                errors.push(FieldError::invalid(format!("{path}.hostPort"), number, detail));
+            }
+        }
+        match text(port, "protocol") {
+            "" => errors.push(FieldError::required(format!("{path}.protocol"), "")),
+            _ => one_of(port, "protocol", &path, &PROTOCOLS, errors),
+        }
+    }
+}
+
+fn validate_mounts(container: &Value, path: &str, volumes: &HashSet<&str>, errors: &mut Vec<FieldError>) {
+    let mut paths = HashSet::new();
+    for (index, mount) in list(container, "volumeMounts").iter().enumerate() {
+        let path = format!("{path}.volumeMounts[{index}]");
+        let name = text(mount, "name");
+        if name.is_empty() {
+            errors.push(FieldError::required(format!("{path}.name"), ""));
+        } else if !volumes.contains(name) {
+            errors.push(FieldError::not_found(format!("{path}.name"), name));
+        }
+        let target = text(mount, "mountPath");
+        if target.is_empty() {
+            errors.push(FieldError::required(format!("{path}.mountPath"), ""));
+        }
+        if !paths.insert(target) {
+            errors.push(FieldError::invalid(format!("{path}.mountPath"), target, "must be unique"));
+        }
+        for field in ["subPath", "subPathExpr"] {
+            relative_path(text(mount, field), &format!("{path}.{field}"), errors);
+        }
+        if !text(mount, "subPath").is_empty() && !text(mount, "subPathExpr").is_empty() {
+            let detail = "subPathExpr and subPath are mutually exclusive";
+            errors.push(FieldError::invalid(format!("{path}.subPathExpr"), text(mount, "subPathExpr"), detail));
+        }
+        if at(mount, "mountPropagation").is_some() {
+            one_of(mount, "mountPropagation", &path, &PROPAGATIONS, errors);
+        }
+    }
+    for (index, device) in list(container, "volumeDevices").iter().enumerate() {
+        let name = text(device, "name");
+        if !volumes.contains(name) {
+            errors.push(FieldError::not_found(format!("{path}.volumeDevices[{index}].name"), name));
+        }
+    }
+}
+
+/// A path below a volume: relative, and never upwards.
+pub(super) fn relative_path(value: &str, path: &str, errors: &mut Vec<FieldError>) {
+    if value.starts_with('/') {
+        errors.push(FieldError::invalid(path, value, "must be a relative path"));
+    }
+    if value.split(['/', '\\']).any(|part| part == "..") {
+        errors.push(FieldError::invalid(path, value, "must not contain '..'"));
+    }
+}

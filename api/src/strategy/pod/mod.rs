@@ -1,0 +1,89 @@
+//! Pod, and the pod templates of other kinds.
+//!
+//! The parts: dynamic defaults ([`defaults`]), what a spec must be ([`validate`] and below it [`containers`],
+//! [`volumes`], [`scheduling`], [`security`]), what an update may change ([`update`]), and the quality-of-service class
+//! ([`qos`]).
+
+mod containers;
+mod defaults;
+mod env;
+mod probes;
+mod qos;
+mod resources;
+mod scheduling;
+mod security;
+#[cfg(test)]
+mod tests;
+mod update;
+mod validate;
+mod volumes;
+
+use serde_json::{Value, json};
+
+pub use qos::qos_class;
+
+pub(super) use defaults::default_spec;
+pub(super) use validate::{RESTART_POLICIES, template_warnings, validate_template};
+
+use super::Strategy;
+use super::field::{at, child, deep, set, set_default, unset};
+use crate::error::FieldError;
+
+/// Pod.
+pub struct PodStrategy;
+
+impl Strategy for PodStrategy {
+    fn tracks_generation(&self) -> bool {
+        true
+    }
+
+    fn default(&self, object: &mut Value) {
+        if at(object, "spec").is_some() {
+            defaults::default_pod_spec(child(object, "spec"));
+        }
+        if at(object, "status").is_some() {
+            defaults::default_status(child(object, "status"));
+        }
+    }
+
+    fn prepare_create(&self, object: &mut Value) {
+        let class = qos_class(at(object, "spec").unwrap_or(&Value::Null));
+        set(object, "status", json!({ "phase": "Pending", "qosClass": class }));
+    }
+
+    fn prepare_update(&self, subresource: Option<&str>, old: &Value, new: &mut Value) {
+        match subresource {
+            Some("status") => {
+                // Owners and the class of service are not the status's to change.
+                match deep(old, &["metadata", "ownerReferences"]) {
+                    Some(owners) => set(child(new, "metadata"), "ownerReferences", owners.clone()),
+                    None => unset(child(new, "metadata"), "ownerReferences"),
+                }
+                if let Some(class) = deep(old, &["status", "qosClass"]) {
+                    set_default(child(new, "status"), "qosClass", class.clone());
+                }
+            }
+            Some("ephemeralcontainers") => update::keep_only_ephemeral_containers(old, new),
+            Some("resize") => update::keep_only_resources(old, new),
+            _ => {}
+        }
+    }
+
+    fn validate_create(&self, object: &Value, errors: &mut Vec<FieldError>) {
+        validate::validate_pod(object, errors);
+    }
+
+    fn validate_update(&self, subresource: Option<&str>, old: &Value, new: &Value, errors: &mut Vec<FieldError>) {
+        match subresource {
+            None => update::validate(old, new, errors),
+            Some("ephemeralcontainers") => update::validate_ephemeral_containers(old, new, errors),
+            Some("resize") => validate::validate_pod(new, errors),
+            Some("status") => update::validate_status(old, new, errors),
+            _ => {}
+        }
+    }
+
+    fn warnings(&self, object: &Value) -> Vec<String> {
+        validate::spec_warnings(at(object, "spec").unwrap_or(&Value::Null), "spec")
+    }
+}
