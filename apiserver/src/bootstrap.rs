@@ -40,11 +40,19 @@ pub async fn ensure(registry: &Registry, facts: &Facts) -> Result<(), ApiError> 
     let Some(service_ip) = facts.service_ip else {
         return Ok(());
     };
-    ensure_object(registry, ("", "v1", "services"), "default", SERVICE, service(service_ip, facts.advertise.port())).await?;
+    ensure_object(registry, ("", "v1", "services"), "default", SERVICE, service(service_ip, facts.advertise.port()))
+        .await?;
     // A loopback address means nothing to anyone else, and Endpoints may not hold one.
     if !facts.advertise.ip().is_loopback() {
         ensure_endpoint(registry, ("", "v1", "endpoints"), facts, endpoints(facts.advertise), "subsets").await?;
-        ensure_endpoint(registry, ("discovery.k8s.io", "v1", "endpointslices"), facts, slice(facts.advertise), "endpoints").await?;
+        ensure_endpoint(
+            registry,
+            ("discovery.k8s.io", "v1", "endpointslices"),
+            facts,
+            slice(facts.advertise),
+            "endpoints",
+        )
+        .await?;
     }
     Ok(())
 }

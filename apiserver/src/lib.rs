@@ -156,7 +156,11 @@ fn router(app: Arc<App>) -> Router {
 /// Starts the API server and returns once it serves and its caches are ready. It stops when `shutdown` is cancelled.
 ///
 /// `metrics` holds what the process counts so far; the API server adds its own and serves all at `/metrics`.
-pub async fn start(options: Options, mut metrics: MetricsRegistry, shutdown: CancellationToken) -> Result<Handle, Error> {
+pub async fn start(
+    options: Options,
+    mut metrics: MetricsRegistry,
+    shutdown: CancellationToken,
+) -> Result<Handle, Error> {
     let listen_error = |error| Error::Listen(options.listen, error);
     let listener = TcpListener::bind(options.listen).map_err(listen_error)?;
     listener.set_nonblocking(true).map_err(listen_error)?;

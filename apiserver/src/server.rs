@@ -76,7 +76,8 @@ fn roots(pki: &Pki) -> Result<RootCertStore, rustls::Error> {
 type Certificate = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
 fn certificate(identity: &ClientIdentity) -> Result<Certificate, rustls::Error> {
-    let chain = CertificateDer::pem_slice_iter(identity.chain_pem.as_bytes()).collect::<Result<_, _>>().map_err(bad_pem)?;
+    let chain =
+        CertificateDer::pem_slice_iter(identity.chain_pem.as_bytes()).collect::<Result<_, _>>().map_err(bad_pem)?;
     Ok((chain, PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes()).map_err(bad_pem)?))
 }
 
@@ -85,7 +86,12 @@ fn bad_pem(error: rustls_pki_types::pem::Error) -> rustls::Error {
 }
 
 /// Serves until `shutdown`, then lets requests finish.
-pub async fn serve(listener: TcpListener, tls: Arc<ServerConfig>, router: Router, shutdown: CancellationToken) -> io::Result<()> {
+pub async fn serve(
+    listener: TcpListener,
+    tls: Arc<ServerConfig>,
+    router: Router,
+    shutdown: CancellationToken,
+) -> io::Result<()> {
     let acceptor = PeerAcceptor(RustlsAcceptor::new(RustlsConfig::from_config(tls)).acceptor(NoDelayAcceptor::new()));
     let handle: axum_server::Handle<SocketAddr> = axum_server::Handle::new();
     let mut server = axum_server::from_tcp(listener)?.acceptor(acceptor).handle(handle.clone());

@@ -72,7 +72,12 @@ pub trait Plugin: Send + Sync {
     fn name(&self) -> &'static str;
 
     /// Completes or refuses a write. `object` is none for deletions.
-    async fn admit(&self, attributes: &Attributes<'_>, object: Option<&mut Value>, registry: &Registry) -> Result<(), ApiError>;
+    async fn admit(
+        &self,
+        attributes: &Attributes<'_>,
+        object: Option<&mut Value>,
+        registry: &Registry,
+    ) -> Result<(), ApiError>;
 }
 
 /// The plugins, in order.
@@ -94,7 +99,12 @@ impl Default for Chain {
 
 impl Chain {
     /// Asks every plugin.
-    pub async fn admit(&self, attributes: &Attributes<'_>, mut object: Option<&mut Value>, registry: &Registry) -> Result<(), ApiError> {
+    pub async fn admit(
+        &self,
+        attributes: &Attributes<'_>,
+        mut object: Option<&mut Value>,
+        registry: &Registry,
+    ) -> Result<(), ApiError> {
         for plugin in &self.0 {
             let result = plugin.admit(attributes, object.as_deref_mut(), registry).await;
             if let Err(error) = result {

@@ -19,8 +19,16 @@ impl Plugin for NamespaceLifecycle {
         "NamespaceLifecycle"
     }
 
-    async fn admit(&self, attributes: &Attributes<'_>, _: Option<&mut Value>, registry: &Registry) -> Result<(), ApiError> {
-        if attributes.operation == Operation::Delete && attributes.is("", "namespaces") && IMMORTAL.contains(&attributes.name) {
+    async fn admit(
+        &self,
+        attributes: &Attributes<'_>,
+        _: Option<&mut Value>,
+        registry: &Registry,
+    ) -> Result<(), ApiError> {
+        if attributes.operation == Operation::Delete
+            && attributes.is("", "namespaces")
+            && IMMORTAL.contains(&attributes.name)
+        {
             return Err(attributes.forbidden("this namespace may not be deleted"));
         }
         if attributes.operation != Operation::Create || !attributes.resource.namespaced {

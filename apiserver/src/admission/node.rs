@@ -19,7 +19,12 @@ impl Plugin for NodeRestriction {
         "NodeRestriction"
     }
 
-    async fn admit(&self, attributes: &Attributes<'_>, object: Option<&mut Value>, registry: &Registry) -> Result<(), ApiError> {
+    async fn admit(
+        &self,
+        attributes: &Attributes<'_>,
+        object: Option<&mut Value>,
+        registry: &Registry,
+    ) -> Result<(), ApiError> {
         let Some(node) = attributes.identity.node_name() else {
             return Ok(());
         };
@@ -30,8 +35,12 @@ impl Plugin for NodeRestriction {
         if attributes.is_any("", "pods") {
             return own_pod(attributes, node, object);
         }
-        if attributes.is("coordination.k8s.io", "leases") && (attributes.namespace != "kube-node-lease" || attributes.name != node) {
-            return Err(attributes.forbidden(format!("can only access node lease with the same name as the requesting node \"{node}\"")));
+        if attributes.is("coordination.k8s.io", "leases")
+            && (attributes.namespace != "kube-node-lease" || attributes.name != node)
+        {
+            return Err(attributes.forbidden(format!(
+                "can only access node lease with the same name as the requesting node \"{node}\""
+            )));
         }
         if attributes.is_any("", "serviceaccounts") && attributes.subresource == "token" {
             return own_token(attributes, node, object, registry).await;
@@ -42,7 +51,9 @@ impl Plugin for NodeRestriction {
 
 fn own_node(attributes: &Attributes<'_>, node: &str, object: Option<&Value>) -> Result<(), ApiError> {
     if attributes.name != node {
-        return Err(attributes.forbidden(format!("node \"{node}\" is not allowed to modify node \"{}\"", attributes.name)));
+        return Err(
+            attributes.forbidden(format!("node \"{node}\" is not allowed to modify node \"{}\"", attributes.name))
+        );
     }
     if attributes.operation == Operation::Update
         && attributes.subresource.is_empty()
@@ -57,7 +68,9 @@ fn own_node(attributes: &Attributes<'_>, node: &str, object: Option<&Value>) -> 
             labels
                 .into_iter()
                 .flatten()
-                .filter(|(key, _)| key.split('/').next().is_some_and(|domain| domain == "node-restriction.kubernetes.io"))
+                .filter(|(key, _)| {
+                    key.split('/').next().is_some_and(|domain| domain == "node-restriction.kubernetes.io")
+                })
                 .map(|(key, value)| (key.clone(), value.clone()))
                 .collect()
         };
@@ -71,34 +84,51 @@ fn own_node(attributes: &Attributes<'_>, node: &str, object: Option<&Value>) -> 
 }
 
 fn own_pod(attributes: &Attributes<'_>, node: &str, object: Option<&Value>) -> Result<(), ApiError> {
-    let bound_to = |pod: Option<&Value>| pod.map(|pod| meta::str_at(pod, &["spec", "nodeName"]).to_owned()).unwrap_or_default();
+    let bound_to =
+        |pod: Option<&Value>| pod.map(|pod| meta::str_at(pod, &["spec", "nodeName"]).to_owned()).unwrap_or_default();
     match (attributes.operation, attributes.subresource) {
         (Operation::Create, "") => {
             let Some(pod) = object else { return Ok(()) };
             if meta::annotation(pod, MIRROR).is_none() {
-                return Err(attributes.forbidden(format!("pod does not have \"{MIRROR}\" annotation, node \"{node}\" can only create mirror pods")));
+                return Err(attributes.forbidden(format!(
+                    "pod does not have \"{MIRROR}\" annotation, node \"{node}\" can only create mirror pods"
+                )));
             }
             if bound_to(object) != node {
-                return Err(attributes.forbidden(format!("node \"{node}\" can only create pods with spec.nodeName set to itself")));
+                return Err(attributes
+                    .forbidden(format!("node \"{node}\" can only create pods with spec.nodeName set to itself")));
             }
         }
         (Operation::Delete, "") | (Operation::Update, "status") => {
             if bound_to(attributes.old) != node {
-                let what = if attributes.operation == Operation::Delete { "delete pods" } else { "update pod status for pods" };
-                return Err(attributes.forbidden(format!("node \"{node}\" can only {what} with spec.nodeName set to itself")));
+                let what = if attributes.operation == Operation::Delete {
+                    "delete pods"
+                } else {
+                    "update pod status for pods"
+                };
+                return Err(
+                    attributes.forbidden(format!("node \"{node}\" can only {what} with spec.nodeName set to itself"))
+                );
             }
         }
         (Operation::Create, "eviction") => {}
         (operation, subresource) => {
-            return Err(attributes.forbidden(format!("unexpected operation {operation:?} of node \"{node}\" on pods/{subresource}")));
+            return Err(attributes
+                .forbidden(format!("unexpected operation {operation:?} of node \"{node}\" on pods/{subresource}")));
         }
     }
     Ok(())
 }
 
 /// A node asks for tokens only in the name of pods that run on it.
-async fn own_token(attributes: &Attributes<'_>, node: &str, request: Option<&Value>, registry: &Registry) -> Result<(), ApiError> {
-    let reference = request.and_then(|request| request.pointer("/spec/boundObjectRef")).filter(|reference| !reference.is_null());
+async fn own_token(
+    attributes: &Attributes<'_>,
+    node: &str,
+    request: Option<&Value>,
+    registry: &Registry,
+) -> Result<(), ApiError> {
+    let reference =
+        request.and_then(|request| request.pointer("/spec/boundObjectRef")).filter(|reference| !reference.is_null());
     let Some(reference) = reference else {
         return Err(attributes.forbidden("node requested token not bound to a pod"));
     };
@@ -111,10 +141,14 @@ async fn own_token(attributes: &Attributes<'_>, node: &str, request: Option<&Val
     let name = reference["name"].as_str().unwrap_or_default();
     let pod = codec::decode(&registry.current(pods, attributes.namespace, name).await?.bytes)?;
     if meta::uid(&pod) != reference["uid"].as_str().unwrap_or_default() {
-        return Err(attributes.forbidden(format!("the UID in the bound object reference does not match the UID in record ({})", meta::uid(&pod))));
+        return Err(attributes.forbidden(format!(
+            "the UID in the bound object reference does not match the UID in record ({})",
+            meta::uid(&pod)
+        )));
     }
     if meta::str_at(&pod, &["spec", "nodeName"]) != node {
-        return Err(attributes.forbidden(format!("node requested token bound to a pod scheduled on a different node: \"{name}\"")));
+        return Err(attributes
+            .forbidden(format!("node requested token bound to a pod scheduled on a different node: \"{name}\"")));
     }
     Ok(())
 }
@@ -127,7 +161,12 @@ impl Plugin for TaintNodesByCondition {
         "TaintNodesByCondition"
     }
 
-    async fn admit(&self, attributes: &Attributes<'_>, object: Option<&mut Value>, _: &Registry) -> Result<(), ApiError> {
+    async fn admit(
+        &self,
+        attributes: &Attributes<'_>,
+        object: Option<&mut Value>,
+        _: &Registry,
+    ) -> Result<(), ApiError> {
         if attributes.operation == Operation::Create
             && attributes.is("", "nodes")
             && let Some(node) = object

@@ -8,7 +8,8 @@ use super::{Attributes, Operation, Plugin};
 use crate::registry::Registry;
 
 /// Priorities that Kubernetes predefines; other classes are objects of a kind to come.
-const SYSTEM_PRIORITIES: &[(&str, i64)] = &[("system-cluster-critical", 2_000_000_000), ("system-node-critical", 2_000_001_000)];
+const SYSTEM_PRIORITIES: &[(&str, i64)] =
+    &[("system-cluster-critical", 2_000_000_000), ("system-node-critical", 2_000_001_000)];
 /// How long a pod stays on a node that is not ready or not reachable.
 const DEFAULT_TOLERATION_SECONDS: i64 = 300;
 
@@ -20,7 +21,12 @@ impl Plugin for Priority {
         "Priority"
     }
 
-    async fn admit(&self, attributes: &Attributes<'_>, object: Option<&mut Value>, _: &Registry) -> Result<(), ApiError> {
+    async fn admit(
+        &self,
+        attributes: &Attributes<'_>,
+        object: Option<&mut Value>,
+        _: &Registry,
+    ) -> Result<(), ApiError> {
         if attributes.operation != Operation::Create || !attributes.is("", "pods") {
             return Ok(());
         }
@@ -56,7 +62,12 @@ impl Plugin for DefaultTolerationSeconds {
         "DefaultTolerationSeconds"
     }
 
-    async fn admit(&self, attributes: &Attributes<'_>, object: Option<&mut Value>, _: &Registry) -> Result<(), ApiError> {
+    async fn admit(
+        &self,
+        attributes: &Attributes<'_>,
+        object: Option<&mut Value>,
+        _: &Registry,
+    ) -> Result<(), ApiError> {
         if attributes.operation == Operation::Create
             && attributes.is("", "pods")
             && let Some(pod) = object

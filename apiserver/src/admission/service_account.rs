@@ -29,7 +29,12 @@ impl Plugin for ServiceAccount {
         "ServiceAccount"
     }
 
-    async fn admit(&self, attributes: &Attributes<'_>, object: Option<&mut Value>, registry: &Registry) -> Result<(), ApiError> {
+    async fn admit(
+        &self,
+        attributes: &Attributes<'_>,
+        object: Option<&mut Value>,
+        registry: &Registry,
+    ) -> Result<(), ApiError> {
         if attributes.operation != Operation::Create || !attributes.is("", "pods") {
             return Ok(());
         }
@@ -49,7 +54,8 @@ impl Plugin for ServiceAccount {
             mount_token(pod);
         }
         let spec = meta::object_mut(pod, "spec");
-        let has_secrets = spec.get("imagePullSecrets").and_then(Value::as_array).is_some_and(|secrets| !secrets.is_empty());
+        let has_secrets =
+            spec.get("imagePullSecrets").and_then(Value::as_array).is_some_and(|secrets| !secrets.is_empty());
         if !has_secrets
             && let Some(secrets) = account.get("imagePullSecrets").and_then(Value::as_array)
             && !secrets.is_empty()
@@ -71,7 +77,9 @@ fn mirror(attributes: &Attributes<'_>, pod: &Value) -> Result<(), ApiError> {
 async fn find(attributes: &Attributes<'_>, registry: &Registry, name: &str) -> Result<Value, ApiError> {
     let missing = || {
         let namespace = attributes.namespace;
-        attributes.forbidden(format!("error looking up service account {namespace}/{name}: serviceaccount \"{name}\" not found"))
+        attributes.forbidden(format!(
+            "error looking up service account {namespace}/{name}: serviceaccount \"{name}\" not found"
+        ))
     };
     let accounts = registry.catalog().resource("", "v1", "serviceaccounts").ok_or_else(missing)?;
     let attempts = if name == DEFAULT { DEFAULT_ATTEMPTS } else { 1 };
@@ -91,7 +99,9 @@ async fn find(attributes: &Attributes<'_>, registry: &Registry, name: &str) -> R
 
 fn mounts_token(pod: &Value, account: &Value) -> bool {
     let asked = |value: &Value| value.as_bool();
-    asked(&pod["spec"]["automountServiceAccountToken"]).or_else(|| asked(&account["automountServiceAccountToken"])).unwrap_or(true)
+    asked(&pod["spec"]["automountServiceAccountToken"])
+        .or_else(|| asked(&account["automountServiceAccountToken"]))
+        .unwrap_or(true)
 }
 
 /// Adds the projected volume, and its mount to every container that has nothing there.

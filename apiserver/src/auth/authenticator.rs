@@ -66,7 +66,12 @@ impl Authenticator {
     /// The identity a token proves, or why it proves none. `audiences`: any of these; empty for the API server's own.
     pub fn authenticate_token(&self, token: &str, audiences: &[String]) -> Result<Identity, TokenError> {
         let claims = self.tokens.verify(token, audiences)?;
-        if !self.is_alive(self.accounts.as_deref(), &claims.namespace, &claims.service_account, &claims.service_account_uid) {
+        if !self.is_alive(
+            self.accounts.as_deref(),
+            &claims.namespace,
+            &claims.service_account,
+            &claims.service_account_uid,
+        ) {
             return Err(TokenError::Gone("service account"));
         }
         if let Some((name, uid)) = &claims.pod
@@ -74,7 +79,8 @@ impl Authenticator {
         {
             return Err(TokenError::Gone("pod"));
         }
-        let mut identity = Identity::service_account(&claims.namespace, &claims.service_account, &claims.service_account_uid);
+        let mut identity =
+            Identity::service_account(&claims.namespace, &claims.service_account, &claims.service_account_uid);
         let mut say = |key: &str, value: String| {
             identity.extra.insert(format!("authentication.kubernetes.io/{key}"), vec![value]);
         };

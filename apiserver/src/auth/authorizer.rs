@@ -82,11 +82,18 @@ impl Authorizer for SelfService {
         }
         let under = |paths: &[&str]| {
             paths.iter().any(|path| {
-                request.path.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || path.ends_with('/'))
+                request
+                    .path
+                    .strip_prefix(path)
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || path.ends_with('/'))
             })
         };
         let reads = matches!(request.verb.as_str(), "get" | "head");
-        if !request.is_resource && reads && under(PUBLIC_PATHS) && (identity.is_in(AUTHENTICATED) || identity.is_in(UNAUTHENTICATED)) {
+        if !request.is_resource
+            && reads
+            && under(PUBLIC_PATHS)
+            && (identity.is_in(AUTHENTICATED) || identity.is_in(UNAUTHENTICATED))
+        {
             return Decision::Allow;
         }
         if !identity.is_in(AUTHENTICATED) {

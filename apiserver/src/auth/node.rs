@@ -38,7 +38,10 @@ impl NodeAuthorizer {
     fn is_referenced(&self, node: &str, request: &Request) -> bool {
         !request.name.is_empty()
             && !request.namespace.is_empty()
-            && self.pods_on(node, &request.namespace).iter().any(|pod| references(pod, &request.resource, &request.name))
+            && self
+                .pods_on(node, &request.namespace)
+                .iter()
+                .any(|pod| references(pod, &request.resource, &request.name))
     }
 }
 
@@ -121,11 +124,14 @@ impl Authorizer for NodeAuthorizer {
             ("discovery.k8s.io", "endpointslices", "") => reads,
             ("coordination.k8s.io", "leases", "") => {
                 request.namespace == "kube-node-lease"
-                    && (verb == "create" || (request.name == node && matches!(verb, "get" | "update" | "patch" | "delete")))
+                    && (verb == "create"
+                        || (request.name == node && matches!(verb, "get" | "update" | "patch" | "delete")))
             }
             ("" | "events.k8s.io", "events", "") => matches!(verb, "create" | "patch" | "update"),
             ("node.k8s.io", "runtimeclasses", "") | ("storage.k8s.io", "csidrivers", "") => reads,
-            ("authentication.k8s.io", "tokenreviews", "") | ("authorization.k8s.io", "subjectaccessreviews", "") => verb == "create",
+            ("authentication.k8s.io", "tokenreviews", "") | ("authorization.k8s.io", "subjectaccessreviews", "") => {
+                verb == "create"
+            }
             _ => false,
         };
         if allowed { Decision::Allow } else { Decision::NoOpinion(String::new()) }
@@ -134,7 +140,8 @@ impl Authorizer for NodeAuthorizer {
 
 impl NodeAuthorizer {
     fn reads_own_pod(&self, node: &str, request: &Request) -> bool {
-        !request.name.is_empty() && self.pods_on(node, &request.namespace).iter().any(|pod| gantry_api::meta::name(pod) == request.name)
+        !request.name.is_empty()
+            && self.pods_on(node, &request.namespace).iter().any(|pod| gantry_api::meta::name(pod) == request.name)
     }
 }
 

@@ -22,14 +22,23 @@ pub struct Rule {
 const READ: &[&str] = &["get", "list", "watch"];
 const WRITE: &[&str] = &["create", "update", "patch", "delete"];
 
-const fn rule(verbs: &'static [&'static str], groups: &'static [&'static str], resources: &'static [&'static str]) -> Rule {
+const fn rule(
+    verbs: &'static [&'static str],
+    groups: &'static [&'static str],
+    resources: &'static [&'static str],
+) -> Rule {
     Rule { verbs, groups, resources, namespace: "" }
 }
 
 /// What every component needs: its Events and its leader's Lease.
 const COMPONENT: &[Rule] = &[
     rule(&["create", "patch", "update"], &["", "events.k8s.io"], &["events"]),
-    Rule { verbs: &["get", "create", "update", "patch"], groups: &["coordination.k8s.io"], resources: &["leases"], namespace: "kube-system" },
+    Rule {
+        verbs: &["get", "create", "update", "patch"],
+        groups: &["coordination.k8s.io"],
+        resources: &["leases"],
+        namespace: "kube-system",
+    },
 ];
 
 /// Controllers reconcile every kind (garbage collection and namespaces must read and delete whatever there is), but may
@@ -37,7 +46,11 @@ const COMPONENT: &[Rule] = &[
 const CONTROLLER_MANAGER: &[Rule] = &[
     rule(READ, &["*"], &["*"]),
     rule(&["delete", "deletecollection", "update", "patch"], &["*"], &["*"]),
-    rule(&["create"], &[""], &["pods", "configmaps", "serviceaccounts", "endpoints", "namespaces", "secrets", "events"]),
+    rule(
+        &["create"],
+        &[""],
+        &["pods", "configmaps", "serviceaccounts", "endpoints", "namespaces", "secrets", "events"],
+    ),
     rule(&["create"], &["apps", "discovery.k8s.io", "events.k8s.io", "coordination.k8s.io"], &["*"]),
     rule(&["create"], &[""], &["pods/eviction", "serviceaccounts/token"]),
     rule(&["update", "patch"], &["*"], &["*/status", "*/scale", "*/finalizers", "namespaces/finalize"]),
@@ -51,7 +64,16 @@ const SCHEDULER: &[Rule] = &[
     rule(
         READ,
         &[""],
-        &["pods", "nodes", "namespaces", "services", "persistentvolumes", "persistentvolumeclaims", "replicationcontrollers", "configmaps"],
+        &[
+            "pods",
+            "nodes",
+            "namespaces",
+            "services",
+            "persistentvolumes",
+            "persistentvolumeclaims",
+            "replicationcontrollers",
+            "configmaps",
+        ],
     ),
     rule(READ, &["apps", "policy", "storage.k8s.io", "scheduling.k8s.io", "resource.k8s.io"], &["*"]),
     rule(&["create"], &[""], &["pods/binding", "bindings"]),

@@ -181,7 +181,8 @@ impl ResourceCache {
             None => Bound::Included(prefix),
         };
         let mut entries = Vec::new();
-        let mut range = state.objects.range::<str, _>((lower, Bound::Unbounded)).take_while(|(key, _)| key.starts_with(prefix));
+        let mut range =
+            state.objects.range::<str, _>((lower, Bound::Unbounded)).take_while(|(key, _)| key.starts_with(prefix));
         let mut more_after = None;
         for (key, entry) in range.by_ref() {
             if !filter.matches(&entry.facts) {
@@ -213,7 +214,12 @@ impl ResourceCache {
 
     /// Opens a watch and says which revision of the resource its initial objects or backlog lead up to; or says after
     /// which revision the oldest possible watch can start.
-    pub fn watch(self: &Arc<Self>, prefix: &str, filter: Arc<Filter>, start: WatchStart) -> Result<(Subscription, u64), u64> {
+    pub fn watch(
+        self: &Arc<Self>,
+        prefix: &str,
+        filter: Arc<Filter>,
+        start: WatchStart,
+    ) -> Result<(Subscription, u64), u64> {
         let mut state = self.write();
         let mut initial = Vec::new();
         let mut backlog = Vec::new();

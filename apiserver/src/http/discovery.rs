@@ -54,7 +54,10 @@ impl Documents {
         });
         // What does not exist is not remembered: names of nothing are without number.
         if document.is_some() {
-            self.made.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(name.to_owned(), document.clone());
+            self.made
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+                .insert(name.to_owned(), document.clone());
         }
         document
     }
@@ -65,14 +68,20 @@ impl Documents {
         let aggregated = negotiate::accepts_aggregated_discovery(accept);
         let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
         let (content_type, document) = match parts.as_slice() {
-            ["api"] if aggregated => (AGGREGATED, self.get("/api as", |catalog| Some(discovery::aggregated_api(catalog)))),
-            ["apis"] if aggregated => (AGGREGATED, self.get("/apis as", |catalog| Some(discovery::aggregated_apis(catalog)))),
+            ["api"] if aggregated => {
+                (AGGREGATED, self.get("/api as", |catalog| Some(discovery::aggregated_api(catalog))))
+            }
+            ["apis"] if aggregated => {
+                (AGGREGATED, self.get("/apis as", |catalog| Some(discovery::aggregated_apis(catalog))))
+            }
             ["api"] => {
                 let address = self.address.to_string();
                 ("application/json", self.get("/api", |catalog| Some(discovery::api_versions(catalog, &address))))
             }
             ["apis"] => ("application/json", self.get("/apis", |catalog| Some(discovery::group_list(catalog)))),
-            ["api", version] => ("application/json", self.get(path, |catalog| discovery::resource_list(catalog, "", version))),
+            ["api", version] => {
+                ("application/json", self.get(path, |catalog| discovery::resource_list(catalog, "", version)))
+            }
             ["apis", group] => ("application/json", self.get(path, |catalog| discovery::group(catalog, group))),
             ["apis", group, version] => {
                 ("application/json", self.get(path, |catalog| discovery::resource_list(catalog, group, version)))
@@ -85,7 +94,9 @@ impl Documents {
                 }
                 ("application/json", self.get("/openapi/v2", |catalog| Some(openapi::v2(catalog))))
             }
-            ["openapi", "v3"] => ("application/json", self.get("/openapi/v3", |catalog| Some(openapi::v3_index(catalog)))),
+            ["openapi", "v3"] => {
+                ("application/json", self.get("/openapi/v3", |catalog| Some(openapi::v3_index(catalog))))
+            }
             ["openapi", "v3", "api", version] => {
                 ("application/json", self.get(path, |catalog| openapi::v3_group(catalog, "", version)))
             }

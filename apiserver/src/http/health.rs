@@ -45,7 +45,11 @@ pub async fn answer(app: &App, path: &str, params: &Params) -> Option<Response<B
     let mut text = String::new();
     if !healthy || params.get("verbose").is_some() {
         for (name, passes) in &checks {
-            text.push_str(&if *passes { format!("[+]{name} ok\n") } else { format!("[-]{name} failed: reason withheld\n") });
+            text.push_str(&if *passes {
+                format!("[+]{name} ok\n")
+            } else {
+                format!("[-]{name} failed: reason withheld\n")
+            });
         }
         text.push_str(&format!("{endpoint} check {}\n", if healthy { "passed" } else { "failed" }));
     } else {

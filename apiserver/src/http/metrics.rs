@@ -78,13 +78,34 @@ impl Metrics {
             metrics.durations.clone(),
         );
         registry.register("apiserver_current_inflight_requests", "Requests being answered", metrics.in_flight.clone());
-        registry.register("apiserver_longrunning_requests", "Open watches, logs and sessions", metrics.long_running.clone());
+        registry.register(
+            "apiserver_longrunning_requests",
+            "Open watches, logs and sessions",
+            metrics.long_running.clone(),
+        );
         registry.register("apiserver_storage_objects", "Stored objects by resource", metrics.objects.clone());
-        registry.register("apiserver_cache_object_bytes", "Bytes of cached objects by resource", metrics.object_bytes.clone());
+        registry.register(
+            "apiserver_cache_object_bytes",
+            "Bytes of cached objects by resource",
+            metrics.object_bytes.clone(),
+        );
         registry.register("apiserver_registered_watchers", "Open watches by resource", metrics.watchers.clone());
-        registry.register("apiserver_terminated_watchers", "Watches ended because the client did not keep up", metrics.lagged.clone());
-        registry.register_with_unit("apiserver_storage_size", "The store's size on disk", Unit::Bytes, metrics.store_bytes.clone());
-        registry.register("apiserver_storage_revision", "The revision the watch cache has reached", metrics.revision.clone());
+        registry.register(
+            "apiserver_terminated_watchers",
+            "Watches ended because the client did not keep up",
+            metrics.lagged.clone(),
+        );
+        registry.register_with_unit(
+            "apiserver_storage_size",
+            "The store's size on disk",
+            Unit::Bytes,
+            metrics.store_bytes.clone(),
+        );
+        registry.register(
+            "apiserver_storage_revision",
+            "The revision the watch cache has reached",
+            metrics.revision.clone(),
+        );
         metrics
     }
 

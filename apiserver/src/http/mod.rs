@@ -41,8 +41,8 @@ use crate::registry::Registry;
 
 pub use discovery::Documents;
 pub use metrics::Metrics;
-pub use proxy::NodeProxy;
 use params::Params;
+pub use proxy::NodeProxy;
 use request_info::RequestInfo;
 
 /// The largest request body: as large as etcd's largest request, twice over.
@@ -91,8 +91,14 @@ pub struct InProcess(pub Arc<Identity>);
 pub async fn serve(app: Arc<App>, request: Request<Body>) -> Response<Body> {
     let started = Instant::now();
     let params = Params::parse(request.uri().query());
-    let info = RequestInfo::parse(request.method(), request.uri().path(), params.flag("watch"), params.field_name().as_deref());
-    let gzip = negotiate::accepts_gzip(request.headers().get(header::ACCEPT_ENCODING).and_then(|value| value.to_str().ok()));
+    let info = RequestInfo::parse(
+        request.method(),
+        request.uri().path(),
+        params.flag("watch"),
+        params.field_name().as_deref(),
+    );
+    let gzip =
+        negotiate::accepts_gzip(request.headers().get(header::ACCEPT_ENCODING).and_then(|value| value.to_str().ok()));
     let in_flight = app.metrics.in_flight();
     let answered = AssertUnwindSafe(answer(&app, &info, &params, request)).catch_unwind();
     let result = if info.is_long_running() {
@@ -110,16 +116,20 @@ pub async fn serve(app: Arc<App>, request: Request<Body>) -> Response<Body> {
     });
     let mut response = result.unwrap_or_else(|error| status::response(&error));
     let code = response.status();
-    let known = code != StatusCode::NOT_FOUND || app.registry.catalog().resource(&info.group, &info.version, &info.resource).is_some();
+    let known = code != StatusCode::NOT_FOUND
+        || app.registry.catalog().resource(&info.group, &info.version, &info.resource).is_some();
     app.metrics.answered(&info, known, code.as_u16(), started.elapsed());
-    tracing::debug!(verb = info.verb, path = info.path, code = code.as_u16(), took_us = started.elapsed().as_micros(), "answered");
+    tracing::debug!(
+        verb = info.verb,
+        path = info.path,
+        code = code.as_u16(),
+        took_us = started.elapsed().as_micros(),
+        "answered"
+    );
     if gzip && !info.is_long_running() {
         response = compress(response).await;
     }
-    response
-        .headers_mut()
-        .entry(header::CACHE_CONTROL)
-        .or_insert(HeaderValue::from_static("no-cache, private"));
+    response.headers_mut().entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
     response
 }
 
@@ -132,7 +142,12 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
 }
 
-async fn answer(app: &Arc<App>, info: &RequestInfo, params: &Params, request: Request<Body>) -> Result<Response<Body>, ApiError> {
+async fn answer(
+    app: &Arc<App>,
+    info: &RequestInfo,
+    params: &Params,
+    request: Request<Body>,
+) -> Result<Response<Body>, ApiError> {
     let identity = identify(app, &request)?;
     let identity = impersonate(app, identity, &request)?;
     tracing::trace!(user = identity.user, verb = info.verb, path = info.path, "request");
@@ -142,15 +157,25 @@ async fn answer(app: &Arc<App>, info: &RequestInfo, params: &Params, request: Re
         return resources::handle(call, request).await;
     }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        return Err(ApiError::new(Reason::MethodNotAllowed, "the server does not allow this method on the requested resource"));
+        return Err(ApiError::new(
+            Reason::MethodNotAllowed,
+            "the server does not allow this method on the requested resource",
+        ));
     }
     if let Some(response) = health::answer(app, &info.path, params).await {
         return Ok(response);
     }
     match info.path.as_str() {
         "/metrics" => return Ok(health::metrics(app).await),
-        "/" => return Ok(respond::json(StatusCode::OK, &serde_json::json!({"paths": ["/api", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]}))),
-        "/.well-known/openid-configuration" => return Ok(respond::json(StatusCode::OK, &app.tokens.openid_configuration())),
+        "/" => {
+            return Ok(respond::json(
+                StatusCode::OK,
+                &serde_json::json!({"paths": ["/api", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]}),
+            ));
+        }
+        "/.well-known/openid-configuration" => {
+            return Ok(respond::json(StatusCode::OK, &app.tokens.openid_configuration()));
+        }
         "/openid/v1/jwks" => {
             let keys = Bytes::from(app.tokens.jwks().to_string());
             return Ok(respond::respond(StatusCode::OK, "application/jwk-set+json", keys));
@@ -171,7 +196,8 @@ fn identify(app: &App, request: &Request<Body>) -> Result<Identity, ApiError> {
 
 /// `Impersonate-User` and `Impersonate-Group`, for those who may impersonate.
 fn impersonate(app: &App, identity: Identity, request: &Request<Body>) -> Result<Identity, ApiError> {
-    let header = |name: &str| request.headers().get_all(name).iter().filter_map(|value| value.to_str().ok()).collect::<Vec<_>>();
+    let header =
+        |name: &str| request.headers().get_all(name).iter().filter_map(|value| value.to_str().ok()).collect::<Vec<_>>();
     let users = header("impersonate-user");
     let groups = header("impersonate-group");
     let Some(user) = users.first() else {
@@ -222,7 +248,11 @@ fn forbidden(identity: &Identity, request: &auth::Request, reason: &str) -> ApiE
     let user = gantry_api::error::quote(&identity.user);
     let reason = if reason.is_empty() { String::new() } else { format!(": {reason}") };
     if !request.is_resource {
-        return ApiError::forbidden("", "", format!("User {user} cannot {} path \"{}\"{reason}", request.verb, request.path));
+        return ApiError::forbidden(
+            "",
+            "",
+            format!("User {user} cannot {} path \"{}\"{reason}", request.verb, request.path),
+        );
     }
     let path = if request.subresource.is_empty() {
         request.resource.clone()
@@ -234,9 +264,15 @@ fn forbidden(identity: &Identity, request: &auth::Request, reason: &str) -> ApiE
     } else {
         format!("in the namespace \"{}\"", request.namespace)
     };
-    let qualified =
-        if request.group.is_empty() { request.resource.clone() } else { format!("{}.{}", request.resource, request.group) };
-    let why = format!("User {user} cannot {} resource \"{path}\" in API group \"{}\" {scope}{reason}", request.verb, request.group);
+    let qualified = if request.group.is_empty() {
+        request.resource.clone()
+    } else {
+        format!("{}.{}", request.resource, request.group)
+    };
+    let why = format!(
+        "User {user} cannot {} resource \"{path}\" in API group \"{}\" {scope}{reason}",
+        request.verb, request.group
+    );
     ApiError::forbidden(&qualified, &request.name, why)
 }
 
@@ -267,7 +303,8 @@ async fn compress(response: Response<Body>) -> Response<Body> {
     let compressed = tokio::task::spawn_blocking(move || {
         use std::io::Write;
         // The fastest level: the network is near, the processor is shared.
-        let mut encoder = flate2::write::GzEncoder::new(Vec::with_capacity(plain.len() / 8), flate2::Compression::fast());
+        let mut encoder =
+            flate2::write::GzEncoder::new(Vec::with_capacity(plain.len() / 8), flate2::Compression::fast());
         encoder.write_all(&plain).and_then(|()| encoder.finish())
     })
     .await;

@@ -86,12 +86,16 @@ pub fn accept(header: Option<&str>, transforms: bool) -> Result<Accepted, ApiErr
             None => Transform::None,
             Some(_) if !transforms => continue,
             Some(name) => {
-                if range.parameter("g") != Some("meta.k8s.io") || !matches!(range.parameter("v"), Some("v1" | "v1beta1")) {
+                if range.parameter("g") != Some("meta.k8s.io")
+                    || !matches!(range.parameter("v"), Some("v1" | "v1beta1"))
+                {
                     continue;
                 }
                 match name {
                     "Table" if range.parameter("v") == Some("v1") => Transform::Table,
-                    "PartialObjectMetadata" | "PartialObjectMetadataList" if range.parameter("v") == Some("v1") => Transform::MetadataOnly,
+                    "PartialObjectMetadata" | "PartialObjectMetadataList" if range.parameter("v") == Some("v1") => {
+                        Transform::MetadataOnly
+                    }
                     _ => continue,
                 }
             }
@@ -122,7 +126,9 @@ pub fn accepts_aggregated_discovery(header: Option<&str>) -> bool {
 pub fn accepts_json(header: Option<&str>) -> bool {
     header.is_none_or(|header| {
         header.trim().is_empty()
-            || media_ranges(header).iter().any(|range| matches!(range.kind, "application/json" | "application/*" | "*/*"))
+            || media_ranges(header)
+                .iter()
+                .any(|range| matches!(range.kind, "application/json" | "application/*" | "*/*"))
     })
 }
 

@@ -56,7 +56,9 @@ impl Params {
             .map(|text| {
                 text.parse().map_err(|_| {
                     let quoted = gantry_api::error::quote(text);
-                    ApiError::bad_request(format!("unable to decode query parameter {key}: strconv.ParseInt: parsing {quoted}: invalid syntax"))
+                    ApiError::bad_request(format!(
+                        "unable to decode query parameter {key}: strconv.ParseInt: parsing {quoted}: invalid syntax"
+                    ))
                 })
             })
             .transpose()
@@ -106,15 +108,24 @@ impl Params {
             }
             None => manager_of(user_agent),
         };
-        Ok(Caller { identity: identity.clone(), manager, field_validation: self.field_validation(kind)?, dry_run: self.dry_run(kind)? })
+        Ok(Caller {
+            identity: identity.clone(),
+            manager,
+            field_validation: self.field_validation(kind)?,
+            dry_run: self.dry_run(kind)?,
+        })
     }
 
     /// What a list or watch selects.
     pub fn filter(&self, resource: &Resource, namespace: &str, name: &str) -> Result<Arc<Filter>, ApiError> {
         let mut filter = Filter { namespace: namespace.to_owned(), ..Filter::default() };
         if let Some(text) = self.text("labelSelector") {
-            let selector = LabelSelector::parse(text)
-                .map_err(|error| ApiError::bad_request(format!("unable to parse requirement: {}", strip(&error.message, "unable to parse requirement: "))))?;
+            let selector = LabelSelector::parse(text).map_err(|error| {
+                ApiError::bad_request(format!(
+                    "unable to parse requirement: {}",
+                    strip(&error.message, "unable to parse requirement: ")
+                ))
+            })?;
             filter.labels = (!selector.is_everything()).then_some(selector);
         }
         if let Some(text) = self.text("fieldSelector") {
@@ -142,23 +153,34 @@ impl Params {
     /// A list.
     pub fn list(&self, resource: &Resource, namespace: &str) -> Result<ListRequest, ApiError> {
         if self.get("sendInitialEvents").is_some_and(|value| !value.is_empty()) {
-            return Err(list_options(FieldError::forbidden("sendInitialEvents", "sendInitialEvents is forbidden for list")));
+            return Err(list_options(FieldError::forbidden(
+                "sendInitialEvents",
+                "sendInitialEvents is forbidden for list",
+            )));
         }
         let limit = self.number("limit")?.unwrap_or(0).max(0);
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        let position =
-            Position::of_list(self.get("resourceVersion"), self.get("resourceVersionMatch"), limit, self.text("continue"))?;
+        let position = Position::of_list(
+            self.get("resourceVersion"),
+            self.get("resourceVersionMatch"),
+            limit,
+            self.text("continue"),
+        )?;
         Ok(ListRequest { filter: self.filter(resource, namespace, "")?, limit, position })
     }
 
     /// A watch, possibly of one object.
     pub fn watch(&self, resource: &Resource, namespace: &str, name: &str) -> Result<WatchRequest, ApiError> {
-        let send_initial_events = self.get("sendInitialEvents").filter(|text| !text.is_empty()).map(|text| text == "true" || text == "1");
+        let send_initial_events =
+            self.get("sendInitialEvents").filter(|text| !text.is_empty()).map(|text| text == "true" || text == "1");
         let matching = self.text("resourceVersionMatch");
         match (send_initial_events, matching) {
             (None, None) | (Some(_), Some("NotOlderThan")) => {}
             (None, Some(_)) => {
-                return Err(list_options(FieldError::forbidden("resourceVersionMatch", "resourceVersionMatch is forbidden for watch")));
+                return Err(list_options(FieldError::forbidden(
+                    "resourceVersionMatch",
+                    "resourceVersionMatch is forbidden for watch",
+                )));
             }
             (Some(_), None) => {
                 let why = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
@@ -221,7 +243,11 @@ fn check_manager(kind: &str, manager: &str) -> Result<(), ApiError> {
     let error = if manager.len() > 128 {
         FieldError::too_long("fieldManager", 128)
     } else if let Some(position) = manager.chars().position(char::is_control) {
-        FieldError::invalid("fieldManager", manager, format!("should only contain printable characters (invalid character at position {position})"))
+        FieldError::invalid(
+            "fieldManager",
+            manager,
+            format!("should only contain printable characters (invalid character at position {position})"),
+        )
     } else {
         return Ok(());
     };
@@ -254,6 +280,10 @@ mod tests {
         assert!(Params::parse(Some("dryRun=All")).dry_run("CreateOptions").unwrap());
         assert!(!Params::parse(None).dry_run("CreateOptions").unwrap());
         let error = Params::parse(Some("dryRun=Some")).dry_run("CreateOptions").unwrap_err();
-        assert!(error.message.contains("dryRun: Unsupported value: \"Some\": supported values: \"All\""), "{}", error.message);
+        assert!(
+            error.message.contains("dryRun: Unsupported value: \"Some\": supported values: \"All\""),
+            "{}",
+            error.message
+        );
     }
 }

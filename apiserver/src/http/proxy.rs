@@ -61,7 +61,9 @@ impl NodeProxy {
             let name = ServerName::try_from(name.clone()).map_err(std::io::Error::other)?;
             Ok(Box::new(self.tls.connect(name, stream).await?) as Box<dyn Stream>)
         };
-        tokio::time::timeout(CONNECT_TIMEOUT, connecting).await.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
+        tokio::time::timeout(CONNECT_TIMEOUT, connecting)
+            .await
+            .unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
     }
 }
 
@@ -86,7 +88,10 @@ pub async fn handle(call: &Call<'_>, resource: &Resource, request: Request<Body>
         _ => matches!(*request.method(), Method::GET | Method::POST),
     };
     if !allowed {
-        return Err(ApiError::new(gantry_api::Reason::MethodNotAllowed, "the server does not allow this method on the requested resource"));
+        return Err(ApiError::new(
+            gantry_api::Reason::MethodNotAllowed,
+            "the server does not allow this method on the requested resource",
+        ));
     }
     let upstream = match (resource.plural.as_str(), info.subresource.as_str()) {
         ("nodes", _) => to_agent(call, &object, format!("/{}", info.rest), call.params.iter())?,
@@ -98,18 +103,26 @@ pub async fn handle(call: &Call<'_>, resource: &Resource, request: Request<Body>
                 return Ok(super::respond::respond(StatusCode::OK, "text/plain", bytes::Bytes::new()));
             }
             let container = container_of(&object, call.params)?;
-            let query = call.params.iter().filter(|(key, _)| !matches!(*key, "container" | "insecureSkipTLSVerifyBackend"));
-            agent_of_pod(call, &object, &format!("/containerLogs/{}/{}/{container}", info.namespace, info.name), query).await?
+            let query =
+                call.params.iter().filter(|(key, _)| !matches!(*key, "container" | "insecureSkipTLSVerifyBackend"));
+            agent_of_pod(call, &object, &format!("/containerLogs/{}/{}/{container}", info.namespace, info.name), query)
+                .await?
         }
         (_, "portforward") => {
             check_running(&object)?;
-            agent_of_pod(call, &object, &format!("/portForward/{}/{}", info.namespace, info.name), call.params.iter()).await?
+            agent_of_pod(call, &object, &format!("/portForward/{}/{}", info.namespace, info.name), call.params.iter())
+                .await?
         }
         (_, action) => {
             check_running(&object)?;
             let container = container_of(&object, call.params)?;
-            let query = call.params.iter().filter(|(key, _)| *key != "container").map(|(key, value)| (stream_parameter(key), value));
-            agent_of_pod(call, &object, &format!("/{action}/{}/{}/{container}", info.namespace, info.name), query).await?
+            let query = call
+                .params
+                .iter()
+                .filter(|(key, _)| *key != "container")
+                .map(|(key, value)| (stream_parameter(key), value));
+            agent_of_pod(call, &object, &format!("/{action}/{}/{}/{container}", info.namespace, info.name), query)
+                .await?
         }
     };
     forward(call, &upstream, request).await
@@ -132,7 +145,9 @@ fn check_running(pod: &Value) -> Result<(), ApiError> {
     }
     let phase = meta::str_at(pod, &["status", "phase"]);
     if matches!(phase, "Succeeded" | "Failed") {
-        return Err(ApiError::bad_request(format!("cannot exec into a container in a completed pod; current phase is {phase}")));
+        return Err(ApiError::bad_request(format!(
+            "cannot exec into a container in a completed pod; current phase is {phase}"
+        )));
     }
     Ok(())
 }
@@ -157,7 +172,8 @@ fn container_of(pod: &Value, params: &Params) -> Result<String, ApiError> {
         None => match containers.as_slice() {
             [only] => Ok((*only).to_owned()),
             many => {
-                let mut text = format!("a container name must be specified for pod {name}, choose one of: [{}]", many.join(" "));
+                let mut text =
+                    format!("a container name must be specified for pod {name}, choose one of: [{}]", many.join(" "));
                 if !init.is_empty() {
                     text.push_str(&format!(" or one of the init containers: [{}]", init.join(" ")));
                 }
@@ -178,7 +194,10 @@ fn check_log_options(pod: &str, params: &Params) -> Result<(), ApiError> {
         }
     }
     if params.text("sinceSeconds").is_some() && params.text("sinceTime").is_some() {
-        errors.push(FieldError::forbidden("sinceSeconds", "at most one of `sinceTime` or `sinceSeconds` may be specified"));
+        errors.push(FieldError::forbidden(
+            "sinceSeconds",
+            "at most one of `sinceTime` or `sinceSeconds` may be specified",
+        ));
     }
     if errors.is_empty() { Ok(()) } else { Err(ApiError::invalid("", "PodLogOptions", pod, errors)) }
 }
@@ -200,24 +219,34 @@ fn with_query<'a>(path: String, query: impl Iterator<Item = (&'a str, &'a str)>)
     if query.is_empty() { path } else { format!("{path}?{query}") }
 }
 
-fn to_agent<'a>(_: &Call<'_>, node: &Value, path: String, query: impl Iterator<Item = (&'a str, &'a str)>) -> Result<Upstream, ApiError> {
+fn to_agent<'a>(
+    _: &Call<'_>,
+    node: &Value,
+    path: String,
+    query: impl Iterator<Item = (&'a str, &'a str)>,
+) -> Result<Upstream, ApiError> {
     let name = meta::name(node);
     let addresses = node.pointer("/status/addresses").and_then(Value::as_array);
     let address = |kind: &str| {
         let mut matching = addresses.into_iter().flatten().filter(|address| address["type"] == kind);
         matching.find_map(|address| address["address"].as_str())
     };
-    let host = address("InternalIP")
-        .or_else(|| address("ExternalIP"))
-        .or_else(|| address("Hostname"))
-        .ok_or_else(|| ApiError::internal(format!("no preferred addresses found for node {name}; known addresses: []")))?;
+    let host =
+        address("InternalIP").or_else(|| address("ExternalIP")).or_else(|| address("Hostname")).ok_or_else(|| {
+            ApiError::internal(format!("no preferred addresses found for node {name}; known addresses: []"))
+        })?;
     let port = node
         .pointer("/status/daemonEndpoints/kubeletEndpoint/Port")
         .and_then(Value::as_u64)
         .and_then(|port| u16::try_from(port).ok())
         .filter(|port| *port != 0)
         .unwrap_or(DEFAULT_AGENT_PORT);
-    Ok(Upstream { host: host.to_owned(), port, tls_name: Some(name.to_owned()), path_and_query: with_query(path, query) })
+    Ok(Upstream {
+        host: host.to_owned(),
+        port,
+        tls_name: Some(name.to_owned()),
+        path_and_query: with_query(path, query),
+    })
 }
 
 /// `pods/NAME/proxy/PATH` or `pods/NAME:PORT/proxy/PATH`, over plain HTTP to the pod's address.
@@ -226,8 +255,13 @@ fn to_pod(call: &Call<'_>, pod: &Value) -> Result<Upstream, ApiError> {
     if host.is_empty() {
         return Err(ApiError::bad_request("address not allowed"));
     }
-    let ports = pod["spec"]["containers"].as_array().into_iter().flatten().flat_map(|container| container["ports"].as_array().into_iter().flatten());
-    let port = ports.filter_map(|port| port["containerPort"].as_u64()).find_map(|port| u16::try_from(port).ok()).unwrap_or(80);
+    let ports = pod["spec"]["containers"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .flat_map(|container| container["ports"].as_array().into_iter().flatten());
+    let port =
+        ports.filter_map(|port| port["containerPort"].as_u64()).find_map(|port| u16::try_from(port).ok()).unwrap_or(80);
     let path_and_query = with_query(format!("/{}", call.info.rest), call.params.iter());
     Ok(Upstream { host: host.to_owned(), port, tls_name: None, path_and_query })
 }
@@ -235,7 +269,12 @@ fn to_pod(call: &Call<'_>, pod: &Value) -> Result<Upstream, ApiError> {
 /// Headers that belong to one connection, or to the API server alone.
 fn is_private(name: &HeaderName, upgrades: bool) -> bool {
     match *name {
-        header::HOST | header::AUTHORIZATION | header::TE | header::TRAILER | header::TRANSFER_ENCODING | header::PROXY_AUTHORIZATION => true,
+        header::HOST
+        | header::AUTHORIZATION
+        | header::TE
+        | header::TRAILER
+        | header::TRANSFER_ENCODING
+        | header::PROXY_AUTHORIZATION => true,
         header::CONNECTION | header::UPGRADE => !upgrades,
         ref other => other.as_str().starts_with("impersonate-") || other.as_str() == "keep-alive",
     }
@@ -251,7 +290,10 @@ fn copy_headers(from: &HeaderMap, to: &mut HeaderMap, upgrades: bool) {
 
 async fn forward(call: &Call<'_>, upstream: &Upstream, mut request: Request<Body>) -> Result<Response<Body>, ApiError> {
     let unreachable = |error: &dyn std::fmt::Display| {
-        ApiError::internal(format!("error dialing backend: {} {}:{}: {error}", "dial tcp", upstream.host, upstream.port))
+        ApiError::internal(format!(
+            "error dialing backend: {} {}:{}: {error}",
+            "dial tcp", upstream.host, upstream.port
+        ))
     };
     let stream = call.app.proxy.connect(upstream).await.map_err(|error| unreachable(&error))?;
     let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
@@ -269,7 +311,8 @@ async fn forward(call: &Call<'_>, upstream: &Upstream, mut request: Request<Body
     let (parts, body) = request.into_parts();
     let mut onward = Request::new(if upgrades { Body::empty() } else { body });
     *onward.method_mut() = parts.method;
-    *onward.uri_mut() = upstream.path_and_query.parse::<Uri>().map_err(|error| ApiError::bad_request(error.to_string()))?;
+    *onward.uri_mut() =
+        upstream.path_and_query.parse::<Uri>().map_err(|error| ApiError::bad_request(error.to_string()))?;
     copy_headers(&parts.headers, onward.headers_mut(), upgrades);
     if let Ok(host) = http::HeaderValue::from_str(&format!("{}:{}", upstream.host, upstream.port)) {
         onward.headers_mut().insert(header::HOST, host);
@@ -342,14 +385,21 @@ mod tests {
             "a container name must be specified for pod p, choose one of: [a b] or one of the init containers: [i]"
         );
         assert_eq!(container_of(&two, &Params::parse(Some("container=i"))).unwrap(), "i");
-        assert_eq!(container_of(&two, &Params::parse(Some("container=x"))).unwrap_err().message, "container x is not valid for pod p");
+        assert_eq!(
+            container_of(&two, &Params::parse(Some("container=x"))).unwrap_err().message,
+            "container x is not valid for pod p"
+        );
     }
 
     #[test]
     fn log_options_are_checked() {
         assert!(check_log_options("p", &Params::parse(Some("tailLines=5&follow=true"))).is_ok());
         let error = check_log_options("p", &Params::parse(Some("tailLines=-1"))).unwrap_err();
-        assert!(error.message.contains("tailLines: Invalid value: -1: must be greater than or equal to 0"), "{}", error.message);
+        assert!(
+            error.message.contains("tailLines: Invalid value: -1: must be greater than or equal to 0"),
+            "{}",
+            error.message
+        );
         assert!(check_log_options("p", &Params::parse(Some("sinceSeconds=1&sinceTime=2020-01-01T00:00:00Z"))).is_err());
     }
 
@@ -357,6 +407,9 @@ mod tests {
     fn stream_parameters_are_renamed_and_commands_kept_in_order() {
         let params = Params::parse(Some("stdin=true&stdout=true&command=sh&command=-c&command=a%20b"));
         let query = params.iter().map(|(key, value)| (stream_parameter(key), value));
-        assert_eq!(with_query("/exec/n/p/c".into(), query), "/exec/n/p/c?input=true&output=true&command=sh&command=-c&command=a+b");
+        assert_eq!(
+            with_query("/exec/n/p/c".into(), query),
+            "/exec/n/p/c?input=true&output=true&command=sh&command=-c&command=a+b"
+        );
     }
 }

@@ -33,8 +33,7 @@ pub struct RequestInfo {
 impl RequestInfo {
     /// Reads a request. `watch` and `field_name` are the query's `watch` flag and a `metadata.name=` field selector.
     pub fn parse(method: &Method, path: &str, watch: bool, field_name: Option<&str>) -> Self {
-        let mut info =
-            Self { verb: method_verb(method), path: path.to_owned(), ..Self::default() };
+        let mut info = Self { verb: method_verb(method), path: path.to_owned(), ..Self::default() };
         let mut parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
         let group = match parts.first() {
             Some(&"api") => {
@@ -120,11 +119,7 @@ impl RequestInfo {
 
     /// True for requests that may stay open for long: they are exempt from the request timeout.
     pub fn is_long_running(&self) -> bool {
-        self.verb == "watch"
-            || matches!(
-                self.subresource.as_str(),
-                "log" | "exec" | "attach" | "portforward" | "proxy"
-            )
+        self.verb == "watch" || matches!(self.subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy")
     }
 }
 
@@ -159,15 +154,40 @@ mod tests {
             (Method::GET, "/api/v1/namespaces", "list", "", "", "namespaces", "", ""),
             (Method::GET, "/api/v1/namespaces/a", "get", "", "a", "namespaces", "a", ""),
             (Method::PUT, "/api/v1/namespaces/a/finalize", "update", "", "a", "namespaces", "a", "finalize"),
-            (Method::DELETE, "/apis/apps/v1/namespaces/a/deployments", "deletecollection", "apps", "a", "deployments", "", ""),
-            (Method::PATCH, "/apis/apps/v1/namespaces/a/deployments/d/scale", "patch", "apps", "a", "deployments", "d", "scale"),
+            (
+                Method::DELETE,
+                "/apis/apps/v1/namespaces/a/deployments",
+                "deletecollection",
+                "apps",
+                "a",
+                "deployments",
+                "",
+                "",
+            ),
+            (
+                Method::PATCH,
+                "/apis/apps/v1/namespaces/a/deployments/d/scale",
+                "patch",
+                "apps",
+                "a",
+                "deployments",
+                "d",
+                "scale",
+            ),
             (Method::GET, "/api/v1/watch/namespaces/a/pods/p", "watch", "", "a", "pods", "p", ""),
         ];
         for (method, path, verb, group, namespace, resource, name, subresource) in table {
             let info = parse(method.clone(), path);
             assert!(info.is_resource, "{path}");
             assert_eq!(
-                (info.verb, info.group.as_str(), info.namespace.as_str(), info.resource.as_str(), info.name.as_str(), info.subresource.as_str()),
+                (
+                    info.verb,
+                    info.group.as_str(),
+                    info.namespace.as_str(),
+                    info.resource.as_str(),
+                    info.name.as_str(),
+                    info.subresource.as_str()
+                ),
                 (*verb, *group, *namespace, *resource, *name, *subresource),
                 "{path}"
             );

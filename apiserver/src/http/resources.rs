@@ -51,7 +51,8 @@ pub async fn handle(call: Call<'_>, request: http::Request<Body>) -> Answer {
     match verb {
         Verb::Get => get(&call, &resource, &view).await,
         Verb::List => {
-            let list = call.app.registry.list(&resource, &call.params.list(&resource, namespace_of(&resource, info))?).await?;
+            let list =
+                call.app.registry.list(&resource, &call.params.list(&resource, namespace_of(&resource, info))?).await?;
             view.list(&resource, &list)
         }
         Verb::Watch => watch(&call, &resource, &view).await,
@@ -59,7 +60,8 @@ pub async fn handle(call: Call<'_>, request: http::Request<Body>) -> Answer {
         Verb::Create => {
             let caller = call.caller("CreateOptions", &request)?;
             let (format, body) = object_body(request).await?;
-            let written = call.app.registry.create(&resource, namespace_of(&resource, info), &body, format, &caller).await?;
+            let written =
+                call.app.registry.create(&resource, namespace_of(&resource, info), &body, format, &caller).await?;
             written_response(&view, &resource, written)
         }
         Verb::Update => {
@@ -186,7 +188,11 @@ fn written_response(view: &Representation, resource: &Resource, written: Written
 async fn watch(call: &Call<'_>, resource: &Arc<Resource>, view: &Representation) -> Answer {
     let name = if call.params.field_name().is_some() { "" } else { call.info.name.as_str() };
     let request = call.params.watch(resource, namespace_of(resource, call.info), name)?;
-    let timeout = call.params.number("timeoutSeconds")?.and_then(|seconds| u64::try_from(seconds).ok()).filter(|seconds| *seconds > 0);
+    let timeout = call
+        .params
+        .number("timeoutSeconds")?
+        .and_then(|seconds| u64::try_from(seconds).ok())
+        .filter(|seconds| *seconds > 0);
     let session = call.app.registry.watch(resource, &request).await?;
     let options = WatchOptions {
         shape: view.shape,
@@ -207,7 +213,8 @@ async fn review(call: &Call<'_>, resource: &Resource, view: &Representation, req
     let (format, body) = object_body(request).await?;
     let mut context = crate::registry::read_context();
     let review = engine::decode(resource, &body, format, &mut context)?;
-    let answered = reviews::answer(call.app, &resource.kind, call.identity, &call.info.namespace, review).ok_or_else(status::no_such_path)?;
+    let answered = reviews::answer(call.app, &resource.kind, call.identity, &call.info.namespace, review)
+        .ok_or_else(status::no_such_path)?;
     view.bytes(StatusCode::CREATED, codec::encode(&answered))
 }
 
@@ -278,7 +285,8 @@ async fn subresource(call: &Call<'_>, resource: &Arc<Resource>, request: http::R
     let plain = info.subresource == "scale";
     let show = |written: Written| {
         let code = if written.created { StatusCode::CREATED } else { StatusCode::OK };
-        let mut response = if plain { view.bytes(code, written.object)? } else { view.object(code, resource, written.object)? };
+        let mut response =
+            if plain { view.bytes(code, written.object)? } else { view.object(code, resource, written.object)? };
         respond::warn(response.headers_mut(), &written.warnings);
         Ok(response)
     };

@@ -64,10 +64,7 @@ impl Representation {
         let token = list.continue_token.as_deref();
         let bytes = match self.shape {
             Shape::Object => codec::write_list(resource, list.revision, token, list.remaining, list.objects.iter()),
-            Shape::Metadata => {
-                let items: Vec<Bytes> = list.objects.iter().map(|object| codec::to_metadata_only(object)).collect::<Result<_, _>>()?;
-                codec::write_metadata_list(list.revision, token, list.remaining, items.iter())
-            }
+            Shape::Metadata => codec::write_metadata_list(list.revision, token, list.remaining, list.objects.iter())?,
             Shape::Table(include) => super::tables::list(resource, list, include)?,
         };
         self.bytes(StatusCode::OK, bytes)

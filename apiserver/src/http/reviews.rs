@@ -119,7 +119,9 @@ fn rules(identity: &Identity, namespace: &str) -> Value {
         "apiGroups": ["authorization.k8s.io"],
         "resources": ["selfsubjectaccessreviews", "selfsubjectrulesreviews"],
     }));
-    resources.push(json!({"verbs": ["create"], "apiGroups": ["authentication.k8s.io"], "resources": ["selfsubjectreviews"]}));
+    resources.push(
+        json!({"verbs": ["create"], "apiGroups": ["authentication.k8s.io"], "resources": ["selfsubjectreviews"]}),
+    );
     for rule in rules_of(identity).filter(|rule| rule.namespace.is_empty() || rule.namespace == namespace) {
         resources.push(json!({"verbs": rule.verbs, "apiGroups": rule.groups, "resources": rule.resources}));
     }

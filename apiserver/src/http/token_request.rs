@@ -17,7 +17,13 @@ const SECONDS_MAX: i64 = 86_400;
 const SECONDS_DEFAULT: i64 = 3_600;
 
 /// Issues a token and answers with the request and its status.
-pub async fn answer(app: &Arc<App>, accounts: &Resource, target: &Target<'_>, mut asked: Value, caller: &Caller) -> Result<Value, ApiError> {
+pub async fn answer(
+    app: &Arc<App>,
+    accounts: &Resource,
+    target: &Target<'_>,
+    mut asked: Value,
+    caller: &Caller,
+) -> Result<Value, ApiError> {
     let attributes = Attributes {
         operation: Operation::Create,
         resource: accounts,
@@ -48,13 +54,19 @@ pub async fn answer(app: &Arc<App>, accounts: &Resource, target: &Target<'_>, mu
         node,
         ..TokenClaims::default()
     };
-    let issued = app.tokens.issue(&claims, &audiences, std::time::Duration::from_secs(seconds.unsigned_abs())).map_err(ApiError::internal)?;
+    let issued = app
+        .tokens
+        .issue(&claims, &audiences, std::time::Duration::from_secs(seconds.unsigned_abs()))
+        .map_err(ApiError::internal)?;
     let spec = meta::object_mut(&mut asked, "spec");
     spec.insert("audiences".to_owned(), json!(audiences));
     spec.insert("expirationSeconds".to_owned(), json!(seconds));
     if let Some(object) = asked.as_object_mut() {
         object.insert("metadata".to_owned(), json!({"name": target.name, "namespace": target.namespace}));
-        object.insert("status".to_owned(), json!({"token": issued.token, "expirationTimestamp": meta::time(issued.expires)}));
+        object.insert(
+            "status".to_owned(),
+            json!({"token": issued.token, "expirationTimestamp": meta::time(issued.expires)}),
+        );
     }
     Ok(asked)
 }
@@ -62,7 +74,8 @@ pub async fn answer(app: &Arc<App>, accounts: &Resource, target: &Target<'_>, mu
 fn lifetime(account: &str, asked: &Value) -> Result<i64, ApiError> {
     let seconds = asked.pointer("/spec/expirationSeconds").and_then(Value::as_i64).unwrap_or(SECONDS_DEFAULT);
     if seconds < SECONDS_MIN {
-        let error = FieldError::invalid("spec.expirationSeconds", seconds, "may not specify a duration less than 10 minutes");
+        let error =
+            FieldError::invalid("spec.expirationSeconds", seconds, "may not specify a duration less than 10 minutes");
         return Err(ApiError::invalid("authentication.k8s.io", "TokenRequest", account, vec![error]));
     }
     Ok(seconds.min(SECONDS_MAX))
@@ -76,10 +89,15 @@ async fn bound_pod(app: &App, target: &Target<'_>, asked: &Value) -> Result<(Bou
     let Some(reference) = asked.pointer("/spec/boundObjectRef").filter(|reference| reference.is_object()) else {
         return Ok((None, None));
     };
-    let refuse = |error: FieldError| ApiError::invalid("authentication.k8s.io", "TokenRequest", target.name, vec![error]);
+    let refuse =
+        |error: FieldError| ApiError::invalid("authentication.k8s.io", "TokenRequest", target.name, vec![error]);
     if reference["kind"] != "Pod" || !matches!(reference["apiVersion"].as_str(), None | Some("" | "v1")) {
         let kind = reference["kind"].clone();
-        return Err(refuse(FieldError::invalid("spec.boundObjectRef", kind, "cannot bind token to this kind of object")));
+        return Err(refuse(FieldError::invalid(
+            "spec.boundObjectRef",
+            kind,
+            "cannot bind token to this kind of object",
+        )));
     }
     let pods = app.registry.catalog().resource("", "v1", "pods").ok_or_else(super::status::no_such_path)?;
     let name = reference["name"].as_str().unwrap_or_default();
@@ -88,11 +106,16 @@ async fn bound_pod(app: &App, target: &Target<'_>, asked: &Value) -> Result<(Bou
     if let Some(wanted) = reference["uid"].as_str().filter(|wanted| !wanted.is_empty())
         && wanted != uid
     {
-        let why = format!("the UID in the bound object reference ({wanted}) does not match the UID in record. The object might have been deleted and then recreated");
+        let why = format!(
+            "the UID in the bound object reference ({wanted}) does not match the UID in record. The object might have been deleted and then recreated"
+        );
         return Err(ApiError::conflict("pods", name, why));
     }
     if meta::str_at(&pod, &["spec", "serviceAccountName"]) != target.name {
-        let why = format!("cannot bind token for serviceaccount \"{}\" to pod running with different serviceaccount name.", target.name);
+        let why = format!(
+            "cannot bind token for serviceaccount \"{}\" to pod running with different serviceaccount name.",
+            target.name
+        );
         return Err(ApiError::bad_request(why));
     }
     let node_name = meta::str_at(&pod, &["spec", "nodeName"]);

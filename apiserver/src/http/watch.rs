@@ -56,7 +56,12 @@ pub struct WatchBody {
 
 impl WatchBody {
     /// A body that serves `session`.
-    pub fn new(mut session: WatchSession, options: WatchOptions, shutdown: &CancellationToken, open: super::metrics::OpenRequest) -> Self {
+    pub fn new(
+        mut session: WatchSession,
+        options: WatchOptions,
+        shutdown: &CancellationToken,
+        open: super::metrics::OpenRequest,
+    ) -> Self {
         let mut random = rand::rng();
         let timeout = options.timeout.unwrap_or_else(|| DEFAULT_TIMEOUT_MIN.mul_f64(random.random_range(1.0..2.0)));
         let bookmark = BOOKMARK_EVERY.mul_f64(random.random_range(0.75..1.0));

@@ -109,7 +109,8 @@ impl Registry {
                 Default::default()
             };
             let bytes = self.encode(resource, &candidate)?;
-            let mut ops = vec![Op::Put { key: key.clone(), value: bytes.clone(), precondition: Some(Precondition::Absent) }];
+            let mut ops =
+                vec![Op::Put { key: key.clone(), value: bytes.clone(), precondition: Some(Precondition::Absent) }];
             ops.append(&mut claims.ops);
             match self.store.txn(ops).await {
                 Ok(revision) => {
@@ -119,7 +120,9 @@ impl Registry {
                 Err(Error::Conflict { key: taken, current }) if taken == key => {
                     return Err(existing(resource, name, current));
                 }
-                Err(Error::Conflict { key: taken, .. }) if claims.may_retry(&taken) && attempt < ATTEMPTS_MAX => attempt += 1,
+                Err(Error::Conflict { key: taken, .. }) if claims.may_retry(&taken) && attempt < ATTEMPTS_MAX => {
+                    attempt += 1
+                }
                 Err(Error::Conflict { key: taken, .. }) => return Err(self.addresses.taken(resource, name, &taken)),
                 Err(error) => return Err(errors::from_store(error)),
             }

@@ -53,7 +53,10 @@ impl DeleteOptions {
         let mut options = Self {
             grace_period_seconds: value.get("gracePeriodSeconds").and_then(Value::as_i64),
             uid: value.pointer("/preconditions/uid").and_then(Value::as_str).map(str::to_owned),
-            resource_version: value.pointer("/preconditions/resourceVersion").and_then(Value::as_str).map(str::to_owned),
+            resource_version: value
+                .pointer("/preconditions/resourceVersion")
+                .and_then(Value::as_str)
+                .map(str::to_owned),
             ..Self::default()
         };
         let orphan = value.get("orphanDependents").and_then(Value::as_bool);
@@ -85,7 +88,11 @@ impl Propagation {
             "Background" => Ok(Self::Background),
             "Foreground" => Ok(Self::Foreground),
             "Orphan" => Ok(Self::Orphan),
-            _ => Err(gantry_api::FieldError::not_supported("propagationPolicy", text, &["Foreground", "Background", "Orphan"])),
+            _ => Err(gantry_api::FieldError::not_supported(
+                "propagationPolicy",
+                text,
+                &["Foreground", "Background", "Orphan"],
+            )),
         }
     }
 }
@@ -144,7 +151,8 @@ fn finalizers_after(object: &Value, propagation: Option<Propagation>) -> Vec<Str
         Some(propagation) => (propagation == Propagation::Orphan, propagation == Propagation::Foreground),
         None => (has(ORPHAN), has(FOREGROUND) && !has(ORPHAN)),
     };
-    let mut finalizers: Vec<String> = meta::finalizers(object).filter(|name| !matches!(*name, ORPHAN | FOREGROUND)).map(str::to_owned).collect();
+    let mut finalizers: Vec<String> =
+        meta::finalizers(object).filter(|name| !matches!(*name, ORPHAN | FOREGROUND)).map(str::to_owned).collect();
     if orphan {
         finalizers.push(ORPHAN.to_owned());
     }
@@ -292,7 +300,12 @@ impl Registry {
     }
 }
 
-fn check_preconditions(resource: &Resource, name: &str, object: &Value, options: &DeleteOptions) -> Result<(), ApiError> {
+fn check_preconditions(
+    resource: &Resource,
+    name: &str,
+    object: &Value,
+    options: &DeleteOptions,
+) -> Result<(), ApiError> {
     for (what, wanted, found) in [
         ("UID", &options.uid, meta::uid(object)),
         ("ResourceVersion", &options.resource_version, meta::resource_version(object)),
@@ -335,7 +348,9 @@ mod tests {
         // Again, with the same grace: nothing new. With less: sooner. With none: gone.
         assert_eq!(plan_pod(&marked, &DeleteOptions::default()), Step::Nothing);
         let shorter = DeleteOptions { grace_period_seconds: Some(3), ..Default::default() };
-        assert!(matches!(plan_pod(&marked, &shorter), Step::Mark(sooner) if sooner["metadata"]["deletionGracePeriodSeconds"] == 3));
+        assert!(
+            matches!(plan_pod(&marked, &shorter), Step::Mark(sooner) if sooner["metadata"]["deletionGracePeriodSeconds"] == 3)
+        );
         let now = DeleteOptions { grace_period_seconds: Some(0), ..Default::default() };
         assert_eq!(plan_pod(&marked, &now), Step::Remove);
     }
@@ -371,8 +386,11 @@ mod tests {
     fn a_namespace_terminates_until_it_is_finalized() {
         let catalog = Catalog::builtin();
         let namespaces = catalog.resource("", "v1", "namespaces").unwrap();
-        let object = json!({"metadata": {"name": "a"}, "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"}});
-        let Step::Mark(mut marked) = plan(namespaces, &object, &DeleteOptions::default(), now()) else { panic!("not marked") };
+        let object =
+            json!({"metadata": {"name": "a"}, "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"}});
+        let Step::Mark(mut marked) = plan(namespaces, &object, &DeleteOptions::default(), now()) else {
+            panic!("not marked")
+        };
         assert_eq!(marked["status"]["phase"], "Terminating");
         assert_eq!(plan(namespaces, &marked, &DeleteOptions::default(), now()), Step::Nothing);
         assert!(!is_complete(namespaces, &marked));
@@ -383,7 +401,10 @@ mod tests {
     #[test]
     fn options_are_read_and_checked() {
         let options = DeleteOptions::from_value(&json!({"propagationPolicy": "Orphan", "gracePeriodSeconds": 0, "preconditions": {"uid": "u"}, "dryRun": ["All"]})).unwrap();
-        assert_eq!((options.propagation, options.grace_period_seconds, options.uid.as_deref(), options.dry_run), (Some(Propagation::Orphan), Some(0), Some("u"), true));
+        assert_eq!(
+            (options.propagation, options.grace_period_seconds, options.uid.as_deref(), options.dry_run),
+            (Some(Propagation::Orphan), Some(0), Some("u"), true)
+        );
         assert!(DeleteOptions::from_value(&json!({"propagationPolicy": "Sideways"})).is_err());
         assert!(DeleteOptions::from_value(&json!({"propagationPolicy": "Orphan", "orphanDependents": true})).is_err());
     }

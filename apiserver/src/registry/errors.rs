@@ -12,7 +12,9 @@ pub fn from_store(error: Error) -> ApiError {
             Reason::RequestEntityTooLarge,
             format!("Request entity too large: {what} of {size} bytes; limit is {limit}"),
         ),
-        Error::UnknownOutcome(_) => ApiError::new(Reason::Timeout, describe("Timeout: the write may or may not have happened", &error)),
+        Error::UnknownOutcome(_) => {
+            ApiError::new(Reason::Timeout, describe("Timeout: the write may or may not have happened", &error))
+        }
         Error::Unavailable(_) | Error::Closed | Error::NoSpace(_) | Error::WritesStopped { .. } => {
             ApiError::new(Reason::ServiceUnavailable, describe("the store cannot be used at the moment", &error))
         }
@@ -45,8 +47,8 @@ pub fn too_old(requested: u64, oldest: u64) -> ApiError {
 
 /// A read of what has not happened yet.
 pub fn too_large_resource_version(requested: u64, current: u64) -> ApiError {
-    ApiError::new(Reason::Timeout, format!("Timeout: Too large resource version: {requested}, current: {current}")).with_details(
-        gantry_api::error::Details {
+    ApiError::new(Reason::Timeout, format!("Timeout: Too large resource version: {requested}, current: {current}"))
+        .with_details(gantry_api::error::Details {
             causes: vec![gantry_api::Cause {
                 reason: "ResourceVersionTooLarge".to_owned(),
                 message: "Too large resource version".to_owned(),
@@ -54,6 +56,5 @@ pub fn too_large_resource_version(requested: u64, current: u64) -> ApiError {
             }],
             retry_after_seconds: 1,
             ..Default::default()
-        },
-    )
+        })
 }

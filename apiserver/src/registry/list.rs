@@ -162,13 +162,20 @@ pub fn parse_resource_version(text: Option<&str>) -> Result<Option<u64>, ApiErro
 }
 
 /// Reads `resourceVersionMatch` of a list, with Kubernetes' rules of what it goes together with.
-fn parse_match(version: Option<&str>, matching: Option<&str>, continue_token: Option<&str>) -> Result<Option<Match>, ApiError> {
+fn parse_match(
+    version: Option<&str>,
+    matching: Option<&str>,
+    continue_token: Option<&str>,
+) -> Result<Option<Match>, ApiError> {
     let refuse = |error: FieldError| Err(ApiError::invalid("meta.k8s.io", "ListOptions", "", vec![error]));
     let Some(matching) = matching else {
         return Ok(None);
     };
     if continue_token.is_some() {
-        return refuse(FieldError::forbidden("resourceVersionMatch", "resourceVersionMatch is forbidden when continue is provided"));
+        return refuse(FieldError::forbidden(
+            "resourceVersionMatch",
+            "resourceVersionMatch is forbidden when continue is provided",
+        ));
     }
     if version.is_none() {
         return refuse(FieldError::forbidden(
@@ -213,7 +220,9 @@ impl Registry {
     }
 
     fn cache(&self, resource: &Resource) -> Result<Arc<ResourceCache>, ApiError> {
-        self.cacher.resource(resource).ok_or_else(|| ApiError::internal(format!("no cache for {}", resource.qualified())))
+        self.cacher
+            .resource(resource)
+            .ok_or_else(|| ApiError::internal(format!("no cache for {}", resource.qualified())))
     }
 
     /// Waits until the cache shows every acknowledged write; false if it does not get there.
@@ -270,7 +279,8 @@ impl Registry {
         let page = cache.list(&prefix, start, request.limit, &request.filter);
         let revision = at.unwrap_or(before.max(page.changed));
         let token = page.more_after.map(|key| Continue::token(revision, relative(resource, &key)));
-        let objects = page.entries.iter().map(|entry| present(resource, entry.object.clone())).collect::<Result<_, _>>()?;
+        let objects =
+            page.entries.iter().map(|entry| present(resource, entry.object.clone())).collect::<Result<_, _>>()?;
         Ok(ListResult { objects, revision, continue_token: token, remaining: page.remaining })
     }
 
@@ -300,7 +310,12 @@ impl Registry {
                 objects.push(present(resource, codec::with_resource_version(&item.value, item.mod_revision))?);
                 if objects.len() == request.limit && (page.more || index + 1 < last) {
                     let token = Continue::token(page.revision, relative(resource, &item.key));
-                    return Ok(ListResult { objects, revision: page.revision, continue_token: Some(token), remaining: None });
+                    return Ok(ListResult {
+                        objects,
+                        revision: page.revision,
+                        continue_token: Some(token),
+                        remaining: None,
+                    });
                 }
                 start = Some(item.key);
             }
@@ -318,7 +333,10 @@ impl Registry {
             Some(0) => WatchStart::Now,
             None => {
                 if !self.reach_present().await? {
-                    return Err(ApiError::new(gantry_api::Reason::Timeout, "Timeout: the watch cache does not reach the present"));
+                    return Err(ApiError::new(
+                        gantry_api::Reason::Timeout,
+                        "Timeout: the watch cache does not reach the present",
+                    ));
                 }
                 WatchStart::Now
             }

@@ -116,7 +116,9 @@ struct Fresh {
 impl Fresh {
     fn new() -> Self {
         let mut random = rand::rng();
-        let suffix = (0..SUFFIX_LENGTH).map(|_| char::from(SUFFIX_ALPHABET[random.random_range(0..SUFFIX_ALPHABET.len())])).collect();
+        let suffix = (0..SUFFIX_LENGTH)
+            .map(|_| char::from(SUFFIX_ALPHABET[random.random_range(0..SUFFIX_ALPHABET.len())]))
+            .collect();
         Self { uid: uuid::Uuid::new_v4().to_string(), suffix }
     }
 
@@ -162,7 +164,11 @@ impl Registry {
     }
 
     /// Runs admission for a request that stores nothing by itself.
-    pub async fn admit(&self, attributes: &crate::admission::Attributes<'_>, object: &mut Value) -> Result<(), ApiError> {
+    pub async fn admit(
+        &self,
+        attributes: &crate::admission::Attributes<'_>,
+        object: &mut Value,
+    ) -> Result<(), ApiError> {
         self.admission.admit(attributes, Some(object), self).await
     }
 
@@ -173,11 +179,18 @@ impl Registry {
     }
 
     /// The object's bytes as the cache has them, at least at `not_older_than`.
-    pub async fn get_cached(&self, resource: &Resource, namespace: &str, name: &str, not_older_than: u64) -> Result<Bytes, ApiError> {
+    pub async fn get_cached(
+        &self,
+        resource: &Resource,
+        namespace: &str,
+        name: &str,
+        not_older_than: u64,
+    ) -> Result<Bytes, ApiError> {
         if !self.cacher.wait_for(not_older_than, crate::cacher::FRESH_WAIT).await {
             return Err(errors::too_large_resource_version(not_older_than, self.cacher.revision()));
         }
-        let entry = self.cached(resource, namespace, name).ok_or_else(|| ApiError::not_found(&resource.qualified(), name))?;
+        let entry =
+            self.cached(resource, namespace, name).ok_or_else(|| ApiError::not_found(&resource.qualified(), name))?;
         self.present(resource, entry.object.clone())
     }
 
@@ -192,7 +205,12 @@ impl Registry {
     }
 
     /// An object as it is now, or none.
-    pub(crate) async fn find(&self, resource: &Resource, namespace: &str, name: &str) -> Result<Option<Current>, ApiError> {
+    pub(crate) async fn find(
+        &self,
+        resource: &Resource,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Current>, ApiError> {
         let key = resource.key(namespace, name);
         let revision = self.store.current_revision().await.map_err(errors::from_store)?;
         if self.cacher.is_following()

@@ -10,7 +10,14 @@ use super::{Caller, DeleteOptions, Deleted, Registry, Written};
 
 impl Registry {
     /// Binds a pod to a node, once.
-    pub async fn bind(&self, pods: &Resource, namespace: &str, name: &str, binding: &Value, caller: &Caller) -> Result<Written, ApiError> {
+    pub async fn bind(
+        &self,
+        pods: &Resource,
+        namespace: &str,
+        name: &str,
+        binding: &Value,
+        caller: &Caller,
+    ) -> Result<Written, ApiError> {
         let node = meta::str_at(binding, &["target", "name"]).to_owned();
         let kind = meta::str_at(binding, &["target", "kind"]);
         let mut errors = Vec::new();
@@ -29,7 +36,10 @@ impl Registry {
         self.modify(target, caller, |old, context| {
             let refuse = |why: String| ApiError::conflict("pods/binding", name, why);
             if !uid.is_empty() && uid != meta::uid(old) {
-                return Err(refuse(format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", meta::uid(old))));
+                return Err(refuse(format!(
+                    "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+                    meta::uid(old)
+                )));
             }
             if meta::is_deleting(old) {
                 return Err(refuse(format!("pod {name} is being deleted, cannot be assigned to a host")));
@@ -38,7 +48,8 @@ impl Registry {
             if !bound.is_empty() {
                 return Err(refuse(format!("pod {name} is already assigned to node \"{bound}\"")));
             }
-            let gated = old.pointer("/spec/schedulingGates").and_then(Value::as_array).is_some_and(|gates| !gates.is_empty());
+            let gated =
+                old.pointer("/spec/schedulingGates").and_then(Value::as_array).is_some_and(|gates| !gates.is_empty());
             if gated {
                 return Err(refuse(format!("pod {name} has non-empty .spec.schedulingGates")));
             }
@@ -58,7 +69,14 @@ impl Registry {
     }
 
     /// Evicts a pod: a deletion that may be refused. Nothing refuses one yet, as there are no disruption budgets.
-    pub async fn evict(&self, pods: &Resource, namespace: &str, name: &str, eviction: &Value, caller: &Caller) -> Result<Deleted, ApiError> {
+    pub async fn evict(
+        &self,
+        pods: &Resource,
+        namespace: &str,
+        name: &str,
+        eviction: &Value,
+        caller: &Caller,
+    ) -> Result<Deleted, ApiError> {
         let named = meta::name(eviction);
         if !named.is_empty() && named != name {
             return Err(ApiError::bad_request("name in URL does not match name in Eviction object"));

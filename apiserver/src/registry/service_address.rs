@@ -63,7 +63,12 @@ impl ServiceAddresses {
     }
 
     /// Fills in what `new` lacks and works out claims and releases. `new` is none for a deletion.
-    pub fn plan(&self, resource: &Resource, old: Option<&Value>, mut new: Option<&mut Value>) -> Result<Claims, ApiError> {
+    pub fn plan(
+        &self,
+        resource: &Resource,
+        old: Option<&Value>,
+        mut new: Option<&mut Value>,
+    ) -> Result<Claims, ApiError> {
         let mut claims = Claims::default();
         if !concerns(resource) {
             return Ok(claims);
@@ -110,7 +115,9 @@ impl ServiceAddresses {
 
     fn fill_ip(&self, service: &mut Value, chosen: &mut BTreeSet<String>, errors: &mut Vec<FieldError>) {
         let Some(spec) = service.get_mut("spec").and_then(Value::as_object_mut) else { return };
-        let text = |spec: &serde_json::Map<String, Value>, key: &str| spec.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let text = |spec: &serde_json::Map<String, Value>, key: &str| {
+            spec.get(key).and_then(Value::as_str).unwrap_or_default().to_owned()
+        };
         if text(spec, "type") == "ExternalName" {
             return;
         }
@@ -179,7 +186,11 @@ impl ServiceAddresses {
                     errors.push(FieldError::invalid(
                         format!("spec.ports[{index}].nodePort"),
                         number,
-                        format!("provided port is not in the valid range. The range of valid ports is {}-{}", self.ports.start(), self.ports.end()),
+                        format!(
+                            "provided port is not in the valid range. The range of valid ports is {}-{}",
+                            self.ports.start(),
+                            self.ports.end()
+                        ),
                     ));
                 }
                 Some(_) => {}
@@ -202,7 +213,10 @@ impl ServiceAddresses {
 }
 
 fn node_port(port: &Value) -> Option<u16> {
-    port.get("nodePort").and_then(Value::as_u64).and_then(|number| u16::try_from(number).ok()).filter(|number| *number != 0)
+    port.get("nodePort")
+        .and_then(Value::as_u64)
+        .and_then(|number| u16::try_from(number).ok())
+        .filter(|number| *number != 0)
 }
 
 /// The keys that a Service as it stands must hold.
@@ -249,11 +263,14 @@ mod tests {
     fn headless_and_external_services_claim_nothing_and_foreign_addresses_are_refused() {
         let catalog = Catalog::builtin();
         let resource = catalog.resource("", "v1", "services").unwrap();
-        for spec in [json!({"type": "ClusterIP", "clusterIP": "None"}), json!({"type": "ExternalName", "externalName": "x"})] {
+        for spec in
+            [json!({"type": "ClusterIP", "clusterIP": "None"}), json!({"type": "ExternalName", "externalName": "x"})]
+        {
             let mut service = json!({"metadata": {"namespace": "a", "name": "s"}, "spec": spec});
             assert!(addresses().plan(resource, None, Some(&mut service)).unwrap().ops.is_empty());
         }
-        let mut service = json!({"metadata": {"namespace": "a", "name": "s"}, "spec": {"type": "ClusterIP", "clusterIP": "1.2.3.4"}});
+        let mut service =
+            json!({"metadata": {"namespace": "a", "name": "s"}, "spec": {"type": "ClusterIP", "clusterIP": "1.2.3.4"}});
         let error = addresses().plan(resource, None, Some(&mut service)).unwrap_err();
         assert!(error.message.contains("is not in the valid range"), "{}", error.message);
     }

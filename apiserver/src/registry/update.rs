@@ -54,7 +54,13 @@ enum Attempt {
 
 impl Registry {
     /// Replaces an object, or the part of it that the subresource is.
-    pub async fn update(&self, target: Target<'_>, body: &[u8], format: BodyFormat, caller: &Caller) -> Result<Written, ApiError> {
+    pub async fn update(
+        &self,
+        target: Target<'_>,
+        body: &[u8],
+        format: BodyFormat,
+        caller: &Caller,
+    ) -> Result<Written, ApiError> {
         let fresh = Fresh::new();
         let mut context = fresh.context(caller);
         let given = match target.sub() {
@@ -79,18 +85,25 @@ impl Registry {
     }
 
     /// Patches an object; server-side apply creates it if it is not there.
-    pub async fn patch(&self, target: Target<'_>, patch: PatchRequest<'_>, caller: &Caller) -> Result<Written, ApiError> {
+    pub async fn patch(
+        &self,
+        target: Target<'_>,
+        patch: PatchRequest<'_>,
+        caller: &Caller,
+    ) -> Result<Written, ApiError> {
         let applies = matches!(patch.kind, PatchType::Apply { .. }) && target.subresource.is_empty();
         for _ in 0..CONFLICT_ATTEMPTS_MAX {
             let changed = self
                 .modify(target, caller, |old, context| {
                     if !target.is_scale() {
-                        let new = engine::patch(target.resource, target.sub(), Some(old), patch.kind, patch.body, context)?;
+                        let new =
+                            engine::patch(target.resource, target.sub(), Some(old), patch.kind, patch.body, context)?;
                         check_target(&target, &new)?;
                         return Ok(new);
                     }
                     let view = engine::scale_view(target.resource, old)?;
-                    let scale = engine::patch(target.resource, target.sub(), Some(&view), patch.kind, patch.body, context)?;
+                    let scale =
+                        engine::patch(target.resource, target.sub(), Some(&view), patch.kind, patch.body, context)?;
                     let mut new = old.clone();
                     engine::apply_scale(target.resource, &mut new, &scale)?;
                     copy_preconditions(&scale, &mut new);
@@ -109,7 +122,12 @@ impl Registry {
         Err(ApiError::conflict(&target.resource.qualified(), target.name, "it was created and deleted again meanwhile"))
     }
 
-    async fn apply_new(&self, target: Target<'_>, patch: PatchRequest<'_>, caller: &Caller) -> Result<Written, ApiError> {
+    async fn apply_new(
+        &self,
+        target: Target<'_>,
+        patch: PatchRequest<'_>,
+        caller: &Caller,
+    ) -> Result<Written, ApiError> {
         let fresh = Fresh::new();
         let mut context = fresh.context(caller);
         let mut object = engine::patch(target.resource, None, None, patch.kind, patch.body, &mut context)?;
@@ -118,7 +136,10 @@ impl Registry {
             return Err(ApiError::conflict(
                 &target.resource.qualified(),
                 target.name,
-                format!("uid mismatch: the provided object specified uid {}, and no existing object was found", meta::uid(&object)),
+                format!(
+                    "uid mismatch: the provided object specified uid {}, and no existing object was found",
+                    meta::uid(&object)
+                ),
             ));
         }
         let metadata = meta::metadata_mut(&mut object);
@@ -147,7 +168,13 @@ impl Registry {
         Err(modified(&target))
     }
 
-    async fn modify_once<F>(&self, target: Target<'_>, current: &Current, caller: &Caller, make: &mut F) -> Result<Attempt, ApiError>
+    async fn modify_once<F>(
+        &self,
+        target: Target<'_>,
+        current: &Current,
+        caller: &Caller,
+        make: &mut F,
+    ) -> Result<Attempt, ApiError>
     where
         F: FnMut(&Value, &mut Context<'_>) -> Result<Value, ApiError> + Send,
     {
@@ -242,7 +269,9 @@ fn check_target(target: &Target<'_>, given: &Value) -> Result<(), ApiError> {
     }
     let namespace = meta::namespace(given);
     if target.resource.namespaced && !namespace.is_empty() && namespace != target.namespace {
-        return Err(ApiError::bad_request("the namespace of the provided object does not match the namespace sent on the request"));
+        return Err(ApiError::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
     }
     Ok(())
 }
