@@ -88,7 +88,7 @@ fn authority(kubeconfig: &Kubeconfig) -> Result<String> {
 }
 
 fn serving_identity(kubeconfig: &Kubeconfig) -> Result<gantry_node_agent::ServingIdentity> {
-    use kube::core::secret::ExposeSecret;
+    use secrecy::ExposeSecret;
     let user = kubeconfig
         .auth_infos
         .first()

@@ -62,8 +62,8 @@ pub async fn run(session: &Session, args: &Args) -> Result<ExitCode> {
             Err(error) => {
                 failed = true;
                 match super::server_error(&error) {
-                    Some(text) => eprintln!("{text}"),
-                    None => eprintln!("error: {error:#}"),
+                    Some(text) => tell!("{text}"),
+                    None => tell!("error: {error:#}"),
                 }
             }
         }
@@ -212,7 +212,7 @@ impl Progress {
     fn say(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.set_message(text.to_owned()),
-            None if *self.last.borrow() != text => eprintln!("{}: {text}", self.label),
+            None if *self.last.borrow() != text => tell!("{}: {text}", self.label),
             None => {}
         }
         text.clone_into(&mut self.last.borrow_mut());
@@ -222,6 +222,6 @@ impl Progress {
         if let Some(bar) = self.bar {
             bar.finish_and_clear();
         }
-        eprintln!("{}: ready", self.label);
+        tell!("{}: ready", self.label);
     }
 }

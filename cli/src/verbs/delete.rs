@@ -71,7 +71,7 @@ pub async fn run(session: &Session, args: &Args) -> Result<ExitCode> {
         session.out.line("No resources found")?;
     }
     if args.force {
-        eprintln!(
+        tell!(
             "Warning: Immediate deletion does not wait for confirmation that the running resource has been terminated. The resource may continue to run on the cluster indefinitely."
         );
     }
@@ -81,7 +81,11 @@ pub async fn run(session: &Session, args: &Args) -> Result<ExitCode> {
         match delete(session, args, &target).await {
             Ok(uid) => {
                 let how = if args.force { "force deleted" } else { "deleted" };
-                let place = target.namespace.as_ref().map(|namespace| format!(" from {namespace} namespace")).unwrap_or_default();
+                let place = target
+                    .namespace
+                    .as_ref()
+                    .map(|namespace| format!(" from {namespace} namespace"))
+                    .unwrap_or_default();
                 session.out.line(format!("{} \"{}\" {how}{place}", target.resource.display(), target.name))?;
                 deleted.push((target, uid));
             }
@@ -89,7 +93,7 @@ pub async fn run(session: &Session, args: &Args) -> Result<ExitCode> {
                 if apply::is_not_found(&error) && (args.ignore_not_found || args.all || args.selector.is_some()) => {}
             Err(error) => match super::server_error(&error) {
                 Some(text) => {
-                    eprintln!("{text}");
+                    tell!("{text}");
                     code = ExitCode::FAILURE;
                 }
                 None => return Err(error),

@@ -42,7 +42,7 @@ pub async fn run(session: &Session, args: &Args) -> Result<ExitCode> {
     let pod = session.pod_of(&args.target, &namespace).await?;
     let interactive = args.tty && args.stdin && std::io::stdin().is_terminal();
     if args.tty && args.stdin && !interactive {
-        eprintln!("Unable to use a TTY - input is not a terminal or the right kind of file");
+        tell!("Unable to use a TTY - input is not a terminal or the right kind of file");
     }
     let params = AttachParams {
         container: args.container.clone(),
@@ -126,7 +126,7 @@ fn exit_code(status: Option<k8s_openapi::apimachinery::pkg::apis::meta::v1::Stat
         .and_then(|cause| cause.message.as_deref()?.parse::<i32>().ok());
     match code {
         Some(code) => {
-            eprintln!("command terminated with exit code {code}");
+            tell!("command terminated with exit code {code}");
             Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
         }
         None => bail!("{message}"),

@@ -47,6 +47,9 @@ pub struct Args {
     ignore_not_found: bool,
 }
 
+/// The rows collected for one resource, under their header.
+type Printed<'a> = (&'a Resource, Vec<String>, Vec<Vec<String>>);
+
 /// What is asked for of one resource: all that selectors choose, or one object.
 struct Query {
     resource: Resource,
@@ -141,7 +144,7 @@ async fn tables(session: &Session, args: &Args, queries: &[Query]) -> Result<Exi
     let wide = args.output == Format::Wide;
     let mut code = ExitCode::SUCCESS;
     let mut found = false;
-    let mut printed: Option<(&Resource, Vec<String>, Vec<Vec<String>>)> = None;
+    let mut printed: Option<Printed<'_>> = None;
     for query in queries {
         let table = match fetch(session, args, query, TABLE).await {
             Ok(Some(table)) => table,
@@ -149,7 +152,7 @@ async fn tables(session: &Session, args: &Args, queries: &[Query]) -> Result<Exi
             Err(error) => match super::server_error(&error) {
                 // With several names, the others are still shown.
                 Some(text) if queries.len() > 1 => {
-                    eprintln!("{text}");
+                    tell!("{text}");
                     code = ExitCode::FAILURE;
                     continue;
                 }
@@ -179,8 +182,8 @@ async fn tables(session: &Session, args: &Args, queries: &[Query]) -> Result<Exi
     }
     if !found && queries.iter().all(|query| query.name.is_none()) {
         match queries.first().and_then(|query| query.namespace.as_deref()) {
-            Some(namespace) => eprintln!("No resources found in {namespace} namespace."),
-            None => eprintln!("No resources found"),
+            Some(namespace) => tell!("No resources found in {namespace} namespace."),
+            None => tell!("No resources found"),
         }
     }
     Ok(code)
@@ -198,8 +201,9 @@ async fn objects(session: &Session, args: &Args, queries: &[Query]) -> Result<Ex
     let mut displays = Vec::new();
     for query in queries {
         let Some(mut answer) = fetch(session, args, query, JSON).await? else { continue };
-        let items = match (&query.name, answer["items"].take()) {
-            (None, Value::Array(items)) => items,
+        let items = match (&query.name, answer.get_mut("items").map(Value::take)) {
+            (None, Some(Value::Array(items))) => items,
+            (None, _) => Vec::new(),
             _ => vec![answer],
         };
         for mut item in items {

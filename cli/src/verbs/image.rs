@@ -31,7 +31,7 @@ pub async fn run(command: Command) -> Result<ExitCode> {
     for file in &import.files {
         let images = gantry_node_agent::runtime::images::import_images(&import.data.data_dir, file).await;
         for reference in images.with_context(|| format!("cannot import {}", file.display()))? {
-            Out.line(format!("image {reference} imported"))?;
+            Out::default().line(format!("image {reference} imported"))?;
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -101,7 +101,7 @@ fn containers(args: &Args, pod: &Value) -> Result<Vec<String>> {
     let chosen = default.map(str::to_owned).or_else(|| all.first().cloned());
     let Some(chosen) = chosen else { bail!("pod {} has no container", name(pod)) };
     if all.len() > 1 && default.is_none() {
-        eprintln!("Defaulted container \"{chosen}\" out of: {}", all.join(", "));
+        tell!("Defaulted container \"{chosen}\" out of: {}", all.join(", "));
     }
     Ok(vec![chosen])
 }
@@ -117,7 +117,8 @@ async fn stream(
 ) -> Result<()> {
     let seconds = args.since.map(|since| since.as_secs().max(1).to_string());
     let time = args.since_time.map(|time| time.to_string());
-    let tail = args.tail.or(args.selector.is_some().then_some(10)).filter(|lines| *lines >= 0).map(|lines| lines.to_string());
+    let tail =
+        args.tail.or(args.selector.is_some().then_some(10)).filter(|lines| *lines >= 0).map(|lines| lines.to_string());
     let mut query = vec![("container", container)];
     query.extend(seconds.as_deref().map(|value| ("sinceSeconds", value)));
     query.extend(time.as_deref().map(|value| ("sinceTime", value)));
@@ -129,7 +130,11 @@ async fn stream(
     let request = Request::builder().method(Method::GET).uri(uri(&path, &query)).body(Vec::new())?;
     let mut body = Box::pin(session.client.request_stream(request).await?);
     let mut buffer = vec![0; CHUNK];
-    let mut lines = Lines { prefix: args.prefix.then(|| format!("[pod/{pod}/{container}] ")), whole: several && args.follow, rest: Vec::new() };
+    let mut lines = Lines {
+        prefix: args.prefix.then(|| format!("[pod/{pod}/{container}] ")),
+        whole: several && args.follow,
+        rest: Vec::new(),
+    };
     loop {
         let read = body.read(&mut buffer).await?;
         session.out.bytes(&lines.pass(&buffer[..read], read == 0))?;
@@ -154,7 +159,11 @@ impl Lines {
             return chunk.to_vec();
         }
         self.rest.extend_from_slice(chunk);
-        let end = if last { self.rest.len() } else { self.rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |index| index + 1) };
+        let end = if last {
+            self.rest.len()
+        } else {
+            self.rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |index| index + 1)
+        };
         let rest = self.rest.split_off(end);
         let done = std::mem::replace(&mut self.rest, rest);
         let Some(prefix) = &self.prefix else { return done };

@@ -94,7 +94,7 @@ pub fn parse(text: &str) -> Result<Vec<Value>> {
             }
             Value::Object(map) => {
                 for field in ["apiVersion", "kind"] {
-                    if !map.get(field).is_some_and(|value| value.as_str().is_some_and(|text| !text.is_empty())) {
+                    if map.get(field).and_then(Value::as_str).is_none_or(str::is_empty) {
                         bail!("error validating data: {field} not set");
                     }
                 }

@@ -1,5 +1,10 @@
 //! kubectl-like verbs, with kubectl's habits in flags, words and exit codes. Each is a client of the API like any other.
 
+/// Tells the user something beside the answer, on standard error. Unlike `eprintln!` it does not panic when nobody listens.
+macro_rules! tell {
+    ($($text:tt)*) => { $crate::verbs::output::tell(format_args!($($text)*)) };
+}
+
 mod apply;
 mod delete;
 mod describe;
@@ -13,6 +18,8 @@ mod output;
 mod rollout;
 mod scale;
 mod session;
+#[cfg(test)]
+mod tests;
 
 use std::process::ExitCode;
 
@@ -64,7 +71,7 @@ pub async fn run(verb: Verb, flags: &ClientFlags) -> anyhow::Result<ExitCode> {
         Err(error) if is_closed_pipe(&error) => Ok(ExitCode::SUCCESS),
         Err(error) => match server_error(&error) {
             Some(text) => {
-                eprintln!("{text}");
+                tell!("{text}");
                 Ok(ExitCode::FAILURE)
             }
             None => Err(error),
@@ -74,16 +81,19 @@ pub async fn run(verb: Verb, flags: &ClientFlags) -> anyhow::Result<ExitCode> {
 }
 
 async fn with_session(verb: Verb, flags: &ClientFlags) -> anyhow::Result<ExitCode> {
-    let session = Session::new(flags).await?;
+    carry_out(verb, &Session::new(flags).await?).await
+}
+
+async fn carry_out(verb: Verb, session: &Session) -> anyhow::Result<ExitCode> {
     match verb {
-        Verb::Apply(args) => apply::run(&session, &args).await,
-        Verb::Get(args) => get::run(&session, &args).await,
-        Verb::Describe(args) => describe::run(&session, &args).await,
-        Verb::Delete(args) => delete::run(&session, &args).await,
-        Verb::Logs(args) => logs::run(&session, &args).await,
-        Verb::Exec(args) => exec::run(&session, &args).await,
-        Verb::Scale(args) => scale::run(&session, &args).await,
-        Verb::Rollout(command) => rollout::run(&session, &command).await,
+        Verb::Apply(args) => apply::run(session, &args).await,
+        Verb::Get(args) => get::run(session, &args).await,
+        Verb::Describe(args) => describe::run(session, &args).await,
+        Verb::Delete(args) => delete::run(session, &args).await,
+        Verb::Logs(args) => logs::run(session, &args).await,
+        Verb::Exec(args) => exec::run(session, &args).await,
+        Verb::Scale(args) => scale::run(session, &args).await,
+        Verb::Rollout(command) => rollout::run(session, &command).await,
         Verb::Image(command) => image::run(command).await,
     }
 }

@@ -10,15 +10,30 @@ use super::jsonpath;
 
 /// Standard output. A reader that goes away is an error of kind `BrokenPipe`, which the caller takes for success.
 #[derive(Default)]
-pub struct Out;
+pub struct Out {
+    /// In tests, where the answer goes instead.
+    #[cfg(test)]
+    captured: Option<std::sync::Mutex<Vec<u8>>>,
+}
+
+#[cfg(test)]
+impl Out {
+    /// Keeps what is written.
+    pub fn capturing() -> Self {
+        Self { captured: Some(Default::default()) }
+    }
+
+    /// What was written since the last call.
+    pub fn taken(&self) -> String {
+        let bytes = std::mem::take(&mut *self.captured.as_ref().unwrap().lock().unwrap());
+        String::from_utf8(bytes).unwrap()
+    }
+}
 
 impl Out {
     /// Writes a line.
     pub fn line(&self, text: impl AsRef<str>) -> Result<()> {
-        let mut stdout = io::stdout().lock();
-        stdout.write_all(text.as_ref().as_bytes())?;
-        stdout.write_all(b"\n")?;
-        Ok(stdout.flush()?)
+        self.text(&format!("{}\n", text.as_ref()))
     }
 
     /// Writes text as it is.
@@ -28,10 +43,20 @@ impl Out {
 
     /// Writes bytes as they are.
     pub fn bytes(&self, bytes: &[u8]) -> Result<()> {
+        #[cfg(test)]
+        if let Some(captured) = &self.captured {
+            captured.lock().unwrap().extend_from_slice(bytes);
+            return Ok(());
+        }
         let mut stdout = io::stdout().lock();
         stdout.write_all(bytes)?;
         Ok(stdout.flush()?)
     }
+}
+
+/// Writes a line to standard error, if anybody listens.
+pub fn tell(text: std::fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
 /// The form of an answer.

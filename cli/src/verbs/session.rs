@@ -88,6 +88,13 @@ impl Session {
         Ok(Self { client, out: Out::default(), default_namespace, resources: tokio::sync::OnceCell::new() })
     }
 
+    /// A session with this client that keeps its answers.
+    #[cfg(test)]
+    pub fn capturing(client: Client) -> Self {
+        let default_namespace = client.default_namespace().to_owned();
+        Self { client, out: Out::capturing(), default_namespace, resources: tokio::sync::OnceCell::new() }
+    }
+
     /// The namespace of a verb.
     pub fn namespace(&self, flag: &super::NamespaceFlag) -> String {
         flag.namespace.clone().unwrap_or_else(|| self.default_namespace.clone())
