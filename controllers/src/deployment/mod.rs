@@ -48,7 +48,10 @@ pub struct DeploymentController {
     context: Arc<Context>,
     queue: Arc<Queue<Key>>,
     events: Recorder,
+    /// What was written to ReplicaSets.
     fresh: Freshness,
+    /// What was written to the Deployment itself.
+    own: Freshness,
 }
 
 impl DeploymentController {
@@ -59,6 +62,7 @@ impl DeploymentController {
         Arc::new(DeploymentController {
             events: context.events.for_component("deployment-controller"),
             fresh: Freshness::default(),
+            own: Freshness::default(),
             queue,
             context,
         })
@@ -134,9 +138,11 @@ impl Controller for DeploymentController {
         let caches = &self.context.caches;
         let Some(deployment) = caches.deployments.get(key) else {
             self.fresh.forget(key);
+            self.own.forget(key);
             return Ok(Outcome::Done);
         };
-        if !self.fresh.caught_up(key, &caches.replica_sets) {
+        let caught_up = self.fresh.caught_up(key, &caches.replica_sets) && self.own.caught_up(key, &caches.deployments);
+        if !caught_up {
             return Ok(Outcome::After(STALE_RETRY));
         }
         let matcher = matcher(&deployment)?;
@@ -189,7 +195,10 @@ impl DeploymentController {
                 }
             }
         }
-        write_status(&self.api(key), &current, &observed.status.clone().unwrap_or_default(), &plan.status).await?;
+        let before = observed.status.clone().unwrap_or_default();
+        let written = write_status(&self.api(key), &current, &before, &plan.status).await?;
+        let newest = written.as_ref().unwrap_or(&current);
+        self.own.wrote(key, &self.context.caches.deployments, newest);
         Ok(plan.again.map_or(Outcome::Done, Outcome::After))
     }
 

@@ -38,7 +38,10 @@ pub trait Controller: Send + Sync + 'static {
     fn reconcile(&self, key: &Self::Key) -> impl Future<Output = Result<Outcome, Error>> + Send;
 }
 
-/// Runs `controller` until shutdown, with at most `workers` keys under way; those finish before this returns.
+/// How long work under way may take to finish on shutdown. An API that does not answer must not hold it up.
+const DRAIN_MAX: Duration = Duration::from_secs(5);
+
+/// Runs `controller` until shutdown, with at most `workers` keys under way; those may finish before this returns.
 pub async fn run<C: Controller>(controller: Arc<C>, workers: usize, metrics: Metrics, shutdown: CancellationToken) {
     let mut under_way = JoinSet::new();
     loop {
@@ -56,7 +59,10 @@ pub async fn run<C: Controller>(controller: Arc<C>, workers: usize, metrics: Met
             }
         }
     }
-    while under_way.join_next().await.is_some() {}
+    let drained = tokio::time::timeout(DRAIN_MAX, async { while under_way.join_next().await.is_some() {} });
+    if drained.await.is_err() {
+        tracing::warn!(controller = controller.name(), "ended in the middle of work; the next start goes on with it");
+    }
 }
 
 async fn one_round<C: Controller>(controller: Arc<C>, key: C::Key, metrics: Metrics) {

@@ -41,7 +41,10 @@ pub struct ReplicaSetController {
     context: Arc<Context>,
     queue: Arc<Queue<Key>>,
     events: Recorder,
+    /// What was written to Pods.
     fresh: Freshness,
+    /// What was written to the ReplicaSet itself.
+    own: Freshness,
 }
 
 impl ReplicaSetController {
@@ -52,6 +55,7 @@ impl ReplicaSetController {
         Arc::new(ReplicaSetController {
             events: context.events.for_component("replicaset-controller"),
             fresh: Freshness::default(),
+            own: Freshness::default(),
             queue,
             context,
         })
@@ -107,9 +111,11 @@ impl Controller for ReplicaSetController {
         let caches = &self.context.caches;
         let Some(set) = caches.replica_sets.get(key) else {
             self.fresh.forget(key);
+            self.own.forget(key);
             return Ok(Outcome::Done);
         };
-        if !self.fresh.caught_up(key, &caches.pods) {
+        let caught_up = self.fresh.caught_up(key, &caches.pods) && self.own.caught_up(key, &caches.replica_sets);
+        if !caught_up {
             return Ok(Outcome::After(STALE_RETRY));
         }
         let owned = claim(&self.context.client, &*set, &matcher(&set)?, &caches.pods).await?;
@@ -124,7 +130,9 @@ impl Controller for ReplicaSetController {
             let status = plan::status(&set, &owned, failure, now);
             let before = set.status.clone().unwrap_or_default();
             let api: Api<ReplicaSet> = Api::namespaced(self.context.client.clone(), &key.namespace);
-            write_status(&api, &set, &before, &status).await?;
+            if let Some(written) = write_status(&api, &set, &before, &status).await? {
+                self.own.wrote(key, &caches.replica_sets, &written);
+            }
         }
         result.map_err(|(_, error)| error)?;
         Ok(plan::next_available(&set, &owned, now).map_or(Outcome::Done, Outcome::After))
