@@ -25,6 +25,11 @@ impl Comparison {
         self.modified.clone().union(self.added.clone())
     }
 
+    /// Whether nothing but these fields differs.
+    pub fn is_only_of(&self, fields: &FieldSet) -> bool {
+        [&self.removed, &self.modified, &self.added].iter().all(|set| set.difference(fields).is_empty())
+    }
+
     /// The same without these fields and what lies below them.
     pub fn without(self, fields: &FieldSet) -> Comparison {
         if fields.is_empty() {

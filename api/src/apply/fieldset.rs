@@ -4,6 +4,8 @@
 //! the set operations that server-side apply is made of. A set is a tree; a node may itself be a member, and it is
 //! in the tree only if it or something below it is.
 
+use std::borrow::Borrow;
+use std::cmp::Ordering;
 use std::fmt;
 
 use serde_json::{Map, Value};
@@ -45,7 +47,7 @@ impl FieldSet {
     /// Adds a path; the empty path, which is the whole object, is not tracked.
     pub fn insert(&mut self, path: &[PathElement]) {
         if let [first, rest @ ..] = path {
-            let node = self.node_mut(first.clone());
+            let node = self.node_mut(first, |element: &PathElement| element.clone());
             if rest.is_empty() {
                 node.member = true;
             } else {
@@ -76,7 +78,7 @@ impl FieldSet {
     /// Adds a step with all that lies below it. Steps added in order cost no search.
     pub(super) fn put(&mut self, element: PathElement, member: bool, children: FieldSet) {
         if member || !children.is_empty() {
-            let node = self.node_mut(element);
+            let node = self.node_mut(element, |element| element);
             node.member |= member;
             node.children = std::mem::take(&mut node.children).union(children);
         }
@@ -86,14 +88,17 @@ impl FieldSet {
         self.nodes.binary_search_by(|node| node.element.cmp(element)).ok().map(|at| &self.nodes[at])
     }
 
-    fn node_mut(&mut self, element: PathElement) -> &mut Node {
-        let at = match self.nodes.last() {
-            None => Err(0),
-            Some(last) if last.element < element => Err(self.nodes.len()),
-            Some(_) => self.nodes.binary_search_by(|node| node.element.cmp(&element)),
+    /// The node of an element, made if it is not there; only then is the element needed as a value.
+    fn node_mut<E: Borrow<PathElement>>(&mut self, element: E, owned: impl FnOnce(E) -> PathElement) -> &mut Node {
+        let wanted = element.borrow();
+        let at = match self.nodes.last().map(|last| last.element.cmp(wanted)) {
+            None | Some(Ordering::Less) => Err(self.nodes.len()),
+            Some(Ordering::Equal) => Ok(self.nodes.len() - 1),
+            Some(Ordering::Greater) => self.nodes.binary_search_by(|node| node.element.cmp(wanted)),
         };
         let at = at.unwrap_or_else(|at| {
-            self.nodes.insert(at, Node { element, member: false, children: FieldSet::new() });
+            let node = Node { element: owned(element), member: false, children: FieldSet::new() };
+            self.nodes.insert(at, node);
             at
         });
         &mut self.nodes[at]
@@ -140,14 +145,25 @@ impl FieldSet {
     /// The paths that are not in the other. A path stays when only its parent or its children are in the other.
     #[must_use]
     pub fn difference(&self, other: &FieldSet) -> FieldSet {
-        self.pick(other, |left, right| match right {
-            None => Some(left.clone()),
-            Some(right) => Some(Node {
-                element: left.element.clone(),
-                member: left.member && !right.member,
-                children: left.children.difference(&right.children),
-            }),
-        })
+        let mut rest = self.clone();
+        rest.subtract(other);
+        rest
+    }
+
+    /// Takes the paths of the other out of this set.
+    pub fn subtract(&mut self, other: &FieldSet) {
+        let mut emptied = false;
+        for right in &other.nodes {
+            if let Ok(at) = self.nodes.binary_search_by(|node| node.element.cmp(&right.element)) {
+                let left = &mut self.nodes[at];
+                left.member &= !right.member;
+                left.children.subtract(&right.children);
+                emptied |= left.is_empty();
+            }
+        }
+        if emptied {
+            self.nodes.retain(|node| !node.is_empty());
+        }
     }
 
     /// The paths that neither are in the other nor lie below one that is.

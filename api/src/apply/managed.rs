@@ -87,7 +87,12 @@ pub(super) struct Managed {
 impl Managed {
     /// Reads the entries of an object; an absent list is empty.
     pub fn decode(object: &Value) -> Result<Managed, String> {
-        let list = match meta::get(object, &["metadata", "managedFields"]) {
+        Managed::decode_list(meta::get(object, &["metadata", "managedFields"]))
+    }
+
+    /// Reads a list of entries.
+    pub fn decode_list(list: Option<&Value>) -> Result<Managed, String> {
+        let list = match list {
             None => return Ok(Managed::default()),
             Some(Value::Array(list)) => list,
             Some(_) => return Err("managedFields must be a list".to_owned()),
@@ -157,7 +162,7 @@ impl Managed {
     pub fn take_from_others(&mut self, taker: Option<&ManagerId>, fields: &FieldSet) {
         for (id, owned) in &mut self.entries {
             if Some(id) != taker {
-                owned.fields = owned.fields.difference(fields);
+                owned.fields.subtract(fields);
             }
         }
         self.entries.retain(|_, owned| !owned.fields.is_empty());

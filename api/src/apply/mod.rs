@@ -110,7 +110,7 @@ pub fn apply(
     if managed.entries.is_empty() {
         let request =
             Request { manager: BEFORE_FIRST_APPLY, ..Request::new(schema, api_version, manager, subresource, now) };
-        request.update(&blank, live, &mut managed);
+        request.update(request.compare(&blank, live), &mut managed);
     }
     let result = request.apply(live, applied, managed.clone(), force);
     let (mut object, managed) = match result {
@@ -137,23 +137,30 @@ pub fn track_update(
     now: Timestamp,
 ) {
     let request = Request::new(schema, api_version, manager, subresource, now);
-    let of_old = || old.and_then(|old| Managed::decode(old).ok()).unwrap_or_default();
-    let mut managed = if subresource.is_some_and(|s| !s.is_empty()) {
-        of_old()
-    } else if managed::is_reset(new) {
-        Managed::default()
-    } else {
-        match Managed::decode(new) {
-            Ok(managed) if !managed.entries.is_empty() => managed,
-            _ => of_old(),
-        }
+    let is_reset = request.subresource.is_none() && managed::is_reset(new);
+    // What a client writes counts, except through a subresource.
+    let written = managed::strip(new).filter(|list| !list.is_null() && request.subresource.is_none());
+    let changes = request.compare(old.unwrap_or(&json!({})), new);
+    let of_old = old.and_then(|old| meta::get(old, &["metadata", "managedFields"]));
+    // Many updates change nothing, and then the entries need not even be read.
+    if let Some(same) = of_old
+        && !is_reset
+        && written.as_ref().is_none_or(|written| written == same)
+        && changes.is_only_of(&system_fields())
+    {
+        meta::metadata_mut(new).insert("managedFields".to_owned(), same.clone());
+        return;
+    }
+    let readable = |list: Option<&Value>| Managed::decode_list(list).ok().filter(|managed| !managed.entries.is_empty());
+    let mut managed = match is_reset {
+        true => Managed::default(),
+        false => readable(written.as_ref()).or_else(|| readable(of_old)).unwrap_or_default(),
     };
-    managed::strip(new);
     // An object whose fields nobody tracks stays so until someone applies to it.
     if old.is_some() && managed.entries.is_empty() {
         return;
     }
-    request.update(old.unwrap_or(&json!({})), new, &mut managed);
+    request.update(changes, &mut managed);
     managed.encode(new);
 }
 
@@ -214,12 +221,11 @@ impl<'a> Request<'a> {
     }
 
     /// The fields that changed become this manager's, and no longer anyone else's.
-    fn update(&self, old: &Value, new: &Value, managed: &mut Managed) {
-        let changes = self.compare(old, new);
-        let set = changes.set();
+    fn update(&self, changes: Comparison, managed: &mut Managed) {
+        let mut set = changes.modified.union(changes.added);
         managed.take_from_others(None, &set);
         managed.take_from_others(None, &changes.removed);
-        let set = set.difference(&system_fields());
+        set.subtract(&system_fields());
         if !set.is_empty() {
             let owned = managed.entries.entry(self.id(Operation::Update)).or_insert_with(|| Owned {
                 fields: FieldSet::new(),
@@ -244,16 +250,18 @@ impl<'a> Request<'a> {
         let last = managed.entries.remove(&id);
         let fields = typed::fields_of(self.ty, applied).recursive_difference(&self.reset);
         let time = last.as_ref().and_then(|last| last.time.clone());
+        // Nothing is pruned unless the manager dropped a field.
+        let dropped = last.as_ref().filter(|last| !last.fields.difference(&fields).is_empty());
         let owned = Owned { fields, api_version: self.api_version.to_owned(), time };
         managed.entries.insert(id.clone(), owned);
-        let new = match &last {
-            Some(last) if !last.fields.is_empty() => self.prune(merged, &last.fields, &managed),
-            _ => merged,
+        let new = match dropped {
+            Some(last) => self.prune(merged, &last.fields, &managed),
+            None => merged,
         };
         self.settle(live, &new, &id, &mut managed, force)?;
         let changed = !path::equal(live, &new);
         if let Some(owned) = managed.entries.get_mut(&id) {
-            owned.fields = owned.fields.difference(&system_fields());
+            owned.fields.subtract(&system_fields());
             let same_fields = last.is_some_and(|last| last.fields == owned.fields);
             if changed || !same_fields {
                 owned.time = Some(self.now.clone());

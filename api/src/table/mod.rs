@@ -29,6 +29,8 @@ pub use custom::CustomColumns;
 pub use duration::{age, human};
 pub use jsonpath::{JsonPath, PathError};
 
+use self::lean::Keep;
+
 use crate::codec;
 use crate::error::ApiError;
 use crate::kinds::Resource;
@@ -177,6 +179,15 @@ impl Columns<'_> {
         }
     }
 
+    /// Parses what the columns need of an object.
+    fn parse(&self, object: &[u8]) -> Result<Value, ApiError> {
+        let keep = match self {
+            Columns::Builtin(_) => Keep::Printed,
+            Columns::Custom(_) => Keep::Everything,
+        };
+        lean::parse(object, keep)
+    }
+
     fn row(&self, object: &Value, now: Timestamp) -> Row {
         match self {
             Columns::Builtin(printer) => (printer.row)(object, now),
@@ -248,7 +259,7 @@ fn write_list<'a>(
         if i > 0 {
             out.push(b',');
         }
-        let value = lean::parse(object)?;
+        let value = columns.parse(object)?;
         write_row(&mut out, columns.row(&value, now), object, include)?;
     }
     Ok(end(out))
@@ -261,7 +272,7 @@ fn write_single(
     headers: bool,
     now: Timestamp,
 ) -> Result<Bytes, ApiError> {
-    let value = lean::parse(object)?;
+    let value = columns.parse(object)?;
     let metadata = json!({"resourceVersion": meta::resource_version(&value)});
     let mut out = begin(&metadata, headers.then(|| columns.header()));
     write_row(&mut out, columns.row(&value, now), object, include)?;

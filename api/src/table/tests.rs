@@ -403,6 +403,18 @@ fn json_paths_find_what_they_say() {
     }
 }
 
+#[test]
+fn large_contents_are_not_built() {
+    let object = json!({"metadata": {"managedFields": [1], "annotations": {"a": "b"}, "name": "\u{e9}\"x"}, "data": {"k": "long"}, "binaryData": null});
+    let printed = lean::parse(object.to_string().as_bytes(), Keep::Printed).unwrap();
+    assert_eq!(printed, json!({"metadata": {"name": "\u{e9}\"x"}, "data": {"k": null}, "binaryData": {}}));
+    let everything = lean::parse(object.to_string().as_bytes(), Keep::Everything).unwrap();
+    assert_eq!(everything["data"], json!({"k": "long"}));
+    assert_eq!(everything["metadata"].get("managedFields"), None);
+    assert!(lean::parse(b"{}x", Keep::Printed).is_err());
+    assert!(lean::parse(b"", Keep::Printed).is_err());
+}
+
 fn any_json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![Just(Value::Null), any::<i64>().prop_map(Value::from), ".{0,5}".prop_map(Value::from)];
     leaf.prop_recursive(5, 50, 5, |inner| {
