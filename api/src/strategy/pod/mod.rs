@@ -12,8 +12,6 @@ mod qos;
 mod resources;
 mod scheduling;
 mod security;
-#[cfg(test)]
-mod tests;
 mod update;
 mod validate;
 mod volumes;
