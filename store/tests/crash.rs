@@ -2,6 +2,8 @@
 //!
 //! The writer is this very program, started again with a directory in its environment.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test ends where it fails, and says how it went")]
+
 mod common;
 
 use std::collections::BTreeMap;
@@ -54,9 +56,7 @@ async fn writer() {
             }
         }));
     }
-    for task in tasks {
-        task.await.unwrap();
-    }
+    futures::future::join_all(tasks).await;
 }
 
 /// One write of one line, so that a killed process leaves no half of it behind another's.
@@ -105,18 +105,28 @@ async fn acknowledged_writes_survive_a_killed_writer() {
                 total += 1;
             }
         }
-        check(&path, &acknowledged, round).await;
+        let numbers = check(&path, &acknowledged, round).await;
+        // What had happened unacknowledged counts from now on.
+        for (writer, (n, revision)) in numbers {
+            acknowledged.insert(writer, (n, revision));
+        }
     }
     assert!(total > ROUNDS * 10, "only {total} writes were acknowledged: the test shows nothing");
     println!("{total} acknowledged writes in {ROUNDS} rounds");
 }
 
-async fn check(path: &Path, acknowledged: &BTreeMap<usize, (u64, Revision)>, round: u64) {
+/// Checks the store against what must be in it; each writer's last number and its revision.
+async fn check(
+    path: &Path,
+    acknowledged: &BTreeMap<usize, (u64, Revision)>,
+    round: u64,
+) -> BTreeMap<usize, (u64, Revision)> {
     let start = std::time::Instant::now();
     let store = gantry_store::open(&Target::Embedded(path.to_owned()), options()).await.unwrap();
     assert!(start.elapsed() < PATIENCE, "opening after a crash took {:?}", start.elapsed());
     let (items, now) = list_all(&*store, "", 0, None).await;
     let state: BTreeMap<_, _> = items.into_iter().map(|kv| (kv.key.clone(), kv)).collect();
+    let mut numbers = BTreeMap::new();
     for writer in 0..WRITERS {
         let [a, b] = keys(writer).map(|key| state.get(&key));
         assert_eq!(a.is_some(), b.is_some(), "round {round}: half a transaction");
@@ -126,10 +136,12 @@ async fn check(path: &Path, acknowledged: &BTreeMap<usize, (u64, Revision)>, rou
         assert!(stored == last || stored == last + 1, "round {round}: {last} acknowledged, {stored} stored");
         if let (Some(a), Some(b)) = (a, b) {
             assert_eq!((&a.value, a.mod_revision), (&b.value, b.mod_revision), "round {round}: half a transaction");
+            numbers.insert(writer, (stored, a.mod_revision));
         }
     }
     check_history(&*store, now).await;
     store.close().await.unwrap();
+    numbers
 }
 
 /// The history has no hole up to the present, and its end is the present.

@@ -34,7 +34,7 @@ const RESPONSE_BYTES_MAX: usize = 256 << 20;
 /// The items of a list's first range: few enough that even values of the largest size make about a page's bytes.
 const RANGE_ITEMS_FIRST: usize = 24;
 /// The fewest and most items of a further range, which is sized by what the ones before had.
-const RANGE_ITEMS: (usize, usize) = (16, 2_000);
+const RANGE_ITEMS: (usize, usize) = (4, 2_000);
 /// What a further range should come to.
 const RANGE_BYTES_WANTED: usize = 8 << 20;
 /// Pings that find out that a connection is dead; etcd refuses more than one in 5 s.

@@ -2,6 +2,8 @@
 //! engine; the modules at the end of this file run each on each. etcd is a real process; where it isn't
 //! installed its tests say so and pass, except with `CI=true`.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test ends where it fails, and says how it went")]
+
 #[path = "../common/mod.rs"]
 mod common;
 

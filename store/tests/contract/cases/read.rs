@@ -11,14 +11,16 @@ fn keys(items: &[gantry_store::KeyValue]) -> Vec<&str> {
     items.iter().map(|item| item.key.as_str()).collect()
 }
 
+/// Prefix, start after, limit: the keys, and whether there are more.
+type ListCase<'a> = (&'a str, Option<&'a str>, usize, &'a [&'a str], bool);
+
 pub async fn pages_are_in_key_order_and_say_if_there_is_more(engine: Engine) {
     let store = engine.open().await;
     for key in ["pods/b", "pods/a", "pods0", "pods", "pods/a/x", "nodes/a", "pods/~", "pods/é"] {
         write(&*store, put(key, key)).await;
     }
     let all = ["pods/a", "pods/a/x", "pods/b", "pods/~", "pods/é"];
-    // prefix, start after, limit: keys, more
-    let cases: [(&str, Option<&str>, usize, &[&str], bool); 14] = [
+    let cases: [ListCase<'_>; 14] = [
         ("pods/", None, 0, &all, false),
         ("pods/", None, 5, &all, false),
         ("pods/", None, 4, &all[..4], true),

@@ -137,7 +137,7 @@ pub async fn a_list_and_its_watch_join_without_gap(engine: Engine) {
     let (expected, _) = list_all(&*store, "k", 0, Some(last)).await;
     for (items, mut watch) in joins.into_iter().rev().take(20) {
         let mut state: std::collections::BTreeMap<_, _> = items.into_iter().map(|kv| (kv.key.clone(), kv)).collect();
-        if state.get("kend").is_none() {
+        if !state.contains_key("kend") {
             for event in events_through(&mut watch, last).await.into_iter().flat_map(|batch| batch.events) {
                 let before = match event.kind {
                     EventKind::Put => state.insert(event.kv.key.clone(), event.kv),
