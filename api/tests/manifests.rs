@@ -33,7 +33,9 @@ fn metadata() {
     );
     assert_invalid(
         "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c, finalizers: [simple]}\n",
-        &["metadata.finalizers: Invalid value: \"simple\": name is neither a standard finalizer name nor is it fully qualified"],
+        &[
+            "metadata.finalizers: Invalid value: \"simple\": name is neither a standard finalizer name nor is it fully qualified",
+        ],
     );
     assert_invalid(
         "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c, ownerReferences: [{apiVersion: v1, kind: Pod, name: p, uid: ''}]}\n",
@@ -42,10 +44,7 @@ fn metadata() {
     let error = create("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c, labels: {'a b': c}}\n").unwrap_err();
     assert!(error.message.contains("metadata.labels: Invalid value: \"a b\": name part must consist of"), "{error}");
     let error = create("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c, namespace: other}\n").unwrap_err();
-    assert_eq!(
-        error.message,
-        "the namespace of the provided object does not match the namespace sent on the request"
-    );
+    assert_eq!(error.message, "the namespace of the provided object does not match the namespace sent on the request");
 }
 
 #[test]
@@ -96,7 +95,9 @@ fn containers() {
         ],
     );
     assert_invalid(
-        &container("ports: [{containerPort: 0}, {containerPort: 70000, hostPort: -1, protocol: ICMP, name: way-too-long-a-name}]"),
+        &container(
+            "ports: [{containerPort: 0}, {containerPort: 70000, hostPort: -1, protocol: ICMP, name: way-too-long-a-name}]",
+        ),
         &[
             "spec.containers[0].ports[0].containerPort: Required value",
             "spec.containers[0].ports[1].name: Invalid value: \"way-too-long-a-name\": must be no more than 15 characters",
@@ -106,7 +107,9 @@ fn containers() {
         ],
     );
     assert_invalid(
-        &container("ports: [{containerPort: 80, name: web, hostPort: 80}, {containerPort: 81, name: web, hostPort: 80}]"),
+        &container(
+            "ports: [{containerPort: 80, name: web, hostPort: 80}, {containerPort: 81, name: web, hostPort: 80}]",
+        ),
         &[
             "spec.containers[0].ports[1].name: Duplicate value: \"web\"",
             "spec.containers[0].ports[1].hostPort: Duplicate value: \"TCP//80\"",
@@ -114,7 +117,9 @@ fn containers() {
     );
     assert_invalid(
         &pod("{hostNetwork: true, containers: [{name: c, image: i, ports: [{containerPort: 80, hostPort: 81}]}]}"),
-        &["spec.containers[0].ports[0].containerPort: Invalid value: 80: must match `hostPort` when `hostNetwork` is true"],
+        &[
+            "spec.containers[0].ports[0].containerPort: Invalid value: 80: must match `hostPort` when `hostNetwork` is true",
+        ],
     );
     assert_invalid(
         &container("resources: {requests: {cpu: 2, memory: -1}, limits: {cpu: 1, apples: 3}}"),
@@ -132,7 +137,9 @@ fn containers() {
 #[test]
 fn environment() {
     assert_invalid(
-        &container("env: [{name: ''}, {name: 'a=b'}, {name: C, value: x, valueFrom: {fieldRef: {fieldPath: spec.x}}}, {name: D, valueFrom: {}}]"),
+        &container(
+            "env: [{name: ''}, {name: 'a=b'}, {name: C, value: x, valueFrom: {fieldRef: {fieldPath: spec.x}}}, {name: D, valueFrom: {}}]",
+        ),
         &[
             "spec.containers[0].env[0].name: Required value",
             "spec.containers[0].env[1].name: Invalid value: \"a=b\": a valid environment variable name must consist only of \
@@ -165,7 +172,9 @@ fn environment() {
 #[test]
 fn probes() {
     assert_invalid(
-        &container("livenessProbe: {periodSeconds: -1, successThreshold: 2}, readinessProbe: {exec: {}, tcpSocket: {port: x_y}}"),
+        &container(
+            "livenessProbe: {periodSeconds: -1, successThreshold: 2}, readinessProbe: {exec: {}, tcpSocket: {port: x_y}}",
+        ),
         &[
             "spec.containers[0].livenessProbe: Required value: must specify a handler type",
             "spec.containers[0].livenessProbe.periodSeconds: Invalid value: -1: must be greater than or equal to 0",
@@ -182,8 +191,12 @@ fn probes() {
         ],
     );
     assert_invalid(
-        &pod("{containers: [{name: c, image: i}], initContainers: [{name: d, image: i, livenessProbe: {exec: {command: [a]}}}]}"),
-        &["spec.initContainers[0].livenessProbe: Forbidden: may not be set for init containers without restartPolicy=Always"],
+        &pod(
+            "{containers: [{name: c, image: i}], initContainers: [{name: d, image: i, livenessProbe: {exec: {command: [a]}}}]}",
+        ),
+        &[
+            "spec.initContainers[0].livenessProbe: Forbidden: may not be set for init containers without restartPolicy=Always",
+        ],
     );
 }
 
@@ -199,8 +212,10 @@ fn volumes() {
         ],
     );
     assert_invalid(
-        &pod("{containers: [{name: c, image: i}], volumes: [{name: v, emptyDir: {}, hostPath: {path: /x}}, {name: v, hostPath: {path: ''}}, \
-              {name: w, configMap: {name: m, defaultMode: 9999, items: [{key: '', path: /abs}]}}, {name: x, secret: {}}]}"),
+        &pod(
+            "{containers: [{name: c, image: i}], volumes: [{name: v, emptyDir: {}, hostPath: {path: /x}}, {name: v, hostPath: {path: ''}}, \
+              {name: w, configMap: {name: m, defaultMode: 9999, items: [{key: '', path: /abs}]}}, {name: x, secret: {}}]}",
+        ),
         &[
             "spec.volumes[0].hostPath: Forbidden: may not specify more than 1 volume type",
             "spec.volumes[1].name: Duplicate value: \"v\"",
@@ -216,8 +231,10 @@ fn volumes() {
 #[test]
 fn scheduling() {
     assert_invalid(
-        &pod("{containers: [{name: c, image: i}], tolerations: [{value: x}, {key: k, operator: Exists, tolerationSeconds: 3, effect: NoSchedule}], \
-              topologySpreadConstraints: [{maxSkew: 0, whenUnsatisfiable: Maybe, topologyKey: ''}]}"),
+        &pod(
+            "{containers: [{name: c, image: i}], tolerations: [{value: x}, {key: k, operator: Exists, tolerationSeconds: 3, effect: NoSchedule}], \
+              topologySpreadConstraints: [{maxSkew: 0, whenUnsatisfiable: Maybe, topologyKey: ''}]}",
+        ),
         &[
             "spec.tolerations[0].operator: Invalid value: \"\": operator must be Exists when `key` is empty, which means \
              \"match all values and all keys\"",
@@ -229,8 +246,10 @@ fn scheduling() {
         ],
     );
     assert_invalid(
-        &pod("{containers: [{name: c, image: i}], affinity: {nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: \
-              {nodeSelectorTerms: [{matchExpressions: [{key: a, operator: In}, {key: b, operator: Near, values: [x]}]}]}}}}"),
+        &pod(
+            "{containers: [{name: c, image: i}], affinity: {nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: \
+              {nodeSelectorTerms: [{matchExpressions: [{key: a, operator: In}, {key: b, operator: Near, values: [x]}]}]}}}}",
+        ),
         &[
             "spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchExpressions[0].values: \
              Required value: must be specified when `operator` is 'In' or 'NotIn'",
@@ -260,7 +279,9 @@ fn deployments() {
         &["spec.template.metadata.labels: Invalid value: {\"a\":\"b\"}: `selector` does not match template `labels`"],
     );
     assert_invalid(
-        &deployment("selector: {matchLabels: {a: b}}\n  replicas: -1\n  progressDeadlineSeconds: 3\n  minReadySeconds: 3"),
+        &deployment(
+            "selector: {matchLabels: {a: b}}\n  replicas: -1\n  progressDeadlineSeconds: 3\n  minReadySeconds: 3",
+        ),
         &[
             "spec.replicas: Invalid value: -1: must be greater than or equal to 0",
             "spec.progressDeadlineSeconds: Invalid value: 3: must be greater than minReadySeconds",
@@ -271,7 +292,9 @@ fn deployments() {
         &["spec.strategy.rollingUpdate.maxUnavailable: Invalid value: 0: may not be 0 when `maxSurge` is 0"],
     );
     assert_invalid(
-        &deployment("selector: {matchLabels: {a: b}}\n  strategy: {rollingUpdate: {maxUnavailable: 101%, maxSurge: many}}"),
+        &deployment(
+            "selector: {matchLabels: {a: b}}\n  strategy: {rollingUpdate: {maxUnavailable: 101%, maxSurge: many}}",
+        ),
         &[
             "spec.strategy.rollingUpdate.maxUnavailable: Invalid value: \"101%\": must not be greater than 100%",
             "spec.strategy.rollingUpdate.maxSurge: Invalid value: \"many\": a valid percent string must be a numeric string \
@@ -282,7 +305,8 @@ fn deployments() {
         &deployment("selector: {matchLabels: {a: b}}\n  strategy: {type: Recreate, rollingUpdate: {}}"),
         &["spec.strategy.rollingUpdate: Forbidden: may not be specified when strategy `type` is 'Recreate'"],
     );
-    let never = deployment("selector: {matchLabels: {a: b}}").replace("{containers", "{restartPolicy: Never, containers");
+    let never =
+        deployment("selector: {matchLabels: {a: b}}").replace("{containers", "{restartPolicy: Never, containers");
     assert_invalid(
         &never,
         &["spec.template.spec.restartPolicy: Unsupported value: \"Never\": supported values: \"Always\""],
@@ -298,7 +322,9 @@ fn services() {
     assert_invalid(&service("{}"), &["spec.ports: Required value"]);
     assert_invalid(
         &service("{type: Odd, ports: [{port: 80}]}"),
-        &["spec.type: Unsupported value: \"Odd\": supported values: \"ClusterIP\", \"ExternalName\", \"LoadBalancer\", \"NodePort\""],
+        &[
+            "spec.type: Unsupported value: \"Odd\": supported values: \"ClusterIP\", \"ExternalName\", \"LoadBalancer\", \"NodePort\"",
+        ],
     );
     assert_invalid(
         &service("{ports: [{port: 0}, {port: 80, name: A_b, targetPort: a_b}]}"),
@@ -330,8 +356,10 @@ fn services() {
 fn the_small_kinds() {
     assert_invalid(
         "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\ndata: {a/b: x}\n",
-        &["data[a/b]: Invalid value: \"a/b\": a valid config key must consist of alphanumeric characters, '-', '_' or '.' \
-           (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')"],
+        &[
+            "data[a/b]: Invalid value: \"a/b\": a valid config key must consist of alphanumeric characters, '-', '_' or '.' \
+           (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')",
+        ],
     );
     assert_invalid(
         "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\ntype: kubernetes.io/tls\nstringData: {tls.crt: x}\n",

@@ -110,14 +110,23 @@ fn bodies_that_are_no_such_object_are_bad_requests() {
     let deployments = resource("apps", "deployments");
     let cases = [
         ("[1]", "the object provided is unrecognized (must be of type Deployment): "),
-        ("{", "the object provided is unrecognized (must be of type Deployment): couldn't get version/kind; json parse error: unexpected end of JSON input ({)"),
+        (
+            "{",
+            "the object provided is unrecognized (must be of type Deployment): couldn't get version/kind; json parse error: unexpected end of JSON input ({)",
+        ),
         (r#"{"kind":"Pod","apiVersion":"v1"}"#, "Pod in version \"v1\" cannot be handled as a Deployment: "),
-        (r#"{"kind":"Deployment","apiVersion":"apps/v1beta1"}"#,
-         "the API version in the data (apps/v1beta1) does not match the expected API version (apps/v1)"),
-        (r#"{"spec":{"replicas":"3"}}"#,
-         "Deployment in version \"v1\" cannot be handled as a Deployment: json: cannot unmarshal string into Go struct field DeploymentSpec.spec.replicas of type int32"),
-        (r#"{"spec":{"replicas":1,"replicas":2}}"#,
-         "Deployment in version \"v1\" cannot be handled as a Deployment: strict decoding error: duplicate field \"spec.replicas\""),
+        (
+            r#"{"kind":"Deployment","apiVersion":"apps/v1beta1"}"#,
+            "the API version in the data (apps/v1beta1) does not match the expected API version (apps/v1)",
+        ),
+        (
+            r#"{"spec":{"replicas":"3"}}"#,
+            "Deployment in version \"v1\" cannot be handled as a Deployment: json: cannot unmarshal string into Go struct field DeploymentSpec.spec.replicas of type int32",
+        ),
+        (
+            r#"{"spec":{"replicas":1,"replicas":2}}"#,
+            "Deployment in version \"v1\" cannot be handled as a Deployment: strict decoding error: duplicate field \"spec.replicas\"",
+        ),
     ];
     for (body, message) in cases {
         let error = engine::decode(&deployments, body.as_bytes(), BodyFormat::Json, &mut context()).unwrap_err();
@@ -203,15 +212,13 @@ fn what_must_not_change_does_not() {
     let error = patch(&pods, None, &tolerant, PatchType::Merge, r#"{"spec":{"tolerations":null}}"#).unwrap_err();
     assert!(error.message.contains("existing toleration can not be modified"), "{error}");
 
-    let secret = create("apiVersion: v1\nkind: Secret\nmetadata: {name: s}\nimmutable: true\nstringData: {a: b}\n").unwrap();
+    let secret =
+        create("apiVersion: v1\nkind: Secret\nmetadata: {name: s}\nimmutable: true\nstringData: {a: b}\n").unwrap();
     assert_eq!(secret["data"], json!({"a": "Yg=="}));
     assert_eq!(secret["type"], "Opaque");
     let error =
         patch(&resource("", "secrets"), None, &secret, PatchType::Merge, r#"{"data":{"a":"Yw=="}}"#).unwrap_err();
-    assert_eq!(
-        error.message,
-        "Secret \"s\" is invalid: data: Forbidden: field is immutable when `immutable` is set"
-    );
+    assert_eq!(error.message, "Secret \"s\" is invalid: data: Forbidden: field is immutable when `immutable` is set");
 }
 
 #[test]
@@ -222,8 +229,7 @@ fn finalizers_cannot_be_added_to_what_is_being_deleted() {
     let body = r#"{"metadata":{"finalizers":["a/b","c/d"]}}"#;
     let error = patch(&maps, None, &old, PatchType::Merge, body).unwrap_err();
     assert!(error.message.contains("no new finalizers can be added if the object is being deleted"), "{error}");
-    let (freed, changed) =
-        patch(&maps, None, &old, PatchType::Merge, r#"{"metadata":{"finalizers":null}}"#).unwrap();
+    let (freed, changed) = patch(&maps, None, &old, PatchType::Merge, r#"{"metadata":{"finalizers":null}}"#).unwrap();
     assert_eq!(changed, Changed::Yes);
     assert!(freed["metadata"].get("finalizers").is_none());
 }
@@ -242,7 +248,10 @@ fn a_scale_is_a_view_that_can_be_written() {
     let old = object.clone();
     engine::apply_scale(&deployments, &mut object, &scale).unwrap();
     let (scaled, changed) = update(&deployments, Some("scale"), &old, object.clone()).unwrap();
-    assert_eq!((changed, &scaled["spec"]["replicas"], &scaled["metadata"]["generation"]), (Changed::Yes, &json!(5), &json!(2)));
+    assert_eq!(
+        (changed, &scaled["spec"]["replicas"], &scaled["metadata"]["generation"]),
+        (Changed::Yes, &json!(5), &json!(2))
+    );
     let negative = json!({"spec": {"replicas": -1}});
     let error = engine::apply_scale(&deployments, &mut object, &negative).unwrap_err();
     assert_eq!(
@@ -256,8 +265,7 @@ fn applying_makes_an_object_and_applying_again_changes_nothing() {
     let deployments = resource("apps", "deployments");
     let apply = PatchType::Apply { force: false };
     let mut ctx = context();
-    let mut object =
-        engine::patch(&deployments, None, None, apply, DEPLOYMENT.as_bytes(), &mut ctx).unwrap();
+    let mut object = engine::patch(&deployments, None, None, apply, DEPLOYMENT.as_bytes(), &mut ctx).unwrap();
     engine::prepare_create(&deployments, &mut object, Some("default"), &mut ctx).unwrap();
     engine::finish_create(&deployments, &mut object, &mut ctx).unwrap();
     let entries = object["metadata"]["managedFields"].as_array().unwrap();
@@ -316,7 +324,8 @@ fn a_namespace_holds_its_finalizer_until_finalize_lets_it_go() {
 #[test]
 fn a_service_keeps_what_was_allocated() {
     let services = resource("", "services");
-    let manifest = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {type: NodePort, ports: [{port: 80}]}\n";
+    let manifest =
+        "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {type: NodePort, ports: [{port: 80}]}\n";
     let mut object = create(manifest).unwrap();
     assert_eq!(object["spec"]["ports"][0]["targetPort"], 80);
     assert_eq!(object["spec"]["internalTrafficPolicy"], "Cluster");
@@ -350,7 +359,8 @@ fn subresource_bodies_are_read_as_their_kinds() {
     let token = br#"{"spec":{"audiences":[],"expirationSeconds":600}}"#;
     let request = engine::decode_subresource(&accounts, "token", token, BodyFormat::Json, &mut context()).unwrap();
     assert_eq!(request["kind"], "TokenRequest");
-    let options = br#"{"apiVersion":"apps/v1","kind":"DeleteOptions","gracePeriodSeconds":0,"propagationPolicy":"Orphan"}"#;
+    let options =
+        br#"{"apiVersion":"apps/v1","kind":"DeleteOptions","gracePeriodSeconds":0,"propagationPolicy":"Orphan"}"#;
     let options = engine::decode_delete_options(options, BodyFormat::Json).unwrap();
     assert_eq!(options["gracePeriodSeconds"], 0);
     assert_eq!(engine::decode_delete_options(b" ", BodyFormat::Json).unwrap(), json!({}));
@@ -363,4 +373,30 @@ fn every_review_kind_decodes() {
         let object = engine::decode(resource, b"{}", BodyFormat::Json, &mut context()).unwrap();
         assert_eq!(object["kind"], Value::from(resource.kind.as_str()));
     }
+}
+
+#[test]
+fn a_binding_sets_the_node_and_its_condition_and_no_generation() {
+    let pods = resource("", "pods");
+    let pod = create(POD).unwrap();
+    let mut bound = pod.clone();
+    bound["spec"]["nodeName"] = json!("n1");
+    bound["status"]["conditions"] = json!([{"type": "PodScheduled", "status": "True"}]);
+    let (written, changed) = update(&pods, Some("binding"), &pod, bound).unwrap();
+    assert_eq!(changed, Changed::Yes);
+    assert_eq!(written["spec"]["nodeName"], "n1");
+    assert_eq!(written["status"]["conditions"][0]["type"], "PodScheduled");
+    assert_eq!(written["metadata"]["generation"], 1);
+}
+
+#[test]
+fn nesting_is_bounded_by_patches_too() {
+    let maps = resource("", "configmaps");
+    let old = create("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\n").unwrap();
+    let nested = format!("{}1{}", "{\"f:a\":".repeat(110), "}".repeat(110));
+    let body = format!(
+        r#"[{{"op":"add","path":"/metadata/managedFields","value":[{{"manager":"m","operation":"Update","fieldsV1":{nested}}}]}}]"#
+    );
+    let error = patch(&maps, None, &old, PatchType::Json, &body).unwrap_err();
+    assert!(error.message.contains("exceeded max depth"), "{error}");
 }

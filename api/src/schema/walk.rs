@@ -18,6 +18,9 @@ use crate::{meta, quantity};
 /// How many unknown fields are told; as in Kubernetes.
 const UNKNOWN_MAX: usize = 100;
 
+/// How deep an object may nest. Stored bytes are read with a limit of 128, and lists and watch frames add levels.
+const DEPTH_MAX: usize = 100;
+
 /// A value that does not fit its schema, in the words of Go's decoder.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -65,8 +68,21 @@ impl Path<'_> {
 
 /// Brings a value into the form of its schema. Paths of unknown fields are added to `unknown`.
 pub fn clean(schema: SchemaRef<'_>, value: &mut Value, unknown: &mut Vec<String>) -> Result<(), TypeError> {
+    if is_deeper(value, DEPTH_MAX) {
+        return Err(TypeError("exceeded max depth".to_owned()));
+    }
     let mut walker = Walker { unknown };
     walker.value(schema, value, None, "")
+}
+
+/// Whether a value nests deeper than `levels`; it looks no deeper than that.
+fn is_deeper(value: &Value, levels: usize) -> bool {
+    match value {
+        Value::Array(_) | Value::Object(_) if levels == 0 => true,
+        Value::Array(items) => items.iter().any(|item| is_deeper(item, levels - 1)),
+        Value::Object(map) => map.values().any(|entry| is_deeper(entry, levels - 1)),
+        _ => false,
+    }
 }
 
 struct Walker<'u> {

@@ -80,13 +80,8 @@ pub fn patch(
 pub fn assert_invalid(manifest: &str, wanted: &[&str]) {
     let error = create(manifest).expect_err(manifest);
     assert_eq!(error.reason, Reason::Invalid, "{error}\n{manifest}");
-    let mut found: Vec<String> = error
-        .details
-        .unwrap()
-        .causes
-        .into_iter()
-        .map(|cause| format!("{}: {}", cause.field, cause.message))
-        .collect();
+    let mut found: Vec<String> =
+        error.details.unwrap().causes.into_iter().map(|cause| format!("{}: {}", cause.field, cause.message)).collect();
     found.sort();
     let mut wanted: Vec<String> = wanted.iter().map(|w| (*w).to_owned()).collect();
     wanted.sort();
