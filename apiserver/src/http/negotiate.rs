@@ -153,6 +153,8 @@ pub enum BodyKind {
     Json,
     /// `application/yaml`.
     Yaml,
+    /// `application/vnd.kubernetes.protobuf`.
+    Protobuf,
     /// `application/json-patch+json`.
     JsonPatch,
     /// `application/merge-patch+json`.
@@ -172,8 +174,9 @@ pub fn object_body(content_type: Option<&str>) -> Result<BodyKind, ApiError> {
     match content_type.map(media_type) {
         None | Some("" | "application/json") => Ok(BodyKind::Json),
         Some("application/yaml" | "application/x-yaml" | "text/yaml") => Ok(BodyKind::Yaml),
+        Some("application/vnd.kubernetes.protobuf") => Ok(BodyKind::Protobuf),
         Some(_) => Err(ApiError::unsupported_media_type(
-            "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml",
+            "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml, application/vnd.kubernetes.protobuf",
         )),
     }
 }

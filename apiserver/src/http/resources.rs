@@ -160,6 +160,7 @@ fn content_type(request: &http::Request<Body>) -> Option<String> {
 async fn object_body(request: http::Request<Body>) -> Result<(BodyFormat, Bytes), ApiError> {
     let format = match negotiate::object_body(content_type(&request).as_deref())? {
         BodyKind::Yaml => BodyFormat::Yaml,
+        BodyKind::Protobuf => BodyFormat::Protobuf,
         _ => BodyFormat::Json,
     };
     Ok((format, read_body(request.into_body()).await?))
