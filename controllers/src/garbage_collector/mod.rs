@@ -277,7 +277,7 @@ impl GarbageCollector {
             uid: Some(uid.to_owned()),
             resource_version: live.resource_version.clone(),
         });
-        tracing::info!(
+        tracing::debug!(
             kind = node.kind.resource.kind,
             namespace = node.namespace,
             name = node.name,

@@ -65,6 +65,14 @@ impl Error {
         }
     }
 
+    /// What went wrong in one line for the log: the API's own message where there is one.
+    pub fn words(&self) -> String {
+        match self {
+            Error::Api(error) => message_of(error),
+            other => other.to_string(),
+        }
+    }
+
     /// Somebody else wrote first, or the object is gone: the next look at the cache sorts it out.
     pub fn is_race(&self) -> bool {
         matches!(self.code(), Some(404 | 409)) || matches!(self, Error::Retry(_))

@@ -81,12 +81,12 @@ async fn one_round<C: Controller>(controller: Arc<C>, key: C::Key, metrics: Metr
             "ok"
         }
         Err(error) if error.is_race() => {
-            tracing::debug!(controller = name, ?key, error = &error as &dyn std::error::Error, "lost a race, again");
+            tracing::debug!(controller = name, ?key, error = error.words(), "lost a race, again");
             queue.retry(key.clone());
             "race"
         }
         Err(error) => {
-            tracing::warn!(controller = name, ?key, error = &error as &dyn std::error::Error, "failed, will retry");
+            tracing::warn!(controller = name, ?key, error = error.words(), "failed, will retry");
             queue.retry(key.clone());
             "error"
         }
