@@ -6,6 +6,7 @@ use super::parse::{Parsed, duplicate_text, parse, summary};
 use super::{BodyFormat, Context, FieldValidation};
 use crate::error::{ApiError, quote};
 use crate::kinds::{Gvk, Resource};
+use crate::protobuf::{self, ProtobufError};
 use crate::schema::walk::{self, TypeError};
 use crate::schema::{SchemaRef, SchemaSet};
 
@@ -47,16 +48,16 @@ pub fn decode_delete_options(body: &[u8], format: BodyFormat) -> Result<Value, A
         return Ok(Value::Object(Map::new()));
     }
     let gvk = Gvk::new("", "v1", "DeleteOptions");
-    let parsed = parse_object(&gvk, body, format)?;
+    let schema = SchemaSet::builtin()
+        .get("io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions")
+        .ok_or_else(|| ApiError::internal("no schema for DeleteOptions"))?;
+    let parsed = parse_object(schema, &gvk, body, format)?;
     let mut value = parsed.value;
     // Clients send it in the group and version of what they delete, too.
     let kind = value.get("kind").and_then(Value::as_str).unwrap_or("DeleteOptions");
     if kind != "DeleteOptions" {
         return Err(cannot_be(&value, &gvk, &unknown_conversion(&value, &gvk)));
     }
-    let schema = SchemaSet::builtin()
-        .get("io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions")
-        .ok_or_else(|| ApiError::internal("no schema for DeleteOptions"))?;
     walk::clean(schema, &mut value, &mut Vec::new()).map_err(|error| cannot_be(&value, &gvk, &error.to_string()))?;
     Ok(value)
 }
@@ -89,7 +90,7 @@ fn decode_as(
     format: BodyFormat,
     ctx: &mut Context<'_>,
 ) -> Result<Value, ApiError> {
-    let parsed = parse_object(gvk, body, format)?;
+    let parsed = parse_object(schema, gvk, body, format)?;
     let mut object = parsed.value;
     check_kind(&mut object, gvk)?;
     let mut unknown = Vec::new();
@@ -102,7 +103,7 @@ pub(super) fn clean(schema: SchemaRef<'_>, object: &mut Value, unknown: &mut Vec
     walk::clean(schema, object, unknown)
 }
 
-fn parse_object(gvk: &Gvk, body: &[u8], format: BodyFormat) -> Result<Parsed, ApiError> {
+fn parse_object(schema: SchemaRef<'_>, gvk: &Gvk, body: &[u8], format: BodyFormat) -> Result<Parsed, ApiError> {
     let unrecognized = |why: &str| {
         ApiError::bad_request(format!(
             "the object provided is unrecognized (must be of type {}): {why} ({})",
@@ -110,9 +111,13 @@ fn parse_object(gvk: &Gvk, body: &[u8], format: BodyFormat) -> Result<Parsed, Ap
             summary(body)
         ))
     };
+    if format == BodyFormat::Protobuf {
+        let value = parse_protobuf(schema, gvk, body).map_err(|error| unrecognized(&error.to_string()))?;
+        return Ok(Parsed { value, ..Parsed::default() });
+    }
     let parsed = parse(body, format).map_err(|why| match format {
         BodyFormat::Json => unrecognized(&format!("couldn't get version/kind; json parse error: {why}")),
-        BodyFormat::Yaml => unrecognized(&why),
+        BodyFormat::Yaml | BodyFormat::Protobuf => unrecognized(&why),
     })?;
     if !parsed.value.is_object() {
         let found = match parsed.value {
@@ -127,6 +132,22 @@ fn parse_object(gvk: &Gvk, body: &[u8], format: BodyFormat) -> Result<Parsed, Ap
         )));
     }
     Ok(parsed)
+}
+
+/// An object from its envelope. One of another kind is read no further: its kind is what is wrong with it.
+fn parse_protobuf(schema: SchemaRef<'_>, gvk: &Gvk, body: &[u8]) -> Result<Value, ProtobufError> {
+    let envelope = protobuf::envelope(body)?;
+    let mut object = if envelope.kind.is_empty() || envelope.kind == gvk.kind {
+        protobuf::message(schema, envelope.raw)?
+    } else {
+        Value::Object(Map::new())
+    };
+    for (key, told) in [("apiVersion", envelope.api_version), ("kind", envelope.kind)] {
+        if !told.is_empty() {
+            object[key] = told.into();
+        }
+    }
+    Ok(object)
 }
 
 /// Checks apiVersion and kind; what is absent is taken from the request.

@@ -44,6 +44,8 @@ pub enum BodyFormat {
     Json,
     /// `application/yaml`.
     Yaml,
+    /// `application/vnd.kubernetes.protobuf`, for built-in kinds.
+    Protobuf,
 }
 
 /// What a write needs to know from outside.

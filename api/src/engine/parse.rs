@@ -39,6 +39,7 @@ pub fn parse(body: &[u8], format: BodyFormat) -> Result<Parsed, String> {
             }
             yaml(body)
         }
+        BodyFormat::Protobuf => Err("this body is read by its schema only".to_owned()),
     }
 }
 
