@@ -12,6 +12,10 @@ const MAX_OPERATIONS: usize = 10_000;
 /// few hundred bytes of copies double an object until memory ends.
 const MAX_COPIED_BYTES: usize = 10 * 3 * 1024 * 1024;
 
+/// How deep the object may nest while it is patched. Copies into themselves double the depth, and what walks an object
+/// recurses. Decoding bounds the outcome more tightly.
+const MAX_DEPTH: usize = 200;
+
 /// Applies a list of operations, all or nothing.
 pub fn json(current: &Value, body: &[u8]) -> Result<Value, ApiError> {
     let patch: Patch = serde_json::from_slice(body).map_err(undecodable)?;
@@ -33,9 +37,35 @@ pub fn json(current: &Value, body: &[u8]) -> Result<Value, ApiError> {
                 return Err(inapplicable());
             }
         }
+        if nests_too_deep(&object, operation) {
+            return Err(inapplicable());
+        }
         json_patch::patch_unsafe(&mut object, std::slice::from_ref(operation)).map_err(|_| inapplicable())?;
     }
     Ok(object)
+}
+
+/// Whether what the operation writes would stand too deep.
+fn nests_too_deep(object: &Value, operation: &PatchOperation) -> bool {
+    let written = match operation {
+        PatchOperation::Add(add) => Some(&add.value),
+        PatchOperation::Replace(replace) => Some(&replace.value),
+        PatchOperation::Copy(copy) => object.pointer(copy.from.as_str()),
+        PatchOperation::Move(moved) => object.pointer(moved.from.as_str()),
+        PatchOperation::Remove(_) | PatchOperation::Test(_) => None,
+    };
+    let at = operation.path().tokens().count();
+    written.is_some_and(|value| at > MAX_DEPTH || is_deeper(value, MAX_DEPTH - at))
+}
+
+/// Whether a value nests deeper than so many levels.
+fn is_deeper(value: &Value, levels: usize) -> bool {
+    let Some(below) = levels.checked_sub(1) else { return value.is_object() || value.is_array() };
+    match value {
+        Value::Array(items) => items.iter().any(|item| is_deeper(item, below)),
+        Value::Object(map) => map.values().any(|value| is_deeper(value, below)),
+        _ => false,
+    }
 }
 
 /// About how many bytes a value takes as JSON.

@@ -46,6 +46,11 @@ fn json_patches_are_bounded() {
     let error = json_patch(&json!({"a": 1}), body.as_bytes()).unwrap_err();
     assert_eq!(error.reason, Reason::RequestEntityTooLarge);
     assert!(error.message.ends_with("The allowed maximum operations in a JSON patch is 10000, got 10001"));
+    // Each copy doubles the depth.
+    let nesting: Vec<Value> =
+        (0..17).map(|i| json!({"op": "copy", "from": "/a", "path": format!("/a{}", "/a".repeat(1 << i))})).collect();
+    let body = Value::from(nesting).to_string();
+    assert_eq!(json_patch(&json!({"a": {"a": {}}}), body.as_bytes()).unwrap_err().reason, Reason::Invalid);
     // Each copy doubles the list.
     let doubling: Vec<Value> = (0..64).map(|_| json!({"op": "copy", "from": "/a", "path": "/a/-"})).collect();
     let error = json_patch(&json!({"a": ["x"]}), Value::from(doubling).to_string().as_bytes()).unwrap_err();
