@@ -202,7 +202,12 @@ impl Keeper {
         tokio::pin!(nodes);
         loop {
             self.retry_network().await;
+            let before = self.pod_cidrs.borrow().clone();
             let reported = self.report().await;
+            if reported.is_ok() && *self.pod_cidrs.borrow() != before {
+                // The answer held the pods' addresses: with them the node may be ready.
+                continue;
+            }
             if let Err(error) = &reported {
                 warn!(%error, "cannot report the node's status");
             }

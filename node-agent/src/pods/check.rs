@@ -102,8 +102,18 @@ async fn tcp(target: &Target, action: &TCPSocketAction, timeout: Duration) -> Re
     let address = format!("{}:{}", host(target, action.host.as_deref())?, port(target, &action.port)?);
     match tokio::time::timeout(timeout, TcpStream::connect(&address)).await {
         Ok(Ok(_)) => Ok(()),
-        Ok(Err(error)) => Err(format!("dial tcp {address}: connect: {error}")),
+        Ok(Err(error)) => Err(format!("dial tcp {address}: connect: {}", plain(&error))),
         Err(_) => Err(format!("dial tcp {address}: i/o timeout")),
+    }
+}
+
+/// As Go words it.
+fn plain(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::ConnectionRefused => "connection refused".into(),
+        std::io::ErrorKind::HostUnreachable => "no route to host".into(),
+        std::io::ErrorKind::NetworkUnreachable => "network is unreachable".into(),
+        _ => error.to_string(),
     }
 }
 
@@ -126,7 +136,8 @@ async fn http(target: &Target, action: &HTTPGetAction) -> Result<(), String> {
     let url = url(target, action)?;
     let address = format!("{}:{}", host(target, action.host.as_deref())?, port(target, &action.port)?);
     let failed = |error: &dyn std::fmt::Display| format!("Get \"{url}\": {error}");
-    let stream = TcpStream::connect(&address).await.map_err(|error| failed(&format!("dial tcp {address}: {error}")))?;
+    let stream = TcpStream::connect(&address).await;
+    let stream = stream.map_err(|error| failed(&format!("dial tcp {address}: connect: {}", plain(&error))))?;
     let status = if is_https(action) {
         let stream = unverified::connect(stream, &address).await.map_err(|error| failed(&error))?;
         get(stream, &address, action).await

@@ -85,6 +85,51 @@ fn tag(image: &str) -> Option<&str> {
     name.split_once(':').map(|(_, tag)| tag)
 }
 
+/// Whether a reference is one: `[host[:port]/]path[:tag][@digest]`.
+fn parse(image: &str) -> Result<(), &'static str> {
+    const INVALID: &str = "invalid reference format";
+    let (name, digest) = image.split_once('@').map_or((image, None), |(name, digest)| (name, Some(digest)));
+    let hex = |text: &str| text.len() >= 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if digest.is_some_and(|digest| {
+        !digest.split_once(':').is_some_and(|(algorithm, text)| !algorithm.is_empty() && hex(text))
+    }) {
+        return Err(INVALID);
+    }
+    let (path, tag) = match name.rsplit_once(':') {
+        Some((path, tag)) if !tag.contains('/') => (path, Some(tag)),
+        _ => (name, None),
+    };
+    let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    let tag_ok = |tag: &str| {
+        tag.len() <= 128
+            && tag.bytes().next().is_some_and(word)
+            && tag.bytes().all(|b| word(b) || b == b'.' || b == b'-')
+    };
+    if tag.is_some_and(|tag| !tag_ok(tag)) {
+        return Err(INVALID);
+    }
+    let path = match path.split_once('/') {
+        Some((host, path)) if host.contains(['.', ':']) || host == "localhost" => {
+            let host_ok = |byte: u8| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte);
+            if !host.bytes().all(host_ok) {
+                return Err(INVALID);
+            }
+            path
+        }
+        _ => path,
+    };
+    if path.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        return Err("invalid reference format: repository name must be lowercase");
+    }
+    let edge = |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+    let component_ok = |component: &str| {
+        edge(component.bytes().next())
+            && edge(component.bytes().next_back())
+            && component.bytes().all(|byte| edge(Some(byte)) || b"._-".contains(&byte))
+    };
+    if path.split('/').all(component_ok) { Ok(()) } else { Err(INVALID) }
+}
+
 /// Returns the image of a container, pulling it if its policy says so, and the reference to run.
 pub async fn ensure(context: &Context, pod: &Pod, container: &Container) -> Result<(ImageRecord, String), Missing> {
     let image = container.image.as_deref().unwrap_or_default();
@@ -96,13 +141,14 @@ pub async fn ensure(context: &Context, pod: &Pod, container: &Container) -> Resu
         waiting: Waiting { reason: reason.into(), message },
         retry_at,
     };
+    if let Err(error) = parse(image) {
+        let message =
+            format!("Failed to apply default image tag \"{image}\": couldn't parse image name \"{image}\": {error}");
+        tell(Kind::Warning, "InspectFailed", message.clone());
+        return Err(missing("InvalidImageName", message, soon));
+    }
     let present = match context.runtime.image(image).await {
         Ok(present) => present,
-        Err(RuntimeError::InvalidImageName(error)) => {
-            let message = format!("Failed to apply default image tag \"{image}\": {error}");
-            tell(Kind::Warning, "InspectFailed", message.clone());
-            return Err(missing("InvalidImageName", message, soon));
-        }
         Err(error) => {
             let message = format!("Failed to inspect image \"{image}\": {error}");
             tell(Kind::Warning, "InspectFailed", message.clone());
@@ -258,6 +304,18 @@ mod tests {
         ] {
             let container = Container { image: Some(image.into()), ..Container::default() };
             assert_eq!(policy(&container), expected, "{image}");
+        }
+    }
+
+    #[test]
+    fn references_are_checked() {
+        for good in
+            ["nginx", "a/b_c/d-e.f:1.2-x", "localhost:5000/a@sha256:0123456789abcdef0123456789abcdef", "r.example/A:1"]
+        {
+            assert_eq!(parse(good).is_ok(), !good.contains('A'), "{good}");
+        }
+        for bad in ["", "UPPER/x", "a::b", "a:b c", "-a", "a//b", "a@sha256:xyz"] {
+            assert!(parse(bad).is_err(), "{bad}");
         }
     }
 

@@ -64,15 +64,39 @@ fn patch(uid: &str, before: Option<&PodStatus>, status: &PodStatus) -> Result<Va
             // These lists are merged by address: an address that changed would otherwise only be added.
             list.insert(0, json!({ "$patch": "replace" }));
         }
+        if name == "conditions" {
+            clear_what_is_absent(old, &mut new);
+        }
         fields.insert(name.to_owned(), new);
     }
     // The UID makes the patch fail if the name has gone to another pod.
     Ok(json!({ "metadata": { "uid": uid }, "status": fields }))
 }
 
+/// Conditions are merged by type and field by field: a reason that no longer holds has to be taken away by name.
+fn clear_what_is_absent(old: &Value, new: &mut Value) {
+    for condition in new.as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
+        let same_type = |old: &&Value| old.get("type") == condition.get("type");
+        let before = old.as_array().into_iter().flatten().find(same_type).and_then(Value::as_object);
+        for key in before.into_iter().flat_map(Map::keys) {
+            condition.entry(key.clone()).or_insert(Value::Null);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_reason_that_no_longer_holds_is_taken_away() {
+        let of = |value: Value| serde_json::from_value::<PodStatus>(json!({"conditions": [value]})).unwrap();
+        let old = of(json!({"type": "Ready", "status": "False", "reason": "ContainersNotReady", "message": "x"}));
+        let new = of(json!({"type": "Ready", "status": "True"}));
+        let patch = patch("u", Some(&old), &new).unwrap();
+        let expected = json!([{"type": "Ready", "status": "True", "reason": null, "message": null}]);
+        assert_eq!(patch["status"]["conditions"], expected);
+    }
 
     #[test]
     fn only_what_changed_is_sent() {

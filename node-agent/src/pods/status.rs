@@ -47,6 +47,10 @@ pub struct Sources<'a> {
 /// Computes the status.
 pub fn compute(from: &Sources<'_>) -> PodStatus {
     let old_phase = from.old.phase.as_deref();
+    if matches!(old_phase, Some("Succeeded" | "Failed")) && from.record.containers.is_empty() {
+        // It has ended, and nothing is left that could say more than was said.
+        return from.old.clone();
+    }
     let mut status = PodStatus {
         observed_generation: from.pod.metadata.generation,
         start_time: Some(Time(from.memory.start_time.unwrap_or(from.now))),
