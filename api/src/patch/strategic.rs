@@ -10,6 +10,7 @@
 //! | `$setElementOrder/LIST: […]` | the order the list's items end up in |
 //! | `$deleteFromPrimitiveList/LIST: […]` | these scalars go from the list |
 
+use std::collections::{HashMap, HashSet};
 use std::mem;
 
 use serde_json::{Map, Value};
@@ -214,6 +215,17 @@ fn identity<'v>(item: &'v Value, key: Option<&str>) -> Result<&'v Value, ApiErro
     }
 }
 
+/// Where each identity first stands in a list.
+fn places(list: &[Value], key: Option<&str>) -> HashMap<String, usize> {
+    let mut places = HashMap::with_capacity(list.len());
+    for (at, item) in list.iter().enumerate() {
+        if let Some(identity) = key.map_or(Some(item), |key| item.get(key)) {
+            places.entry(identity.to_string()).or_insert(at);
+        }
+    }
+    places
+}
+
 fn merge_lists(list: &ListMerge<'_>, original: Vec<Value>, patch: Vec<Value>) -> Result<Vec<Value>, ApiError> {
     let Some(first) = original.iter().chain(&patch).next() else { return Ok(original) };
     let is_map = first.is_object();
@@ -225,12 +237,9 @@ fn merge_lists(list: &ListMerge<'_>, original: Vec<Value>, patch: Vec<Value>) ->
         return Err(ApiError::bad_request(format!("list element types are not identical: {}", go_format(&all))));
     }
     if !is_map {
-        let mut merged = Vec::with_capacity(original.len() + patch.len());
-        for item in original.iter().chain(&patch) {
-            if !merged.contains(item) {
-                merged.push(item.clone());
-            }
-        }
+        let mut seen = HashSet::new();
+        let all = original.iter().chain(&patch);
+        let merged = all.filter(|item| seen.insert(item.to_string())).cloned().collect();
         return in_order(merged, &patch, &original, None);
     }
     let Some(key) = list.key else {
@@ -238,16 +247,19 @@ fn merge_lists(list: &ListMerge<'_>, original: Vec<Value>, patch: Vec<Value>) ->
     };
     let (original, patch) = apply_item_directives(original, patch, key)?;
     let mut merged = original.clone();
+    let mut places = places(&original, Some(key));
     for item in &patch {
-        let wanted = identity(item, Some(key))?;
-        let place = merged.iter().position(|old| old.get(key) == Some(wanted));
+        let wanted = identity(item, Some(key))?.to_string();
         let Value::Object(item) = item else { continue };
-        match place {
+        match places.get(&wanted).copied() {
             Some(at) => {
                 let old = merged[at].as_object_mut().map(mem::take).unwrap_or_default();
                 merged[at] = Value::Object(merge_maps(list.items, old, item.clone())?);
             }
-            None => merged.extend(taken(Value::Object(item.clone()))),
+            None => {
+                places.insert(wanted, merged.len());
+                merged.extend(taken(Value::Object(item.clone())));
+            }
         }
     }
     in_order(merged, &patch, &original, Some(key))
@@ -260,6 +272,7 @@ fn apply_item_directives(
     key: &str,
 ) -> Result<(Vec<Value>, Vec<Value>), ApiError> {
     let mut rest = Vec::with_capacity(patch.len());
+    let mut gone = HashSet::new();
     let mut replace = false;
     for item in patch {
         let Some(directive) = item.get(PATCH) else {
@@ -268,8 +281,7 @@ fn apply_item_directives(
         };
         match directive.as_str() {
             Some("delete") => {
-                let gone = identity(&item, Some(key))?;
-                original.retain(|old| old.get(key) != Some(gone));
+                gone.insert(identity(&item, Some(key))?.to_string());
             }
             Some("replace") => replace = true,
             Some("merge") => {
@@ -278,7 +290,13 @@ fn apply_item_directives(
             _ => return Err(bad_patch_type(directive, item.as_object().cloned().unwrap_or_default())),
         }
     }
-    if replace { Ok((rest, Vec::new())) } else { Ok((original, rest)) }
+    if replace {
+        return Ok((rest, Vec::new()));
+    }
+    if !gone.is_empty() {
+        original.retain(|old| old.get(key).is_none_or(|value| !gone.contains(&value.to_string())));
+    }
+    Ok((original, rest))
 }
 
 fn delete_scalars(original: &mut Object, field: &str, gone: &Value) -> Result<(), ApiError> {
@@ -291,24 +309,20 @@ fn delete_scalars(original: &mut Object, field: &str, gone: &Value) -> Result<()
     if items.iter().chain(gone).any(Value::is_array) {
         return Err(inapplicable());
     }
-    items.retain(|item| !gone.contains(item));
+    let gone: HashSet<String> = gone.iter().map(Value::to_string).collect();
+    items.retain(|item| !gone.contains(&item.to_string()));
     Ok(())
 }
 
 /// Puts the items in `order` first, in that order, and the others among them as they stood in the live list.
 fn in_order(items: Vec<Value>, order: &[Value], live: &[Value], key: Option<&str>) -> Result<Vec<Value>, ApiError> {
-    let place = |list: &[Value], item: &Value| -> Result<Option<usize>, ApiError> {
-        let wanted = identity(item, key)?;
-        Ok(list.iter().position(|other| match key {
-            Some(key) => other.get(key) == Some(wanted),
-            None => other == wanted,
-        }))
-    };
+    let (order, live) = (places(order, key), places(live, key));
     let mut ordered = Vec::new();
     let mut others = Vec::new();
     for item in items {
-        let lived = place(live, &item)?;
-        match place(order, &item)? {
+        let wanted = identity(&item, key)?.to_string();
+        let lived = live.get(&wanted).copied();
+        match order.get(&wanted).copied() {
             Some(at) => ordered.push((at, lived, item)),
             None => others.push((lived, item)),
         }
