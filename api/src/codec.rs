@@ -113,7 +113,7 @@ pub fn to_storage(resource: &Resource, object: &Value) -> Result<Bytes, ApiError
 pub fn in_version(resource: &Resource, stored: &Bytes) -> Result<Bytes, ApiError> {
     match &resource.conversion {
         None => Ok(stored.clone()),
-        Some(conversion) => Ok(encode_whole(&conversion.from_storage(decode(stored)?)?)),
+        Some(conversion) => Ok(encode_whole(&conversion.out_of_storage(decode(stored)?)?)),
     }
 }
 
@@ -122,7 +122,7 @@ pub fn decode_in_version(resource: &Resource, stored: &[u8]) -> Result<Value, Ap
     let object = decode(stored)?;
     match &resource.conversion {
         None => Ok(object),
-        Some(conversion) => conversion.from_storage(object),
+        Some(conversion) => conversion.out_of_storage(object),
     }
 }
 

@@ -47,8 +47,7 @@ fn plain_group(group: &str, versions: &[String]) -> Value {
 
 /// `/api/v1` and `/apis/GROUP/VERSION`.
 pub fn resource_list(catalog: &Catalog, group: &str, version: &str) -> Option<Value> {
-    let resources: Vec<Value> =
-        of_version(catalog, group, version).flat_map(|resource| plain_resource(resource)).collect();
+    let resources: Vec<Value> = of_version(catalog, group, version).flat_map(plain_resource).collect();
     if resources.is_empty() {
         return None;
     }

@@ -24,7 +24,7 @@ impl Conversion for EventsGroup {
         Ok(rename(object, "v1", |from, to| (from, to)))
     }
 
-    fn from_storage(&self, object: Value) -> Result<Value, ApiError> {
+    fn out_of_storage(&self, object: Value) -> Result<Value, ApiError> {
         Ok(rename(object, "events.k8s.io/v1", |from, to| (to, from)))
     }
 }
@@ -62,6 +62,6 @@ mod tests {
         assert_eq!(stored["apiVersion"], "v1");
         assert_eq!(stored["involvedObject"]["kind"], "Pod");
         assert_eq!((&stored["message"], &stored["count"]), (&json!("started"), &json!(3)));
-        assert_eq!(EventsGroup.from_storage(stored).unwrap(), new);
+        assert_eq!(EventsGroup.out_of_storage(stored).unwrap(), new);
     }
 }

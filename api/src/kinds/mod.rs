@@ -156,7 +156,7 @@ pub trait Conversion: Send + Sync {
     /// This version's object in the stored form.
     fn to_storage(&self, object: Value) -> Result<Value, ApiError>;
     /// A stored object in this version's form.
-    fn from_storage(&self, object: Value) -> Result<Value, ApiError>;
+    fn out_of_storage(&self, object: Value) -> Result<Value, ApiError>;
 }
 
 /// Which schema a resource has.

@@ -78,7 +78,7 @@ impl Strategy for NodeStrategy {
         {
             let was = deep(old, &["spec", field]);
             let is = deep(new, &["spec", field]);
-            if was.is_some_and(|w| *w != Value::from("")) && was != is {
+            if was.is_some_and(|w| w.as_str() != Some("")) && was != is {
                 let detail = format!("node updates may not change {what} except from \"\" to valid");
                 errors.push(FieldError::forbidden(path, detail));
             }

@@ -1,5 +1,6 @@
 //! A tiny API server without storage: what a request's body becomes.
 #![allow(dead_code, reason = "each test file uses a part")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use gantry_api::engine::{self, BodyFormat, Changed, Context, FieldValidation, PatchType};
 use gantry_api::kinds::{Catalog, Resource};
