@@ -154,6 +154,9 @@ async fn bind(State(api): State<Api>, Path(name): Path<String>, Json(binding): J
 
 async fn patch_status(State(api): State<Api>, Path(name): Path<String>, Json(body): Json<Value>) -> Response {
     let Some(mut pod) = api.get("pods", &name) else { return failure(404, "NotFound") };
+    if pod["metadata"]["resourceVersion"] != body["metadata"]["resourceVersion"] {
+        return failure(409, "Conflict");
+    }
     pod["status"]["conditions"] = body["status"]["conditions"].clone();
     api.put("pods", pod.clone());
     Json(pod).into_response()

@@ -25,6 +25,8 @@ pub struct PodFacts {
     pub namespace: String,
     /// `metadata.name`.
     pub name: String,
+    /// `metadata.resourceVersion`.
+    pub resource_version: String,
     /// `metadata.generation`.
     pub generation: Option<i64>,
     /// `metadata.deletionTimestamp` is set.
@@ -69,6 +71,7 @@ impl From<&k8s::Pod> for PodFacts {
             uid,
             namespace: meta.namespace.clone().unwrap_or_default(),
             name: meta.name.clone().unwrap_or_default(),
+            resource_version: meta.resource_version.clone().unwrap_or_default(),
             generation: meta.generation,
             terminating: meta.deletion_timestamp.is_some(),
             finished: matches!(status.and_then(|status| status.phase.as_deref()), Some("Succeeded" | "Failed")),

@@ -26,6 +26,8 @@ const CONCURRENCY: usize = 16;
 /// Events remembered to count repetitions instead of repeating them.
 const SERIES_MAX: usize = 4_096;
 const RETRIES: u32 = 4;
+/// A pod that changes each time its condition is to be written gets it with a later attempt.
+const CONDITION_ATTEMPTS: u32 = 5;
 
 /// Something to write.
 #[derive(Debug)]
@@ -178,15 +180,29 @@ impl Writer {
         if let (Some(generation), Some(fields)) = (pod.generation, condition.as_object_mut()) {
             fields.insert("observedGeneration".into(), generation.into());
         }
-        // The UID makes sure that a later pod of the same name is left alone.
-        let patch = Patch::Strategic(json!({
-            "metadata": {"uid": pod.uid}, "status": {"conditions": [condition]},
-        }));
         let api: Api<WatchedPod> = Api::namespaced(self.client.clone(), &pod.namespace);
         let params = PatchParams::default();
-        if let Err(error) = retry(|| async { api.patch_status(&pod.name, &params, &patch).await.map(drop) }).await {
-            log_lost("condition", pod, &error);
+        // By the time this is written the pod may have been bound, or another may have its name: the UID and the
+        // version that the decision was made for keep the condition from going where it is no longer true.
+        let mut version = pod.resource_version.clone();
+        for _ in 0..CONDITION_ATTEMPTS {
+            let patch = Patch::Strategic(json!({
+                "metadata": {"uid": pod.uid, "resourceVersion": version}, "status": {"conditions": [condition]},
+            }));
+            match retry(|| async { api.patch_status(&pod.name, &params, &patch).await.map(drop) }).await {
+                Ok(()) => return,
+                Err(kube::Error::Api(status)) if status.code == 409 => {}
+                Err(error) => return log_lost("condition", pod, &error),
+            }
+            match api.get_opt(&pod.name).await {
+                Ok(Some(now)) if now.facts.uid == pod.uid && now.facts.node_name.is_none() && !now.facts.finished => {
+                    version = now.facts.resource_version;
+                }
+                Ok(_) => return,
+                Err(error) => return log_lost("condition", pod, &error),
+            }
         }
+        tracing::debug!(namespace = pod.namespace, pod = pod.name, "condition not written, the pod keeps changing");
     }
 }
 

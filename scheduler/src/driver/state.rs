@@ -34,6 +34,8 @@ pub struct PodRef {
     pub namespace: String,
     /// `metadata.name`.
     pub name: String,
+    /// `metadata.resourceVersion` as last seen.
+    pub resource_version: String,
     /// `metadata.generation` as last seen.
     pub generation: Option<i64>,
     /// The scheduler name that the pod asked for.
@@ -239,6 +241,7 @@ impl State {
             uid: pod.uid,
             namespace: pod.namespace,
             name: pod.name,
+            resource_version: pod.resource_version,
             generation: pod.generation,
             scheduler_name: pod.scheduler_name,
         };

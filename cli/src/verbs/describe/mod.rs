@@ -140,8 +140,7 @@ async fn owned(session: &Session, resource: &str, namespace: Option<&str>, owner
 
 fn generic(text: &mut Text, resource: &Resource, object: &Value) -> Result<()> {
     let meta = &object["metadata"];
-    text.map(0, "Labels", &meta["labels"], "=");
-    text.map(0, "Annotations", &meta["annotations"], ": ");
+    text.labels(meta);
     text.pair(0, "API Version", resource.api_version());
     text.pair(0, "Kind", &resource.kind);
     text.pair(0, "CreationTimestamp", time(&meta["creationTimestamp"]));

@@ -17,8 +17,7 @@ pub fn node(text: &mut Text, object: &Value, pods: &[Value], lease: Option<&Valu
         .filter_map(|(key, _)| key.strip_prefix("node-role.kubernetes.io/"))
         .collect();
     text.pair(0, "Roles", if roles.is_empty() { "<none>".to_owned() } else { roles.join(",") });
-    text.map(0, "Labels", &meta["labels"], "=");
-    text.map(0, "Annotations", &meta["annotations"], ": ");
+    text.labels(meta);
     text.pair(0, "CreationTimestamp", time(&meta["creationTimestamp"]));
     let taints: Vec<String> = items(spec, "taints")
         .iter()

@@ -18,8 +18,7 @@ pub fn pod(text: &mut Text, object: &Value) {
     if !status["startTime"].is_null() {
         text.pair(0, "Start Time", time(&status["startTime"]));
     }
-    text.map(0, "Labels", &meta["labels"], "=");
-    text.map(0, "Annotations", &meta["annotations"], ": ");
+    text.labels(meta);
     match meta["deletionTimestamp"].as_str() {
         Some(_) => {
             text.pair(0, "Status", format!("Terminating (since {})", time(&meta["deletionTimestamp"])));
@@ -326,10 +325,31 @@ fn volumes(text: &mut Text, level: usize, volumes: &[Value]) {
                     );
                 }
             }
-            "projected" => {
-                text.pair(level, "Type", "Projected (a volume that contains injected data from multiple sources)")
-            }
+            "projected" => projected(text, level, items(source, "sources")),
             other => text.pair(level, "Type", other),
+        }
+    }
+}
+
+fn projected(text: &mut Text, level: usize, sources: &[Value]) {
+    text.pair(level, "Type", "Projected (a volume that contains injected data from multiple sources)");
+    for source in sources {
+        let part = |kind: &str| Some(&source[kind]).filter(|part| part.is_object());
+        if let Some(token) = part("serviceAccountToken") {
+            text.pair(
+                level,
+                "TokenExpirationSeconds",
+                token["expirationSeconds"].as_i64().unwrap_or(3_600).to_string(),
+            );
+        }
+        for (kind, key) in [("secret", "SecretName"), ("configMap", "ConfigMapName")] {
+            if let Some(part) = part(kind) {
+                text.pair(level, key, show(&part["name"]));
+                text.pair(level, "Optional", (part["optional"] == true).to_string());
+            }
+        }
+        if part("downwardAPI").is_some() {
+            text.pair(level, "DownwardAPI", "true");
         }
     }
 }

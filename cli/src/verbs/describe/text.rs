@@ -23,16 +23,14 @@ impl Text {
 
     /// `Key:` and a value.
     pub fn pair(&mut self, level: usize, key: &str, value: impl AsRef<str>) {
-        // A value of several lines would break the columns; its own lines follow each other.
-        let value = value.as_ref().replace(['\n', '\t'], " ");
-        self.line(level, format!("{key}:\t{value}"));
+        self.line(level, format!("{key}:\t{}", one_line(value.as_ref())));
     }
 
     /// `Key:` and the values below each other.
     pub fn list(&mut self, level: usize, key: &str, values: &[String]) {
         self.pair(level, key, values.first().map_or("<none>", String::as_str));
         for value in values.iter().skip(1) {
-            self.line(level, format!("\t{value}"));
+            self.line(level, format!("\t{}", one_line(value)));
         }
     }
 
@@ -45,6 +43,16 @@ impl Text {
             .map(|(key, value)| format!("{key}{separator}{}", show(value)))
             .collect();
         self.list(level, key, &entries);
+    }
+
+    /// An object's labels and annotations, but for the copy of the object that `kubectl apply` leaves among them.
+    pub fn labels(&mut self, meta: &Value) {
+        self.map(0, "Labels", &meta["labels"], "=");
+        let mut annotations = meta["annotations"].clone();
+        if let Some(annotations) = annotations.as_object_mut() {
+            annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
+        }
+        self.map(0, "Annotations", &annotations, ": ");
     }
 
     /// Rows under a heading of column names with dashes below them.
@@ -87,6 +95,11 @@ impl Text {
         }
         text
     }
+}
+
+/// A value of several lines would break the columns: its lines follow each other.
+fn one_line(value: &str) -> String {
+    value.trim_end().replace(['\n', '\t'], " ")
 }
 
 /// A value as text; one that is not there is `<none>`.

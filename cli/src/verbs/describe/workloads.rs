@@ -10,8 +10,7 @@ use crate::verbs::output::name;
 pub fn deployment(text: &mut Text, object: &Value, sets: &[Value]) {
     let (meta, spec, status) = (&object["metadata"], &object["spec"], &object["status"]);
     text.pair(0, "CreationTimestamp", time(&meta["creationTimestamp"]));
-    text.map(0, "Labels", &meta["labels"], "=");
-    text.map(0, "Annotations", &meta["annotations"], ": ");
+    text.labels(meta);
     text.pair(0, "Selector", selector_text(&spec["selector"]));
     let count = |field: &str| status[field].as_i64().unwrap_or(0);
     text.pair(
@@ -71,8 +70,7 @@ fn without_hash(template: &Value) -> Value {
 pub fn replica_set(text: &mut Text, object: &Value, owned: &[Value]) {
     let (meta, spec, status) = (&object["metadata"], &object["spec"], &object["status"]);
     text.pair(0, "Selector", selector_text(&spec["selector"]));
-    text.map(0, "Labels", &meta["labels"], "=");
-    text.map(0, "Annotations", &meta["annotations"], ": ");
+    text.labels(meta);
     if let Some(owner) = items(meta, "ownerReferences").iter().find(|owner| owner["controller"] == true) {
         text.pair(0, "Controlled By", format!("{}/{}", show(&owner["kind"]), show(&owner["name"])));
     }
@@ -115,8 +113,7 @@ fn conditions(text: &mut Text, status: &Value) {
 /// A Service; `slices` are its EndpointSlices.
 pub fn service(text: &mut Text, object: &Value, slices: &[Value]) {
     let (meta, spec) = (&object["metadata"], &object["spec"]);
-    text.map(0, "Labels", &meta["labels"], "=");
-    text.map(0, "Annotations", &meta["annotations"], ": ");
+    text.labels(meta);
     let selector: Vec<String> = spec["selector"]
         .as_object()
         .into_iter()
