@@ -44,17 +44,17 @@ impl Cidr {
     /// Whether `address` is in the range.
     pub fn contains(&self, address: IpAddr) -> bool {
         address.is_ipv4() == self.first.is_ipv4()
-            && number(address).checked_sub(number(self.first)).is_some_and(|offset| offset < self.len())
+            && number(address).checked_sub(number(self.first)).is_some_and(|offset| offset < self.size())
     }
 
     /// How many addresses there are (at most 2^64, which is more than anyone hands out).
-    pub fn len(&self) -> u128 {
+    pub fn size(&self) -> u128 {
         1u128 << (width(self.first) - u32::from(self.prefix)).min(64)
     }
 
     /// The address `offset` places after the first.
     pub fn nth(&self, offset: u128) -> Option<IpAddr> {
-        (offset < self.len()).then(|| address_of(number(self.first) + offset, self.first))
+        (offset < self.size()).then(|| address_of(number(self.first) + offset, self.first))
     }
 
     /// Whether these are IPv6 addresses.
@@ -97,8 +97,8 @@ mod tests {
         assert!(!cidr.contains("::1".parse().unwrap()));
         let cidr: Cidr = "fd00::/112".parse().unwrap();
         assert_eq!(cidr.nth(65_535), Some("fd00::ffff".parse().unwrap()));
-        assert_eq!("0.0.0.0/0".parse::<Cidr>().unwrap().len(), 1 << 32);
-        assert_eq!("::/0".parse::<Cidr>().unwrap().len(), 1 << 64);
+        assert_eq!("0.0.0.0/0".parse::<Cidr>().unwrap().size(), 1 << 32);
+        assert_eq!("::/0".parse::<Cidr>().unwrap().size(), 1 << 64);
         for text in ["", "10.0.0.0", "10.0.0.0/33", "x/8"] {
             assert!(text.parse::<Cidr>().is_err(), "{text}");
         }

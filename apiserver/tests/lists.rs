@@ -1,4 +1,5 @@
 //! Lists: pages of one snapshot, and Kubernetes' resourceVersion rules.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod common;
 
@@ -49,7 +50,8 @@ async fn pages_with_selectors() {
     let mut found = Vec::new();
     let mut token = String::new();
     loop {
-        let page = admin.get(&format!("{CONFIG_MAPS}?limit=3&labelSelector=third%3D1&continue={token}")).await.expect(200);
+        let page =
+            admin.get(&format!("{CONFIG_MAPS}?limit=3&labelSelector=third%3D1&continue={token}")).await.expect(200);
         found.extend(names(&page));
         // A write between pages sends the next one to the store.
         admin.post(CONFIG_MAPS, &json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"generateName": "z", "labels": {"third": "1"}}})).await.expect(201);
@@ -80,7 +82,11 @@ async fn resource_versions_choose_the_snapshot() {
     assert_eq!((names(&exact), revision(&exact)), (vec!["one".to_owned()], at));
     let status = list("resourceVersion=999999".into()).await.refused(504, "Timeout", "Too large resource version");
     assert_eq!(status["details"]["causes"][0]["reason"], "ResourceVersionTooLarge");
-    list("resourceVersionMatch=Exact".into()).await.refused(422, "Invalid", "resourceVersionMatch is forbidden unless resourceVersion is provided");
+    list("resourceVersionMatch=Exact".into()).await.refused(
+        422,
+        "Invalid",
+        "resourceVersionMatch is forbidden unless resourceVersion is provided",
+    );
     list("continue=bogus".into()).await.refused(400, "BadRequest", "continue key is not valid");
     list("limit=x".into()).await.refused(400, "BadRequest", "strconv.ParseInt: parsing \"x\": invalid syntax");
     server.stop().await;
@@ -95,9 +101,18 @@ async fn lists_over_all_namespaces_and_by_fields() {
         admin.post(&format!("/api/v1/namespaces/{namespace}/configmaps"), &config_map("same")).await.expect(201);
     }
     assert_eq!(names(&admin.get("/api/v1/configmaps").await.expect(200)), ["same", "same"]);
-    let by_name = admin.get("/api/v1/configmaps?fieldSelector=metadata.name%3Dsame,metadata.namespace%3Du").await.expect(200);
+    let by_name =
+        admin.get("/api/v1/configmaps?fieldSelector=metadata.name%3Dsame,metadata.namespace%3Du").await.expect(200);
     assert_eq!(by_name["items"].as_array().unwrap().len(), 1);
-    admin.get("/api/v1/configmaps?fieldSelector=spec.what%3Dever").await.refused(400, "BadRequest", "field label not supported: spec.what");
-    admin.get("/api/v1/configmaps?labelSelector=a%3D%3D%3D").await.refused(400, "BadRequest", "unable to parse requirement");
+    admin.get("/api/v1/configmaps?fieldSelector=spec.what%3Dever").await.refused(
+        400,
+        "BadRequest",
+        "field label not supported: spec.what",
+    );
+    admin.get("/api/v1/configmaps?labelSelector=a%3D%3D%3D").await.refused(
+        400,
+        "BadRequest",
+        "unable to parse requirement",
+    );
     server.stop().await;
 }

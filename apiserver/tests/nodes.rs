@@ -1,4 +1,5 @@
 //! The way to nodes: what the API server asks of an agent, and what it passes through.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod common;
 
@@ -44,7 +45,10 @@ async fn agent(server: &Server, name: &str) -> SocketAddr {
             tokio::spawn(async move {
                 let Ok(stream) = acceptor.accept(stream).await else { return };
                 let service = service_fn(|request| async { Ok::<_, std::convert::Infallible>(answer(request)) });
-                let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).with_upgrades().await;
+                let _ = hyper::server::conn::http1::Builder::new()
+                    .serve_connection(TokioIo::new(stream), service)
+                    .with_upgrades()
+                    .await;
             });
         }
     });
@@ -75,13 +79,19 @@ fn answer(mut request: http::Request<hyper::body::Incoming>) -> http::Response<B
             .unwrap();
     }
     let authorization = request.headers().contains_key("authorization");
-    http::Response::builder().header("content-type", "text/plain").body(Body::from(format!("{} authorization={authorization}", request.uri()))).unwrap()
+    http::Response::builder()
+        .header("content-type", "text/plain")
+        .body(Body::from(format!("{} authorization={authorization}", request.uri())))
+        .unwrap()
 }
 
 async fn running_pod(server: &Server) -> common::Client {
     let admin = server.namespace("t").await;
     let address = agent(server, "n1").await;
-    admin.post("/api/v1/nodes", &json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}})).await.expect(201);
+    admin
+        .post("/api/v1/nodes", &json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}}))
+        .await
+        .expect(201);
     let status = json!({"status": {
         "addresses": [{"type": "InternalIP", "address": "127.0.0.1"}],
         "daemonEndpoints": {"kubeletEndpoint": {"Port": address.port()}},
@@ -100,15 +110,27 @@ async fn logs_come_from_the_agent_of_the_pods_node() {
     let log = admin.get("/api/v1/namespaces/t/pods/p/log?follow=true&tailLines=5&timestamps=true").await;
     assert_eq!(log.text(), "/containerLogs/t/p/main?follow=true&tailLines=5&timestamps=true authorization=false");
     assert_eq!(log.headers["content-type"], "text/plain");
-    admin.get("/api/v1/namespaces/t/pods/p/log?container=other").await.refused(400, "BadRequest", "container other is not valid for pod p");
-    admin.get("/api/v1/namespaces/t/pods/p/log?tailLines=-1").await.refused(422, "Invalid", "tailLines: Invalid value: -1");
+    admin.get("/api/v1/namespaces/t/pods/p/log?container=other").await.refused(
+        400,
+        "BadRequest",
+        "container other is not valid for pod p",
+    );
+    admin.get("/api/v1/namespaces/t/pods/p/log?tailLines=-1").await.refused(
+        422,
+        "Invalid",
+        "tailLines: Invalid value: -1",
+    );
     admin.get("/api/v1/namespaces/t/pods/missing/log").await.refused(404, "NotFound", "pods \"missing\" not found");
     let own = admin.get("/api/v1/nodes/n1/proxy/healthz").await;
     assert_eq!((own.code, own.text().as_str()), (200, "/healthz authorization=false"), "the node's own API");
     admin.post("/api/v1/namespaces/t/pods", &pod("waiting")).await.expect(201);
     let nothing = admin.get("/api/v1/namespaces/t/pods/waiting/log").await;
     assert_eq!((nothing.code, nothing.text().as_str()), (200, ""));
-    admin.post("/api/v1/namespaces/t/pods/waiting/exec?command=sh", &json!({})).await.refused(400, "BadRequest", "pod waiting does not have a host assigned");
+    admin.post("/api/v1/namespaces/t/pods/waiting/exec?command=sh", &json!({})).await.refused(
+        400,
+        "BadRequest",
+        "pod waiting does not have a host assigned",
+    );
     let stranger = server.user("somebody", &[]);
     stranger.get("/api/v1/namespaces/t/pods/p/log").await.refused(403, "Forbidden", "cannot get resource \"pods/log\"");
     server.stop().await;
@@ -138,7 +160,8 @@ async fn upgraded_bytes_pass_through_both_ways() {
         assert_eq!(back, text.to_ascii_uppercase().as_bytes());
     }
     drop(stream);
-    let forwarded = admin.send("POST", "/api/v1/namespaces/t/pods/p/portforward?ports=80", &headers, Body::empty()).await;
+    let forwarded =
+        admin.send("POST", "/api/v1/namespaces/t/pods/p/portforward?ports=80", &headers, Body::empty()).await;
     assert_eq!(forwarded.headers()["x-asked"], "/portForward/t/p?ports=80");
     server.stop().await;
 }

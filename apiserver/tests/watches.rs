@@ -1,4 +1,5 @@
 //! Watches: nothing missed, nothing twice, nothing that was not asked for.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod common;
 
@@ -19,7 +20,8 @@ async fn a_watch_shows_what_is_there_and_then_what_changes() {
     assert_eq!(watch.step().await, ("ADDED".into(), "a".into()));
     admin.post(CONFIG_MAPS, &config_map("b")).await.expect(201);
     assert_eq!(watch.step().await, ("ADDED".into(), "b".into()));
-    let patched = admin.patch(&format!("{CONFIG_MAPS}/b"), "merge-patch", &json!({"data": {"x": "y"}})).await.expect(200);
+    let patched =
+        admin.patch(&format!("{CONFIG_MAPS}/b"), "merge-patch", &json!({"data": {"x": "y"}})).await.expect(200);
     let event = watch.next().await.unwrap();
     assert_eq!((event["type"].as_str(), &event["object"]), (Some("MODIFIED"), &patched));
     admin.delete(&format!("{CONFIG_MAPS}/b"), &Value::Null).await.expect(200);
@@ -43,7 +45,10 @@ async fn a_watch_from_a_list_misses_nothing_while_others_write() {
                     let name = format!("w{writer}-{index}");
                     admin.post(CONFIG_MAPS, &config_map(&name)).await.expect(201);
                     if index % 2 == 0 {
-                        admin.patch(&format!("{CONFIG_MAPS}/{name}"), "merge-patch", &json!({"data": {"n": "1"}})).await.expect(200);
+                        admin
+                            .patch(&format!("{CONFIG_MAPS}/{name}"), "merge-patch", &json!({"data": {"n": "1"}}))
+                            .await
+                            .expect(200);
                     }
                     if index % 4 == 0 {
                         admin.delete(&format!("{CONFIG_MAPS}/{name}"), &Value::Null).await.expect(200);
@@ -82,8 +87,12 @@ async fn a_watch_from_a_list_misses_nothing_while_others_write() {
         }
     }
     let now = admin.get(CONFIG_MAPS).await.expect(200);
-    let now: BTreeMap<String, u64> =
-        now["items"].as_array().unwrap().iter().map(|item| (item["metadata"]["name"].as_str().unwrap().to_owned(), revision(item))).collect();
+    let now: BTreeMap<String, u64> = now["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|item| (item["metadata"]["name"].as_str().unwrap().to_owned(), revision(item)))
+        .collect();
     assert_eq!(seen, now);
     server.stop().await;
 }
@@ -135,8 +144,16 @@ async fn a_revision_that_is_gone_is_told_so() {
     let server = Server::start_in(dir).await;
     let admin = server.admin();
     // The log of changes starts with the process.
-    admin.get(&format!("{CONFIG_MAPS}?watch=true&resourceVersion=2")).await.refused(410, "Expired", "too old resource version: 2 (");
-    admin.get(&format!("{CONFIG_MAPS}?watch=true&resourceVersion=x")).await.refused(400, "BadRequest", "resourceVersion: Invalid value: \"x\"");
+    admin.get(&format!("{CONFIG_MAPS}?watch=true&resourceVersion=2")).await.refused(
+        410,
+        "Expired",
+        "too old resource version: 2 (",
+    );
+    admin.get(&format!("{CONFIG_MAPS}?watch=true&resourceVersion=x")).await.refused(
+        400,
+        "BadRequest",
+        "resourceVersion: Invalid value: \"x\"",
+    );
     server.stop().await;
 }
 
@@ -173,7 +190,9 @@ async fn a_watch_ends_in_time_with_a_bookmark() {
     let admin = server.namespace("t").await;
     let created = admin.post(CONFIG_MAPS, &config_map("a")).await.expect(201);
     let from = revision(&created);
-    let mut watch = admin.watch(&format!("{CONFIG_MAPS}?watch=true&resourceVersion={from}&timeoutSeconds=1&allowWatchBookmarks=true")).await;
+    let mut watch = admin
+        .watch(&format!("{CONFIG_MAPS}?watch=true&resourceVersion={from}&timeoutSeconds=1&allowWatchBookmarks=true"))
+        .await;
     let bookmark = watch.next().await.unwrap();
     assert_eq!(bookmark["type"], "BOOKMARK");
     assert!(revision(&bookmark["object"]) >= from);
@@ -196,15 +215,25 @@ async fn watches_show_tables_metadata_and_other_versions() {
     admin.post(CONFIG_MAPS, &config_map("a")).await.expect(201);
     let path = "/api/v1/namespaces/t/configmaps?watch=true&timeoutSeconds=1";
     let table = watch("application/json;as=Table;v=v1;g=meta.k8s.io", path).await;
-    assert_eq!((table["object"]["kind"].as_str(), table["object"]["rows"][0]["cells"][0].as_str()), (Some("Table"), Some("a")));
+    assert_eq!(
+        (table["object"]["kind"].as_str(), table["object"]["rows"][0]["cells"][0].as_str()),
+        (Some("Table"), Some("a"))
+    );
     let partial = watch("application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io", path).await;
-    assert_eq!((partial["object"]["kind"].as_str(), partial["object"].get("data")), (Some("PartialObjectMetadata"), None));
+    assert_eq!(
+        (partial["object"]["kind"].as_str(), partial["object"].get("data")),
+        (Some("PartialObjectMetadata"), None)
+    );
     let event = json!({
         "apiVersion": "v1", "kind": "Event", "metadata": {"name": "e", "namespace": "t"}, "reason": "Why", "message": "text", "type": "Normal",
         "involvedObject": {"kind": "Pod", "namespace": "t", "name": "p"}, "source": {"component": "c"},
     });
     admin.post("/api/v1/namespaces/t/events", &event).await.expect(201);
-    let seen = watch("application/json", "/apis/events.k8s.io/v1/namespaces/t/events?watch=true&timeoutSeconds=1").await;
-    assert_eq!((seen["object"]["apiVersion"].as_str(), seen["object"]["note"].as_str()), (Some("events.k8s.io/v1"), Some("text")));
+    let seen =
+        watch("application/json", "/apis/events.k8s.io/v1/namespaces/t/events?watch=true&timeoutSeconds=1").await;
+    assert_eq!(
+        (seen["object"]["apiVersion"].as_str(), seen["object"]["note"].as_str()),
+        (Some("events.k8s.io/v1"), Some("text"))
+    );
     server.stop().await;
 }

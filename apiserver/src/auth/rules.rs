@@ -20,7 +20,6 @@ pub struct Rule {
 }
 
 const READ: &[&str] = &["get", "list", "watch"];
-const WRITE: &[&str] = &["create", "update", "patch", "delete"];
 
 const fn rule(
     verbs: &'static [&'static str],

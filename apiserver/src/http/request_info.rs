@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn paths_map_to_attributes() {
-        let table: &[(Method, &str, &str, &str, &str, &str, &str, &str)] = &[
+        let table = [
             (Method::GET, "/api/v1/pods", "list", "", "", "pods", "", ""),
             (Method::GET, "/api/v1/namespaces/a/pods/p", "get", "", "a", "pods", "p", ""),
             (Method::GET, "/api/v1/namespaces/a/pods/p/log", "get", "", "a", "pods", "p", "log"),
@@ -177,7 +177,7 @@ mod tests {
             (Method::GET, "/api/v1/watch/namespaces/a/pods/p", "watch", "", "a", "pods", "p", ""),
         ];
         for (method, path, verb, group, namespace, resource, name, subresource) in table {
-            let info = parse(method.clone(), path);
+            let info = parse(method, path);
             assert!(info.is_resource, "{path}");
             assert_eq!(
                 (
@@ -188,7 +188,7 @@ mod tests {
                     info.name.as_str(),
                     info.subresource.as_str()
                 ),
-                (*verb, *group, *namespace, *resource, *name, *subresource),
+                (verb, group, namespace, resource, name, subresource),
                 "{path}"
             );
         }

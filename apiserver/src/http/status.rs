@@ -28,11 +28,6 @@ pub fn code(error: &ApiError) -> StatusCode {
     }
 }
 
-/// The `Status` object of an error.
-pub fn body(error: &ApiError) -> Value {
-    error.to_status(code(error).as_u16())
-}
-
 /// The response to a request that failed.
 pub fn response(error: &ApiError) -> Response<Body> {
     let code = code(error);

@@ -156,7 +156,7 @@ impl ServiceAddresses {
 
     /// A random address above the part of the range that Kubernetes leaves to addresses chosen by people.
     fn choose_ip(&self) -> Option<IpAddr> {
-        let len = self.cidr.len();
+        let len = self.cidr.size();
         let reserved = (len / 16).clamp(16, 256);
         // Neither the network's own address nor the broadcast address.
         let (low, high) = if len > reserved * 2 { (reserved, len - 1) } else { (1, len.saturating_sub(1)) };

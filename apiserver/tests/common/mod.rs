@@ -78,7 +78,11 @@ impl Server {
     }
 
     pub fn anonymous(&self) -> Client {
-        Client { address: self.handle.local_addr(), tls: Arc::new(self.client_config().with_no_client_auth()), token: None }
+        Client {
+            address: self.handle.local_addr(),
+            tls: Arc::new(self.client_config().with_no_client_auth()),
+            token: None,
+        }
     }
 
     pub fn bearer(&self, token: &str) -> Client {
@@ -88,7 +92,10 @@ impl Server {
     /// A namespace with its default service account, as the controllers would make it.
     pub async fn namespace(&self, name: &str) -> Client {
         let admin = self.admin();
-        admin.post("/api/v1/namespaces", &json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})).await.expect(201);
+        admin
+            .post("/api/v1/namespaces", &json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}))
+            .await
+            .expect(201);
         let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
         admin.post(&format!("/api/v1/namespaces/{name}/serviceaccounts"), &account).await.expect(201);
         admin
@@ -149,7 +156,13 @@ impl Client {
         sender
     }
 
-    pub async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: impl Into<Body>) -> http::Response<Incoming> {
+    pub async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Body>,
+    ) -> http::Response<Incoming> {
         let mut request = http::Request::builder().method(method).uri(path).header("host", "localhost");
         if let Some(token) = &self.token {
             request = request.header("authorization", format!("Bearer {token}"));
@@ -232,7 +245,10 @@ impl Watch {
     /// The next event's type and object name.
     pub async fn step(&mut self) -> (String, String) {
         let event = self.next().await.expect("the watch ended");
-        (event["type"].as_str().unwrap().to_owned(), event["object"]["metadata"]["name"].as_str().unwrap_or_default().to_owned())
+        (
+            event["type"].as_str().unwrap().to_owned(),
+            event["object"]["metadata"]["name"].as_str().unwrap_or_default().to_owned(),
+        )
     }
 }
 
