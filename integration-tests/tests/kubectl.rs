@@ -107,9 +107,9 @@ fn server_side_apply_owns_fields_and_reports_conflicts() {
         cluster.kubectl_with(&args, manifest.as_bytes())
     };
     assert_eq!(apply(manifest, "one", &[]).ok(), "configmap/c serverside-applied\n");
-    let conflict = apply(&manifest.replace('1', "2"), "two", &[]).fails_with(1);
+    let conflict = apply(&manifest.replace("\"1\"", "\"2\""), "two", &[]).fails_with(1);
     assert!(conflict.contains("Apply failed with 1 conflict: conflict with \"one\": .data.k"), "{conflict}");
-    apply(&manifest.replace('1', "2"), "two", &["--force-conflicts"]).ok();
+    apply(&manifest.replace("\"1\"", "\"2\""), "two", &["--force-conflicts"]).ok();
     assert_eq!(cluster.kubectl(&["get", "cm", "c", "-n", &ns, "-o", "jsonpath={.data.k}"]).ok(), "2");
     let managers = cluster
         .kubectl(&[
@@ -232,20 +232,8 @@ fn exec_cp_and_port_forward_reach_into_a_pod() {
     cluster.kubectl(&["cp", &there, back.to_str().expect("UTF-8")]).ok();
     assert!(std::fs::read(&back).expect("the copy is there") == big, "a copy there and back is not the same");
 
-    cluster
-        .kubectl(&["exec", &pod, "-n", &ns, "--", "sh", "-c", "mkdir -p /www && echo forwarded > /www/index.html"])
-        .ok();
-    let serve = [
-        "exec",
-        &pod,
-        "-n",
-        &ns,
-        "--",
-        "sh",
-        "-c",
-        "busybox nc -lk -p 8080 -e sh -c 'printf \"HTTP/1.0 200 OK\\r\\n\\r\\nforwarded\"' >/dev/null 2>&1 &",
-    ];
-    cluster.kubectl(&serve).ok();
+    let serve = "mkdir -p /www && echo forwarded > /www/index.html && busybox httpd -p 8080 -h /www";
+    cluster.kubectl(&["exec", &pod, "-n", &ns, "--", "sh", "-c", serve]).ok();
     let mut forward = cluster.kubectl_command(&["port-forward", &pod, "-n", &ns, "18080:8080"]);
     let mut forward = forward.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("kubectl starts");
     let answer = eventually_forwarded(&cluster);
@@ -257,7 +245,8 @@ fn exec_cp_and_port_forward_reach_into_a_pod() {
 fn eventually_forwarded(cluster: &Cluster) -> String {
     eventually("an answer over the forwarded port", MINUTE, || {
         let mut bash = cluster.command("bash");
-        bash.args(["-c", "exec 3<>/dev/tcp/127.0.0.1/18080 || exit 1; echo >&3; timeout 5 cat <&3"]);
+        let get = r"exec 3<>/dev/tcp/127.0.0.1/18080 || exit 1; printf 'GET / HTTP/1.0\r\n\r\n' >&3; timeout 5 cat <&3";
+        bash.args(["-c", get]);
         let outcome = gantry_integration_tests::command::run(&mut bash, b"");
         if outcome.stdout.contains("forwarded") { Ok(outcome.stdout) } else { Err(outcome.to_string()) }
     })
