@@ -69,7 +69,7 @@ impl PodDirectory {
     }
 
     /// Puts or replaces a pod.
-    pub(crate) fn put(&self, namespace: &str, name: &str, entry: PodEntry) {
+    pub fn put(&self, namespace: &str, name: &str, entry: PodEntry) {
         let mut entries = self.entries.write().unwrap_or_else(std::sync::PoisonError::into_inner);
         entries.insert((namespace.to_owned(), name.to_owned()), entry);
     }

@@ -1,6 +1,6 @@
-//! What goes wrong with a request, as the kubelet's API says it: a status code and a line of
-//! text. The API server makes a Status of it.
+//! What goes wrong with a request: a Status, which the API server hands on as it is.
 
+use axum::Json;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 
@@ -51,6 +51,23 @@ impl From<RuntimeError> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        (self.status, self.text).into_response()
+        let reason = match self.status {
+            StatusCode::BAD_REQUEST => "BadRequest",
+            StatusCode::FORBIDDEN => "Forbidden",
+            StatusCode::NOT_FOUND => "NotFound",
+            StatusCode::SERVICE_UNAVAILABLE => "ServiceUnavailable",
+            StatusCode::GATEWAY_TIMEOUT => "Timeout",
+            _ => "InternalError",
+        };
+        let status = serde_json::json!({
+            "kind": "Status",
+            "apiVersion": "v1",
+            "metadata": {},
+            "status": "Failure",
+            "message": self.text,
+            "reason": reason,
+            "code": self.status.as_u16(),
+        });
+        (self.status, Json(status)).into_response()
     }
 }

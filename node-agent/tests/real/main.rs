@@ -10,3 +10,4 @@ mod harness;
 mod images;
 mod runtime;
 mod services;
+mod streams;
