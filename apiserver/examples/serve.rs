@@ -25,7 +25,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let server =
         gantry_apiserver::start(options, prometheus_client::registry::Registry::default(), shutdown.clone()).await?;
     let url = format!("https://{}", server.local_addr());
-    server.pki().write_kubeconfig(&dir.join("admin.kubeconfig"), &url, server.pki().admin())?;
+    server.pki().authority().write_kubeconfig(&dir.join("admin.kubeconfig"), &url, server.pki().admin())?;
     tracing::info!(url, "serving");
     tokio::signal::ctrl_c().await?;
     shutdown.cancel();

@@ -71,6 +71,12 @@ pub enum PkiError {
         /// The missing file.
         path: PathBuf,
     },
+    /// There is no authority where one has to be.
+    #[error("there is no certificate authority in {}", path.display())]
+    NoAuthority {
+        /// The directory.
+        path: PathBuf,
+    },
     /// `ca.crt` or `ca.key` cannot be used.
     #[error("the certificate authority in {} cannot be used: {why}", path.display())]
     Authority {
@@ -150,12 +156,17 @@ impl fmt::Debug for ClientIdentity {
     }
 }
 
-/// The authority and what it has signed.
-pub struct Pki {
+/// The certificate authority in a directory: it signs, and knows what everyone trusts.
+pub struct Authority {
     dir: PathBuf,
     leaf_life: Duration,
     ca_pem: String,
     issuer: Issuer<'static, KeyPair>,
+}
+
+/// The authority and what it has signed.
+pub struct Pki {
+    authority: Authority,
     serving: ClientIdentity,
     kubelet_client: ClientIdentity,
     admin: ClientIdentity,
@@ -166,7 +177,7 @@ pub struct Pki {
 
 impl fmt::Debug for Pki {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pki").field("dir", &self.dir).finish_non_exhaustive()
+        f.debug_struct("Pki").field("dir", &self.authority.dir).finish_non_exhaustive()
     }
 }
 
@@ -179,8 +190,8 @@ impl Pki {
     /// everyone who trusts them would be locked out.
     pub fn load_or_create(dir: &Path, options: &PkiOptions, now: Timestamp) -> Result<Self, PkiError> {
         files::make_dir(dir)?;
-        let (ca_pem, issuer) = authority(dir, options, now)?;
-        let keeper = Keeper { dir, ca_pem: &ca_pem, issuer: &issuer, life: options.leaf_life, now };
+        let authority = authority(dir, options, now)?;
+        let keeper = Keeper { authority: &authority, now };
         let client = |user: &str, group: Option<&str>| LeafSpec::client(user, group);
         Ok(Pki {
             serving: keeper.keep("apiserver", &serving_spec(options))?,
@@ -189,17 +200,20 @@ impl Pki {
             controller_manager: keeper.keep("controller-manager", &client(CONTROLLER_MANAGER_USER, None))?,
             scheduler: keeper.keep("scheduler", &client(SCHEDULER_USER, None))?,
             service_account_key_pem: service_account_key(dir)?,
-            dir: dir.to_owned(),
-            leaf_life: options.leaf_life,
-            ca_pem,
-            issuer,
+            authority,
         })
     }
 
     /// The authority's certificate, as PEM: what clients trust.
     #[must_use]
     pub fn ca_pem(&self) -> &str {
-        &self.ca_pem
+        &self.authority.ca_pem
+    }
+
+    /// The authority itself.
+    #[must_use]
+    pub fn authority(&self) -> &Authority {
+        &self.authority
     }
 
     /// What the API server presents.
@@ -237,6 +251,27 @@ impl Pki {
     pub fn service_account_key(&self) -> &str {
         &self.service_account_key_pem
     }
+}
+
+impl Authority {
+    /// The authority that is in `dir`; nothing is made or renewed.
+    ///
+    /// # Errors
+    ///
+    /// If there is none, or it cannot be used.
+    pub fn open(dir: &Path, now: Timestamp) -> Result<Self, PkiError> {
+        let (crt, key) = (files::read(&dir.join("ca.crt"))?, files::read_secret(&dir.join("ca.key"))?);
+        let (Some(ca_pem), Some(key_pem)) = (crt, key) else {
+            return Err(PkiError::NoAuthority { path: dir.to_owned() });
+        };
+        Self::of(dir, PkiOptions::default().leaf_life, ca_pem, &key_pem, now)
+    }
+
+    fn of(dir: &Path, leaf_life: Duration, ca_pem: String, key_pem: &str, now: Timestamp) -> Result<Self, PkiError> {
+        let unusable = |why| PkiError::Authority { path: dir.to_owned(), why };
+        let issuer = leaf::open_authority(&ca_pem, key_pem, now).map_err(unusable)?;
+        Ok(Self { dir: dir.to_owned(), leaf_life, ca_pem, issuer })
+    }
 
     /// A new certificate for a user in some groups. It is not kept.
     ///
@@ -264,8 +299,7 @@ impl Pki {
     /// If the name cannot be a node's, or the files cannot be read or written.
     pub fn keep_node(&self, name: &str, ips: &[IpAddr], now: Timestamp) -> Result<ClientIdentity, PkiError> {
         let spec = node_spec(name, ips)?;
-        let keeper = Keeper { dir: &self.dir, ca_pem: &self.ca_pem, issuer: &self.issuer, life: self.leaf_life, now };
-        keeper.keep(&format!("node-{name}"), &spec)
+        Keeper { authority: self, now }.keep(&format!("node-{name}"), &spec)
     }
 
     /// A kubeconfig with everything in it.
@@ -286,25 +320,23 @@ impl Pki {
 
 /// Keeps certificates in a directory.
 struct Keeper<'a> {
-    dir: &'a Path,
-    ca_pem: &'a str,
-    issuer: &'a Issuer<'static, KeyPair>,
-    life: Duration,
+    authority: &'a Authority,
     now: Timestamp,
 }
 
 impl Keeper<'_> {
     /// The certificate in `NAME.crt` with the key in `NAME.key`, made anew unless it is good.
     fn keep(&self, name: &str, spec: &LeafSpec) -> Result<ClientIdentity, PkiError> {
-        let (crt, key) = (self.dir.join(format!("{name}.crt")), self.dir.join(format!("{name}.key")));
+        let Authority { dir, leaf_life, ca_pem, issuer } = self.authority;
+        let (crt, key) = (dir.join(format!("{name}.crt")), dir.join(format!("{name}.key")));
         if let (Some(chain_pem), Some(key_pem)) = (files::read(&crt)?, files::read_secret(&key)?) {
             let kept = ClientIdentity { user: spec.user.clone(), chain_pem, key_pem };
-            match leaf::fault(&kept, spec, self.ca_pem, self.now) {
+            match leaf::fault(&kept, spec, ca_pem, self.now) {
                 None => return Ok(kept),
                 Some(fault) => tracing::info!(certificate = name, fault, "renewing a certificate"),
             }
         }
-        let identity = leaf::issue(self.issuer, spec, self.life, self.now)?;
+        let identity = leaf::issue(issuer, spec, *leaf_life, self.now)?;
         // A crash between the two leaves a pair that does not match, which the next start finds and renews.
         files::write(&key, &identity.key_pem, files::SECRET)?;
         files::write(&crt, &identity.chain_pem, files::PUBLIC)?;
@@ -313,7 +345,7 @@ impl Keeper<'_> {
 }
 
 /// The authority in the directory; a new one if there is none.
-fn authority(dir: &Path, options: &PkiOptions, now: Timestamp) -> Result<(String, Issuer<'static, KeyPair>), PkiError> {
+fn authority(dir: &Path, options: &PkiOptions, now: Timestamp) -> Result<Authority, PkiError> {
     let (crt, key) = (dir.join("ca.crt"), dir.join("ca.key"));
     let (ca_pem, key_pem) = match (files::read(&crt)?, files::read_secret(&key)?) {
         (Some(ca_pem), Some(key_pem)) => (ca_pem, key_pem),
@@ -336,9 +368,7 @@ fn authority(dir: &Path, options: &PkiOptions, now: Timestamp) -> Result<(String
             (ca_pem, key_pem)
         }
     };
-    let unusable = |why| PkiError::Authority { path: dir.to_owned(), why };
-    let issuer = leaf::open_authority(&ca_pem, &key_pem, now).map_err(unusable)?;
-    Ok((ca_pem, issuer))
+    Authority::of(dir, options.leaf_life, ca_pem, &key_pem, now)
 }
 
 /// Whether anything was ever signed here.

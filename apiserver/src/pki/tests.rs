@@ -113,10 +113,10 @@ fn the_server_is_known_by_all_its_names() {
 #[test]
 fn clients_are_who_they_say() {
     let (_dir, pki) = new_pki();
-    let issued = pki.issue_client("jane", &["dev", "ops"], start()).unwrap();
+    let issued = pki.authority().issue_client("jane", &["dev", "ops"], start()).unwrap();
     let long: Vec<String> = (0..40).map(|i| format!("a-group-with-a-long-name-{i}")).collect();
     let long: Vec<&str> = long.iter().map(String::as_str).collect();
-    let in_many = pki.issue_client("joe", &long, start()).unwrap();
+    let in_many = pki.authority().issue_client("joe", &long, start()).unwrap();
     let cases: [(&ClientIdentity, &str, &[&str]); 6] = [
         (&in_many, "joe", &long),
         (pki.admin(), "kubernetes-admin", &["system:masters"]),
@@ -136,14 +136,14 @@ fn clients_are_who_they_say() {
     }
     let (_other_dir, other) = new_pki();
     assert!(as_client(&other, pki.admin(), days(1)).is_err(), "another cluster's authority");
-    assert!(matches!(pki.issue_client("", &[], start()), Err(PkiError::Name { .. })));
+    assert!(matches!(pki.authority().issue_client("", &[], start()), Err(PkiError::Name { .. })));
 }
 
 #[test]
 fn a_node_is_client_and_server() {
     let (_dir, pki) = new_pki();
     let ips: Vec<IpAddr> = vec!["192.0.2.9".parse().unwrap(), "2001:db8::9".parse().unwrap()];
-    let node = pki.issue_node("node-a.example", &ips, start()).unwrap();
+    let node = pki.authority().issue_node("node-a.example", &ips, start()).unwrap();
     assert_eq!(subject(&node), ("system:node:node-a.example".to_owned(), vec!["system:nodes".to_owned()]));
     as_client(&pki, &node, days(1)).unwrap();
     for name in ["node-a.example", "192.0.2.9", "2001:db8::9"] {
@@ -151,12 +151,12 @@ fn a_node_is_client_and_server() {
     }
     assert!(as_server(&pki, &node, "node-b.example", days(1)).is_err());
     for name in ["", "Node", "a/b", "..", "a..b", "a b", "é", &"x".repeat(254)] {
-        assert!(matches!(pki.issue_node(name, &[], start()), Err(PkiError::Name { .. })), "{name}");
-        assert!(matches!(pki.keep_node(name, &[], start()), Err(PkiError::Name { .. })), "{name}");
+        assert!(matches!(pki.authority().issue_node(name, &[], start()), Err(PkiError::Name { .. })), "{name}");
+        assert!(matches!(pki.authority().keep_node(name, &[], start()), Err(PkiError::Name { .. })), "{name}");
     }
-    let kept = pki.keep_node("node-a", &ips, start()).unwrap();
-    assert_eq!(pki.keep_node("node-a", &ips, days(10)).unwrap(), kept);
-    assert_ne!(pki.keep_node("node-a", &ips[..1], days(10)).unwrap(), kept, "an address is gone");
+    let kept = pki.authority().keep_node("node-a", &ips, start()).unwrap();
+    assert_eq!(pki.authority().keep_node("node-a", &ips, days(10)).unwrap(), kept);
+    assert_ne!(pki.authority().keep_node("node-a", &ips[..1], days(10)).unwrap(), kept, "an address is gone");
 }
 
 #[test]
@@ -173,7 +173,7 @@ fn certificates_have_their_time() {
     });
     assert_eq!(late, expired);
     let before_1970 = Timestamp::from_second(-1).unwrap();
-    assert!(matches!(pki.issue_client("a", &[], before_1970), Err(PkiError::Clock)));
+    assert!(matches!(pki.authority().issue_client("a", &[], before_1970), Err(PkiError::Clock)));
 }
 
 #[test]
@@ -291,7 +291,7 @@ fn secrets_are_for_their_owner_only() {
     std::fs::set_permissions(&pki_dir, std::fs::Permissions::from_mode(0o755)).unwrap();
     let pki = load(&dir, &PkiOptions::default(), start()).unwrap();
     let config = pki_dir.join("admin.kubeconfig");
-    pki.write_kubeconfig(&config, "https://127.0.0.1:6443", pki.admin()).unwrap();
+    pki.authority().write_kubeconfig(&config, "https://127.0.0.1:6443", pki.admin()).unwrap();
     std::fs::set_permissions(pki_dir.join("sa.key"), std::fs::Permissions::from_mode(0o644)).unwrap();
     load(&dir, &PkiOptions::default(), start()).unwrap();
     let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
@@ -312,10 +312,10 @@ fn a_kubeconfig_has_everything_in_it() {
     use base64::Engine;
     let (dir, pki) = new_pki();
     let path = dir.path().join("config");
-    pki.write_kubeconfig(&path, "https://old:1", pki.admin()).unwrap();
-    pki.write_kubeconfig(&path, "https://127.0.0.1:6443", pki.admin()).unwrap();
+    pki.authority().write_kubeconfig(&path, "https://old:1", pki.admin()).unwrap();
+    pki.authority().write_kubeconfig(&path, "https://127.0.0.1:6443", pki.admin()).unwrap();
     let text = std::fs::read_to_string(&path).unwrap();
-    assert_eq!(text, pki.kubeconfig("https://127.0.0.1:6443", pki.admin()));
+    assert_eq!(text, pki.authority().kubeconfig("https://127.0.0.1:6443", pki.admin()));
     let data = |name: &str| {
         let line = text.lines().find(|line| line.trim().starts_with(name)).unwrap();
         let value = line.split_once(": ").unwrap().1;

@@ -55,7 +55,7 @@ impl Server {
     }
 
     pub fn user(&self, user: &str, groups: &[&str]) -> Client {
-        let identity = self.handle.pki().issue_client(user, groups, jiff::Timestamp::now()).unwrap();
+        let identity = self.handle.pki().authority().issue_client(user, groups, jiff::Timestamp::now()).unwrap();
         self.with_certificate(&identity.chain_pem, &identity.key_pem)
     }
 
