@@ -22,7 +22,7 @@ use tokio::net::TcpListener;
 /// An agent that demands a client certificate, says what it was asked, and echoes on upgraded connections.
 async fn agent(server: &Server, name: &str) -> SocketAddr {
     let pki = server.handle.pki();
-    let certificate = pki.issue_node(name, &[], jiff::Timestamp::now()).unwrap();
+    let certificate = pki.authority().issue_node(name, &[], jiff::Timestamp::now()).unwrap();
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(pki.ca_pem().as_bytes()).unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());

@@ -3,8 +3,8 @@
 use std::io::Write;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
-use gantry_apiserver::pki::{Pki, PkiOptions};
+use anyhow::{Result, bail};
+use gantry_apiserver::pki::{Authority, CONTROLLER_MANAGER_USER, SCHEDULER_USER};
 use jiff::Timestamp;
 
 use crate::args::{Identity, Kubeconfig};
@@ -24,16 +24,16 @@ pub fn print_kubeconfig(options: &Kubeconfig) -> Result<()> {
         );
     }
     let now = Timestamp::now();
-    let pki = Pki::load_or_create(&dir, &PkiOptions::default(), now).context("cannot read the authority")?;
+    let authority = Authority::open(&dir, now)?;
     let identity = match &options.identity {
         Identity::User { name, groups } => {
             let groups: Vec<&str> = groups.iter().map(String::as_str).collect();
-            pki.issue_client(name, &groups, now)?
+            authority.issue_client(name, &groups, now)?
         }
-        Identity::Controllers => pki.controller_manager().clone(),
-        Identity::Scheduler => pki.scheduler().clone(),
-        Identity::Node { name, ips } => pki.issue_node(name, ips, now)?,
+        Identity::Controllers => authority.issue_client(CONTROLLER_MANAGER_USER, &[], now)?,
+        Identity::Scheduler => authority.issue_client(SCHEDULER_USER, &[], now)?,
+        Identity::Node { name, ips } => authority.issue_node(name, ips, now)?,
     };
-    std::io::stdout().write_all(pki.kubeconfig(&options.url, &identity).as_bytes())?;
+    std::io::stdout().write_all(authority.kubeconfig(&options.url, &identity).as_bytes())?;
     Ok(())
 }

@@ -42,7 +42,8 @@ pub async fn run(options: args::Up) -> Result<()> {
     if let Some(metrics) = agent_metrics {
         let name = node_name(&options.agent)?;
         let client = client(&format!("system:node:{name}"), &["system:nodes"]);
-        let certificate = server.pki().keep_node(&name, options.agent.node_ip.as_slice(), Timestamp::now())?;
+        let certificate =
+            server.pki().authority().keep_node(&name, options.agent.node_ip.as_slice(), Timestamp::now())?;
         let serving = gantry_node_agent::ServingIdentity {
             cert_chain_pem: certificate.chain_pem,
             key_pem: certificate.key_pem,
@@ -101,7 +102,7 @@ pub async fn start_api_server(
     let host = if host.contains(':') { format!("[{host}]") } else { host };
     let url = format!("https://{host}:{}", address.port());
     let kubeconfig = dir.join("admin.kubeconfig");
-    server.pki().write_kubeconfig(&kubeconfig, &url, server.pki().admin())?;
+    server.pki().authority().write_kubeconfig(&kubeconfig, &url, server.pki().admin())?;
     say_ready(
         "api server",
         &format!("after {:.2} s at {url}, kubeconfig {}", start.elapsed().as_secs_f64(), kubeconfig.display()),
