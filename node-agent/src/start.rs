@@ -18,7 +18,8 @@ use crate::pods::config::{NodeSettings, parse_resolv_conf};
 use crate::pods::context::Context;
 use crate::pods::events::Recorder;
 use crate::pods::{Images, Manager, Objects, PodDirectory, Tokens};
-use crate::runtime::{Runtime, containerd, images};
+use crate::runtime::instance::Instance;
+use crate::runtime::{Runtime, images};
 use crate::server::{self, ServerContext};
 use crate::{Error, Metrics, Options, Paths, RuntimeChoice};
 
@@ -30,7 +31,7 @@ const RETRY: Duration = Duration::from_millis(500);
 /// Runs the agent until `shutdown`. `ready` is called once the Node is registered and what runs has been adopted.
 pub async fn run(
     client: Client,
-    options: Options,
+    mut options: Options,
     metrics: Metrics,
     ready: impl FnOnce() + Send + 'static,
     shutdown: CancellationToken,
@@ -39,6 +40,9 @@ pub async fn run(
     for dir in [paths.pods(), paths.pod_logs(), paths.images()] {
         tokio::fs::create_dir_all(&dir).await.map_err(|source| Error::DataDir { path: dir, source })?;
     }
+    let instance = Instance::of(&options.data_dir);
+    let instance = instance.map_err(|source| Error::DataDir { path: options.data_dir.clone(), source })?;
+    options.cgroup_root = instance.cgroup(&options.cgroup_root);
     // The port is taken first: a second agent on the machine must fail before it touches anything.
     let server = match &options.serving {
         Some(identity) => Some(server::bind(options.listen, identity).await.map_err(Error::Server)?),
@@ -76,7 +80,7 @@ pub async fn run(
         lease::run(client.clone(), options.node_name.clone(), node.clone(), stop.clone()),
     );
     if options.service_proxy {
-        start_proxy(&mut parts, &client, &options, cidrs, stop.clone());
+        start_proxy(&mut parts, &client, &instance, cidrs, stop.clone());
     }
 
     let manager = Manager::new(context.clone(), node, stop.clone());
@@ -207,20 +211,12 @@ fn watch_services(client: Client) -> (reflector::Store<Service>, impl Future<Out
 fn start_proxy(
     parts: &mut JoinSet<(&'static str, Result<(), Error>)>,
     client: &Client,
-    options: &Options,
+    instance: &Instance,
     pod_cidrs: watch::Receiver<Vec<String>>,
     stop: CancellationToken,
 ) {
     use crate::linux::services;
-    use crate::runtime::instance::Instance;
-    let table = match Instance::of(&options.data_dir) {
-        Ok(instance) => instance.table(),
-        Err(error) => {
-            warn!(%error, "service addresses are not served");
-            return;
-        }
-    };
-    let proxy = services::Options { table, pod_cidrs, cluster_cidrs: Vec::new() };
+    let proxy = services::Options { table: instance.table(), pod_cidrs, cluster_cidrs: Vec::new() };
     spawn(parts, "the service proxy", services::run(client.clone(), proxy, stop));
 }
 
@@ -228,13 +224,14 @@ fn start_proxy(
 fn start_proxy(
     _parts: &mut JoinSet<(&'static str, Result<(), Error>)>,
     _client: &Client,
-    _options: &Options,
+    _instance: &Instance,
     _pod_cidrs: watch::Receiver<Vec<String>>,
     _stop: CancellationToken,
 ) {
     warn!("service addresses are not served on this system");
 }
 
+#[cfg(target_os = "linux")]
 async fn start_runtime(
     options: &Options,
     shutdown: CancellationToken,
@@ -244,12 +241,26 @@ async fn start_runtime(
         RuntimeChoice::Attach(address) => Some(address.clone()),
         RuntimeChoice::Own => None,
     };
-    let containerd = containerd::ContainerdOptions {
+    let containerd = crate::runtime::containerd::ContainerdOptions {
         address,
         data_dir: options.data_dir.clone(),
         node_name: options.node_name.clone(),
         cgroup_root: options.cgroup_root.clone(),
     };
-    let started = containerd::start(containerd, shutdown).await.map_err(Error::Runtime)?;
+    let started = crate::runtime::containerd::start(containerd, shutdown).await.map_err(Error::Runtime)?;
     Ok((started.runtime, Some(started.supervisor)))
+}
+
+#[cfg(not(target_os = "linux"))]
+async fn start_runtime(
+    options: &Options,
+    _shutdown: CancellationToken,
+) -> Result<(Arc<dyn Runtime>, Option<tokio::task::JoinHandle<()>>), Error> {
+    match &options.runtime {
+        RuntimeChoice::Given(runtime) => Ok((runtime.clone(), None)),
+        RuntimeChoice::Attach(_) | RuntimeChoice::Own => {
+            let message = "containerd is so far driven on Linux only".to_owned();
+            Err(Error::Runtime(crate::runtime::RuntimeError::Unsupported(message)))
+        }
+    }
 }

@@ -185,11 +185,11 @@ pub fn service_variables<'a>(pod: &Pod, services: impl Iterator<Item = &'a Servi
     for service in services {
         let of = (service.metadata.namespace.as_deref(), service.metadata.name.as_deref());
         let (Some(service_namespace), Some(name)) = of else { continue };
-        let local = service_namespace == namespace;
-        if local && links {
+        if service_namespace == namespace && links {
             chosen.insert(name, service);
-        } else if service_namespace == "default" && name == "kubernetes" && !chosen.contains_key(name) {
-            chosen.insert(name, service);
+        } else if service_namespace == "default" && name == "kubernetes" {
+            // One of the same name in the pod's own namespace goes before it.
+            chosen.entry(name).or_insert(service);
         }
     }
     let mut variables = BTreeMap::new();

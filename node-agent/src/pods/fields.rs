@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use gantry_api::quantity::Quantity;
 use k8s_openapi::api::core::v1::{Container, ObjectFieldSelector, Pod, ResourceFieldSelector};
 
-use super::quantity::Quantity;
 use super::resources::{Amounts, amount};
 use super::spec;
 
@@ -112,7 +112,7 @@ pub fn resource(
         "requests" => request.map_or(0, |quantity| amount(name, quantity)),
         _ => return Err(unsupported()),
     };
-    let divisor = selector.divisor.as_ref().and_then(|divisor| Quantity::parse(&divisor.0));
+    let divisor = selector.divisor.as_ref().and_then(|divisor| Quantity::parse(&divisor.0).ok());
     let divisor = divisor.filter(|divisor| !divisor.is_zero()).unwrap_or(Quantity::from_milli(1000));
     let divisor = if name == "cpu" { divisor.milli_value() } else { divisor.value() }.max(1);
     // Rounded up: an application must not think it has nothing.

@@ -1,6 +1,7 @@
 //! Sees that a container's image is on the node before the container is made: pull policies, credentials, back-off.
 
-use std::sync::Mutex;
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -23,45 +24,56 @@ pub struct Missing {
     pub retry_at: Timestamp,
 }
 
-/// Pull back-off, by pod and image.
+/// Pulls that failed, by pod and image.
+struct Failures {
+    back_off: BackOff,
+    last: HashMap<String, (Timestamp, String)>,
+}
+
+/// Pull back-off.
 pub struct Images {
-    failed: Mutex<(BackOff, std::collections::HashMap<String, (Timestamp, String)>)>,
+    failures: Mutex<Failures>,
 }
 
 impl Default for Images {
     fn default() -> Self {
-        Self { failed: Mutex::new((BackOff::new(RESTART_BASE, RESTART_MAX), std::collections::HashMap::new())) }
+        let back_off = BackOff::new(RESTART_BASE, RESTART_MAX);
+        Self { failures: Mutex::new(Failures { back_off, last: HashMap::new() }) }
     }
 }
 
 impl Images {
+    fn failures(&self) -> MutexGuard<'_, Failures> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Until when pulling is pointless, and how the last attempt failed.
     fn back_off(&self, key: &str, now: Timestamp) -> Option<(Timestamp, String)> {
-        let failed = self.failed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let (at, error) = failed.1.get(key)?;
-        failed.0.until(key, *at, now).map(|until| (until, error.clone()))
+        let failures = self.failures();
+        let (at, error) = failures.last.get(key)?;
+        failures.back_off.until(key, *at, now).map(|until| (until, error.clone()))
     }
 
     fn note_failure(&self, key: &str, now: Timestamp, error: String) {
-        let mut failed = self.failed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        failed.0.bump(key, now, now);
-        failed.1.insert(key.to_owned(), (now, error));
+        let mut failures = self.failures();
+        failures.back_off.bump(key, now, now);
+        failures.last.insert(key.to_owned(), (now, error));
     }
 
     fn note_success(&self, key: &str) {
-        let mut failed = self.failed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        failed.0.reset(key);
-        failed.1.remove(key);
+        let mut failures = self.failures();
+        failures.back_off.reset(key);
+        failures.last.remove(key);
     }
 
     /// Forgets what was noted for a pod.
     pub fn forget(&self, uid: &str) {
-        let mut failed = self.failed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut failures = self.failures();
         let of_pod = |key: &String| key.split('_').next() == Some(uid);
-        let keys: Vec<String> = failed.1.keys().filter(|key| of_pod(key)).cloned().collect();
+        let keys: Vec<String> = failures.last.keys().filter(|key| of_pod(key)).cloned().collect();
         for key in keys {
-            failed.0.reset(&key);
-            failed.1.remove(&key);
+            failures.back_off.reset(&key);
+            failures.last.remove(&key);
         }
     }
 }

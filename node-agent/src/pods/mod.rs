@@ -23,7 +23,6 @@ mod objects;
 mod plan;
 mod probes;
 mod publish;
-mod quantity;
 pub mod resources;
 mod spec;
 mod start;

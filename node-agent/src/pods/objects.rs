@@ -49,9 +49,12 @@ struct Entry<K> {
 
 type Slot<K> = Arc<Mutex<Entry<K>>>;
 
+/// By namespace and name: when it was last asked for, and what is known.
+type Slots<K> = HashMap<(String, String), (Instant, Slot<K>)>;
+
 struct Cache<K> {
     kind: &'static str,
-    slots: Mutex<HashMap<(String, String), (Instant, Slot<K>)>>,
+    slots: Mutex<Slots<K>>,
 }
 
 impl<K> Cache<K>

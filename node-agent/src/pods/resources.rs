@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use gantry_api::quantity::Quantity as Parsed;
 use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
-use super::quantity::Quantity as Parsed;
 use super::spec::{self, Role};
 use crate::runtime::Resources;
 
@@ -37,9 +37,9 @@ pub type Amounts = BTreeMap<String, i64>;
 /// One quantity in the units of [`Amounts`]; what cannot be parsed counts as nothing (the API server refuses it).
 pub fn amount(resource: &str, quantity: &Quantity) -> i64 {
     match Parsed::parse(&quantity.0) {
-        Some(parsed) if resource == "cpu" => parsed.milli_value(),
-        Some(parsed) => parsed.value(),
-        None => 0,
+        Ok(parsed) if resource == "cpu" => parsed.milli_value(),
+        Ok(parsed) => parsed.value(),
+        Err(_) => 0,
     }
 }
 

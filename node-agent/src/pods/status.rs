@@ -270,7 +270,8 @@ fn phase(pod: &Pod, inits: &Statuses<'_>, apps: &Statuses<'_>) -> &'static str {
     for (container, status) in inits {
         if container.role == Role::Sidecar {
             let running = status.state.as_ref().is_some_and(|state| state.running.is_some());
-            init_pending |= !(running && status.started == Some(true)) && !any_app_started(apps);
+            let up = running && status.started == Some(true);
+            init_pending |= !(up || any_app_started(apps));
             continue;
         }
         match terminated(status.state.as_ref()) {

@@ -74,6 +74,12 @@ impl Instance {
         format!("gantry-{}", self.id)
     }
 
+    /// The cgroup of this instance's pods. What lies below it and is not known is removed, so
+    /// agents of one machine must not share it.
+    pub fn cgroup(&self, root: &str) -> String {
+        format!("{}/{}", root.trim_end_matches('/'), self.id)
+    }
+
     fn record_path(&self) -> PathBuf {
         self.containerd_dir().join("instance.json")
     }
