@@ -107,9 +107,10 @@ impl Writer {
             if resource.stored() {
                 lists.insert(format!("{name}List"), self.list(resource, &name));
             }
-            for part in &resource.subresources.other {
-                if let Some((name, schema)) = builtin_type(&part.gvk) {
-                    kinds.entry(name.clone()).or_default().push(part.gvk.clone());
+            let scale = resource.subresources.scale.is_some().then(scale_kind);
+            for gvk in resource.subresources.other.iter().map(|part| part.gvk.clone()).chain(scale) {
+                if let Some((name, schema)) = builtin_type(&gvk) {
+                    kinds.entry(name.clone()).or_default().push(gvk);
                     waiting.push((name, schema));
                 }
             }
@@ -372,17 +373,20 @@ fn paths(form: Form, resources: &[&Resource]) -> Map<String, Value> {
     paths
 }
 
+fn scale_kind() -> Gvk {
+    Gvk::new("autoscaling", "v1", "Scale")
+}
+
 /// The subresources that are read and written like objects.
 fn parts(resource: &Resource, kind: &str) -> Vec<(&'static str, String, Gvk)> {
     let mut parts = Vec::new();
     if resource.subresources.status {
         parts.push(("status", kind.to_owned(), resource.gvk()));
     }
-    let scale = Gvk::new("autoscaling", "v1", "Scale");
     if resource.subresources.scale.is_some()
-        && let Some((name, _)) = builtin_type(&scale)
+        && let Some((name, _)) = builtin_type(&scale_kind())
     {
-        parts.push(("scale", name, scale));
+        parts.push(("scale", name, scale_kind()));
     }
     parts
 }

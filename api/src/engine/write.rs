@@ -34,20 +34,11 @@ pub fn finish_create(resource: &Resource, object: &mut Value, ctx: &mut Context<
     resource.strategy.validate_create(object, &mut errors);
     refuse(resource, object, errors)?;
     ctx.warnings.extend(resource.strategy.warnings(object));
-    if !was_applied(object, ctx.manager) {
+    if !ctx.applied {
         let api_version = resource.api_version();
         apply::track_update(resource.schema(), &api_version, None, object, ctx.manager, None, ctx.now);
     }
     Ok(())
-}
-
-/// Whether this manager made the new object by applying it: then its fields are recorded already.
-fn was_applied(object: &Value, manager: &str) -> bool {
-    let entries = meta::get(object, &["metadata", "managedFields"]).and_then(Value::as_array);
-    entries
-        .into_iter()
-        .flatten()
-        .any(|e| meta::str_at(e, &["operation"]) == "Apply" && meta::str_at(e, &["manager"]) == manager)
 }
 
 /// Completes an update before admission: what the client may not change is taken from `old`.

@@ -90,6 +90,7 @@ fn keep_allocated(old: &Value, new: &mut Value) {
         return;
     }
     let spec = child(new, "spec");
+    align_addresses(was, spec);
     let needs_address = |spec: &Value| text(spec, "type") != "ExternalName";
     if needs_address(was) && needs_address(spec) {
         if text(spec, "clusterIP").is_empty() && list(spec, "clusterIPs").is_empty() {
@@ -129,6 +130,22 @@ fn keep_allocated(old: &Value, new: &mut Value) {
     {
         set(spec, "healthCheckNodePort", number);
     }
+}
+
+/// A client that changes the one address and leaves the list as it was means the list's first, too.
+fn align_addresses(was: &Value, spec: &mut Value) {
+    let wanted = text(spec, "clusterIP").to_owned();
+    let before = list(was, "clusterIPs");
+    if wanted == text(was, "clusterIP") || before.is_empty() || list(spec, "clusterIPs") != before {
+        return;
+    }
+    if wanted.is_empty() {
+        unset(spec, "clusterIPs");
+        return;
+    }
+    let mut addresses = before.to_vec();
+    addresses[0] = Value::from(wanted);
+    set(spec, "clusterIPs", addresses);
 }
 
 fn validate_addresses_kept(old: &Value, new: &Value, errors: &mut Vec<FieldError>) {
