@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use http::Method;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
@@ -62,6 +62,7 @@ pub async fn run(session: &Session, args: &Args) -> Result<ExitCode> {
             Err(error) => {
                 failed = true;
                 match super::server_error(&error) {
+                    Some(text) if has_conflicts(&error) => tell!("{text}\n{error}"),
                     Some(text) => tell!("{text}"),
                     None => tell!("error: {error:#}"),
                 }
@@ -99,23 +100,74 @@ async fn apply(session: &Session, args: &Args, object: &Value) -> Result<Applied
         Err(error) if is_not_found(&error) => None,
         Err(error) => return Err(error),
     };
-    let mut query = vec![("fieldManager", FIELD_MANAGER), ("fieldValidation", "Strict")];
-    if args.force_conflicts {
-        query.push(("force", "true"));
-    }
-    if args.dry_run == "server" {
-        query.push(("dryRun", "All"));
-    }
-    let body = serde_json::to_vec(object)?;
-    let after = session.request(Method::PATCH, &path, &query, Some(("application/apply-patch+yaml", body))).await?;
+    let after = send(session, args, &path, object).await?;
     let word = match before {
         None => "created",
-        Some(before) if before["metadata"]["resourceVersion"] == after["metadata"]["resourceVersion"] => "unchanged",
+        Some(before) if is_same(&before, &after) => "unchanged",
         Some(_) => "configured",
     };
     let dry = if args.dry_run == "server" { " (server dry run)" } else { "" };
     session.out.line(format!("{}/{} {word}{dry}", resource.display(), name(object)))?;
     Ok(Applied { resource, object: after })
+}
+
+/// Applies an object. A conflict with fields that other verbs of this command wrote (`scale`, `rollout undo`) is none: the
+/// manifest is what the user wants now.
+async fn send(session: &Session, args: &Args, path: &str, object: &Value) -> Result<Value> {
+    let body = serde_json::to_vec(object)?;
+    let mut force = args.force_conflicts;
+    loop {
+        let mut query = vec![("fieldManager", FIELD_MANAGER), ("fieldValidation", "Strict")];
+        query.extend(force.then_some(("force", "true")));
+        query.extend((args.dry_run == "server").then_some(("dryRun", "All")));
+        let body = Some(("application/apply-patch+yaml", body.clone()));
+        match session.request(Method::PATCH, path, &query, body).await {
+            Err(error) if !force && conflicts_only_with_itself(&error) => force = true,
+            Err(error) if has_conflicts(&error) => {
+                let hint = "Another manager owns these fields. Leave them out of the manifest, set them to the values that they have, \
+                            or take them over with --force-conflicts.";
+                return Err(error.context(hint));
+            }
+            answer => return answer,
+        }
+    }
+}
+
+/// The texts of the conflicts in an answer to an apply.
+fn conflicts(error: &anyhow::Error) -> Vec<String> {
+    let status = error.chain().find_map(|cause| match cause.downcast_ref::<kube::Error>()? {
+        kube::Error::Api(status) if status.reason == "Conflict" => Some(status),
+        _ => None,
+    });
+    let causes =
+        status.and_then(|status| status.details.as_ref()).map(|details| details.causes.as_slice()).unwrap_or_default();
+    causes.iter().filter(|cause| cause.reason == "FieldManagerConflict").map(|cause| cause.message.clone()).collect()
+}
+
+fn has_conflicts(error: &anyhow::Error) -> bool {
+    !conflicts(error).is_empty()
+}
+
+fn conflicts_only_with_itself(error: &anyhow::Error) -> bool {
+    let own = format!("conflict with \"{FIELD_MANAGER}\"");
+    has_conflicts(error) && conflicts(error).iter().all(|text| text.starts_with(&own))
+}
+
+/// Whether applying changed nothing. A dry run leaves the version as it was, so the contents are compared.
+fn is_same(before: &Value, after: &Value) -> bool {
+    if before["metadata"]["resourceVersion"] != after["metadata"]["resourceVersion"] {
+        return false;
+    }
+    let contents = |object: &Value| {
+        let mut object = object.clone();
+        if let Some(meta) = object["metadata"].as_object_mut() {
+            for field in ["managedFields", "generation"] {
+                meta.remove(field);
+            }
+        }
+        object
+    };
+    contents(before) == contents(after)
 }
 
 /// Whether the server said that something is not there.
@@ -141,9 +193,12 @@ async fn wait(session: &Session, applied: &[Applied], timeout: Duration) -> Resu
             }
             Ok(matches!(state, State::Ready))
         });
-        tokio::time::timeout(deadline.saturating_duration_since(Instant::now()), watched).await.with_context(
-            || format!("timed out waiting for {label} to be ready; `gantry describe {label} -n {namespace}` shows why"),
-        )??;
+        match tokio::time::timeout(deadline.saturating_duration_since(Instant::now()), watched).await {
+            Ok(done) => done?,
+            Err(_) => {
+                bail!("timed out waiting for {label} to be ready; `gantry describe {label} -n {namespace}` shows why")
+            }
+        }
         progress.done();
     }
     Ok(())

@@ -225,56 +225,70 @@ async fn objects(session: &Session, args: &Args, queries: &[Query]) -> Result<Ex
     Ok(ExitCode::SUCCESS)
 }
 
-/// Shows changes as they come, beginning with what is there.
+/// Shows what is there, then changes as they come.
 async fn watch(session: &Session, args: &Args, queries: &[Query]) -> Result<ExitCode> {
     let [query] = queries else { bail!("you may only specify a single resource type to watch") };
+    let is_table = matches!(args.output, Format::Table | Format::Wide);
+    let accept = if is_table { TABLE } else { JSON };
+    let mut printer = WatchPrinter { session, args, query, widths: Vec::new() };
+    let Some(present) = fetch(session, args, query, accept).await? else { return Ok(ExitCode::SUCCESS) };
+    let version = present["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned();
+    match (present["items"].as_array(), is_table) {
+        (Some(items), false) => items.iter().try_for_each(|item| printer.print(item))?,
+        _ => printer.print(&present)?,
+    }
+
     let selector = query.name.as_ref().map(|name| format!("metadata.name={name}"));
     let mut parameters = args.selectors();
-    if let Some(selector) = &selector {
-        parameters.push(("fieldSelector", selector));
-    }
-    let table = matches!(args.output, Format::Table | Format::Wide);
-    let mut events = Box::pin(
-        session
-            .watch(&query.resource, query.namespace.as_deref(), &parameters, if table { TABLE } else { JSON })
-            .await?,
-    );
-    let mut widths: Vec<usize> = Vec::new();
+    parameters.push(("resourceVersion", &version));
+    parameters.extend(selector.as_deref().map(|selector| ("fieldSelector", selector)));
+    let events = session.watch(&query.resource, query.namespace.as_deref(), &parameters, accept).await?;
+    let mut events = Box::pin(events);
     while let Some(event) = events.try_next().await? {
-        let object = &event["object"];
         match event["type"].as_str() {
-            Some("ERROR") => bail!("{}", object["message"].as_str().unwrap_or("the watch failed")),
-            Some("BOOKMARK") => continue,
-            _ => {}
-        }
-        if table {
-            let (header, rows) = output::table_rows(
-                object,
-                args.output == Format::Wide,
-                args.all_namespaces && query.resource.namespaced,
-                None,
-            );
-            let mut rows: Vec<_> = rows.into_iter().collect();
-            if widths.is_empty() && !args.no_headers {
-                rows.insert(0, header);
-            }
-            // Columns only ever widen, so that lines printed later stand below earlier ones.
-            widths.resize(rows.first().map_or(widths.len(), Vec::len).max(widths.len()), 0);
-            for row in &mut rows {
-                let last = row.len().saturating_sub(1);
-                for (width, cell) in widths.iter_mut().zip(&*row) {
-                    *width = (*width).max(cell.chars().count());
-                }
-                for (cell, width) in row.iter_mut().zip(&widths).take(last) {
-                    *cell = format!("{cell:width$}");
-                }
-                session.out.line(row.join("   "))?;
-            }
-        } else {
-            session
-                .out
-                .text(&output::objects(&args.output, vec![object.clone()], true, |_| query.resource.display())?)?;
+            Some("ERROR") => bail!("{}", event["object"]["message"].as_str().unwrap_or("the watch failed")),
+            Some("BOOKMARK") => {}
+            _ => printer.print(&event["object"])?,
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+struct WatchPrinter<'a> {
+    session: &'a Session,
+    args: &'a Args,
+    query: &'a Query,
+    /// Widths of the columns. They only ever grow, so that lines printed later stand below earlier ones.
+    widths: Vec<usize>,
+}
+
+impl WatchPrinter<'_> {
+    fn print(&mut self, object: &Value) -> Result<()> {
+        if !matches!(self.args.output, Format::Table | Format::Wide) {
+            let mut object = object.clone();
+            object["apiVersion"] = self.query.resource.api_version().into();
+            object["kind"] = self.query.resource.kind.clone().into();
+            let display = |_: &Value| self.query.resource.display();
+            return self.session.out.text(&output::objects(&self.args.output, vec![object], true, display)?);
+        }
+        let namespace = self.args.all_namespaces && self.query.resource.namespaced;
+        let (header, mut rows) = output::table_rows(object, self.args.output == Format::Wide, namespace, None);
+        if self.widths.is_empty() && !rows.is_empty() && !self.args.no_headers {
+            rows.insert(0, header);
+        }
+        for row in &rows {
+            self.widths.resize(row.len().max(self.widths.len()), 0);
+            for (width, cell) in self.widths.iter_mut().zip(row) {
+                *width = (*width).max(cell.chars().count());
+            }
+        }
+        for row in &mut rows {
+            let last = row.len().saturating_sub(1);
+            for (cell, width) in row.iter_mut().zip(&self.widths).take(last) {
+                *cell = format!("{cell:width$}");
+            }
+            self.session.out.line(row.join("   "))?;
+        }
+        Ok(())
+    }
 }

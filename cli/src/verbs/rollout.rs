@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
 use super::NamespaceFlag;
@@ -91,7 +91,10 @@ pub async fn run(session: &Session, command: &Command) -> Result<ExitCode> {
             if timeout.is_zero() {
                 followed.await?;
             } else {
-                tokio::time::timeout(*timeout, followed).await.context("timed out waiting for the condition")??;
+                match tokio::time::timeout(*timeout, followed).await {
+                    Ok(done) => done?,
+                    Err(_) => bail!("timed out waiting for the condition"),
+                }
             }
         }
         Command::Undo { target, to_revision } => undo(session, &find(session, target).await?, *to_revision).await?,
