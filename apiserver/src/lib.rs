@@ -202,6 +202,7 @@ pub async fn start(
         metrics: Metrics::new(&mut metrics),
         exposition: metrics,
         request_timeout: options.request_timeout,
+        turns: Default::default(),
         shutdown: shutdown.clone(),
         bootstrapped: AtomicBool::new(false),
         registry,
@@ -221,7 +222,11 @@ pub async fn start(
         return Err(Error::Bootstrap(error));
     }
     app.bootstrapped.store(true, Ordering::Release);
-    tasks.spawn(async move { bootstrap::keep(&app.registry, &facts, shutdown).await });
+    tasks.spawn({
+        let (app, shutdown) = (Arc::clone(&app), shutdown.clone());
+        async move { bootstrap::keep(&app.registry, &facts, shutdown).await }
+    });
+    tasks.spawn(async move { registry::expire_events(&app.registry, shutdown).await });
     tasks.close();
     tracing::info!(%address, "the API server is ready");
     Ok(handle)

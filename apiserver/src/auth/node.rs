@@ -103,7 +103,7 @@ impl Authorizer for NodeAuthorizer {
             // Pods: admission narrows writes to the node's own; reads must select them.
             ("", "pods", "") => match verb {
                 "list" | "watch" => request.node_selector.as_deref() == Some(node) || self.reads_own_pod(node, request),
-                "get" => true,
+                "get" => self.may_see_pod(node, request),
                 "create" | "delete" => true,
                 _ => false,
             },
@@ -139,9 +139,15 @@ impl Authorizer for NodeAuthorizer {
 }
 
 impl NodeAuthorizer {
+    /// Its own pods, and pods that are not there, so that it learns that they are gone.
+    fn may_see_pod(&self, node: &str, request: &Request) -> bool {
+        let cache = self.cacher.resource(&self.pods);
+        let entry = cache.and_then(|cache| cache.get(&self.pods.key(&request.namespace, &request.name)));
+        entry.is_none_or(|entry| entry.facts.fields.get(crate::cacher::NODE_FIELD).is_some_and(|name| name == node))
+    }
+
     fn reads_own_pod(&self, node: &str, request: &Request) -> bool {
-        !request.name.is_empty()
-            && self.pods_on(node, &request.namespace).iter().any(|pod| gantry_api::meta::name(pod) == request.name)
+        !request.name.is_empty() && !request.namespace.is_empty() && self.may_see_pod(node, request)
     }
 }
 

@@ -221,14 +221,4 @@ fn resource_prefix(key: &str) -> Option<&str> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn keys_name_their_resource() {
-        assert_eq!(resource_prefix("/registry/core/pods/ns/name"), Some("/registry/core/pods/"));
-        assert_eq!(resource_prefix("/registry/core/nodes/n"), Some("/registry/core/nodes/"));
-        assert_eq!(resource_prefix("/registry/x"), None);
-        assert_eq!(resource_prefix("/other/core/pods/x"), None);
-    }
-}
+mod tests;

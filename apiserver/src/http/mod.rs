@@ -47,6 +47,11 @@ use request_info::RequestInfo;
 
 /// The largest request body: as large as etcd's largest request, twice over.
 const BODY_BYTES_MAX: usize = 3 << 20;
+/// How many requests are worked on at once, long-running ones excepted. Each may hold a body and an answer of a few
+/// megabytes; those that wait hold next to nothing. Writes that wait together share a commit, so many are good.
+const IN_FLIGHT_MAX: usize = 1024;
+/// How long a request waits for its turn before its client is asked to come back.
+const TURN_WAIT: Duration = Duration::from_secs(10);
 /// Answers larger than this are compressed for clients that accept it.
 const COMPRESS_BYTES_MIN: usize = 128 << 10;
 
@@ -70,6 +75,8 @@ pub struct App {
     pub exposition: prometheus_client::registry::Registry,
     /// How long a request that is not long-running may take.
     pub request_timeout: Duration,
+    /// Who is being worked on.
+    pub turns: Turns,
     /// Ends watches.
     pub shutdown: CancellationToken,
     /// Set once the objects that every cluster has are there.
@@ -80,6 +87,26 @@ impl App {
     /// Whether the objects that every cluster has are there.
     pub fn is_bootstrapped(&self) -> bool {
         self.bootstrapped.load(Ordering::Acquire)
+    }
+}
+
+/// The requests that are worked on at once.
+#[derive(Debug)]
+pub struct Turns(tokio::sync::Semaphore);
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self(tokio::sync::Semaphore::new(IN_FLIGHT_MAX))
+    }
+}
+
+impl Turns {
+    /// Waits for a turn, which lasts until the permit is dropped.
+    async fn take(&self) -> Result<tokio::sync::SemaphorePermit<'_>, ApiError> {
+        match tokio::time::timeout(TURN_WAIT, self.0.acquire()).await {
+            Ok(Ok(permit)) => Ok(permit),
+            _ => Err(ApiError::too_many_requests("too many requests, please try again later", 1)),
+        }
     }
 }
 
@@ -104,9 +131,11 @@ pub async fn serve(app: Arc<App>, request: Request<Body>) -> Response<Body> {
     let result = if info.is_long_running() {
         answered.await
     } else {
-        match tokio::time::timeout(app.request_timeout, answered).await {
-            Ok(result) => result,
-            Err(_) => Ok(Err(timed_out())),
+        match app.turns.take().await {
+            Err(error) => Ok(Err(error)),
+            Ok(_turn) => {
+                tokio::time::timeout(app.request_timeout, answered).await.unwrap_or_else(|_| Ok(Err(timed_out())))
+            }
         }
     };
     drop(in_flight);

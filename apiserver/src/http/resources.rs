@@ -214,9 +214,21 @@ async fn review(call: &Call<'_>, resource: &Resource, view: &Representation, req
     let (format, body) = object_body(request).await?;
     let mut context = crate::registry::read_context();
     let review = engine::decode(resource, &body, format, &mut context)?;
+    if resource.group.is_empty() && resource.plural == "bindings" {
+        return bind(call, &review).await;
+    }
     let answered = reviews::answer(call.app, &resource.kind, call.identity, &call.info.namespace, review)
         .ok_or_else(status::no_such_path)?;
     view.bytes(StatusCode::CREATED, codec::encode(&answered))
+}
+
+/// `POST …/bindings`, the older way to bind a pod.
+async fn bind(call: &Call<'_>, binding: &Value) -> Answer {
+    let pods = call.app.registry.catalog().resource("", "v1", "pods").ok_or_else(status::no_such_path)?;
+    let name = gantry_api::meta::name(binding);
+    let caller = call.params.caller("CreateOptions", call.identity, "")?;
+    call.app.registry.bind(pods, &call.info.namespace, name, binding, &caller).await?;
+    Ok(respond::json(StatusCode::CREATED, &status::success(StatusCode::CREATED)))
 }
 
 async fn patch(call: &Call<'_>, resource: &Resource, request: http::Request<Body>) -> Result<Written, ApiError> {

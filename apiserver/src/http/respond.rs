@@ -90,7 +90,7 @@ pub fn shape_object(resource: &Resource, object: Bytes, shape: Shape) -> Result<
     match shape {
         Shape::Object => Ok(object),
         Shape::Metadata => codec::to_metadata_only(&object),
-        Shape::Table(include) => super::tables::one(resource, &object, include),
+        Shape::Table(include) => super::tables::one(resource, &object, include, true),
     }
 }
 

@@ -21,7 +21,7 @@ pub fn list(resource: &Resource, list: &ListResult, include: IncludeObject) -> R
     table::table(resource, meta, &list.objects, include, Timestamp::now())
 }
 
-/// One object as a table.
-pub fn one(resource: &Resource, object: &Bytes, include: IncludeObject) -> Result<Bytes, ApiError> {
-    table::single(resource, object, include, true, Timestamp::now())
+/// One object as a table; `headers`: with the columns' definitions, which a watch sends once.
+pub fn one(resource: &Resource, object: &Bytes, include: IncludeObject, headers: bool) -> Result<Bytes, ApiError> {
+    table::single(resource, object, include, headers, Timestamp::now())
 }

@@ -47,6 +47,8 @@ pub struct WatchBody {
     initial: std::vec::IntoIter<Arc<crate::cacher::Entry>>,
     backlog: std::vec::IntoIter<Delivery>,
     initial_end_due: bool,
+    /// The columns of a table are sent with the first row only.
+    columns_due: bool,
     bookmark: Pin<Box<Sleep>>,
     deadline: Pin<Box<Sleep>>,
     shutdown: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -68,6 +70,7 @@ impl WatchBody {
         Self {
             initial: std::mem::take(&mut session.subscription.initial).into_iter(),
             backlog: std::mem::take(&mut session.subscription.backlog).into_iter(),
+            columns_due: true,
             initial_end_due: session.mark_initial_end && options.bookmarks,
             bookmark: Box::pin(sleep(bookmark)),
             deadline: Box::pin(sleep(timeout)),
@@ -80,16 +83,22 @@ impl WatchBody {
     }
 
     /// The frame of a change as this watch shows it.
-    fn change_frame(&self, delivery: &Delivery) -> Result<Bytes, ApiError> {
+    fn change_frame(&mut self, delivery: &Delivery) -> Result<Bytes, ApiError> {
         if self.options.shape == Shape::Object && self.session.resource.conversion.is_none() {
             return Ok(delivery.change.frame(delivery.kind));
         }
         self.object_frame(delivery.kind, delivery.change.object(delivery.kind))
     }
 
-    fn object_frame(&self, kind: Kind, object: Bytes) -> Result<Bytes, ApiError> {
+    fn object_frame(&mut self, kind: Kind, object: Bytes) -> Result<Bytes, ApiError> {
         let object = present(&self.session.resource, object)?;
-        let object = respond::shape_object(&self.session.resource, object, self.options.shape)?;
+        let object = match self.options.shape {
+            Shape::Table(include) => {
+                let columns = std::mem::take(&mut self.columns_due);
+                super::tables::one(&self.session.resource, &object, include, columns)?
+            }
+            shape => respond::shape_object(&self.session.resource, object, shape)?,
+        };
         Ok(codec::watch_frame(kind.as_str(), &object))
     }
 

@@ -40,6 +40,14 @@ pub fn expired_continue() -> ApiError {
     )
 }
 
+/// The same, for a list at a revision that the client named.
+pub fn of_exact_list(error: ApiError) -> ApiError {
+    match error.reason {
+        Reason::Expired => ApiError::expired("The resourceVersion for the provided list is too old."),
+        _ => error,
+    }
+}
+
 /// A watch cannot start there any more.
 pub fn too_old(requested: u64, oldest: u64) -> ApiError {
     ApiError::expired(format!("too old resource version: {requested} ({oldest})"))

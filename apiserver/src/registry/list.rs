@@ -211,7 +211,9 @@ impl Registry {
                 self.reach(*revision).await?;
                 self.list_cache(resource, &cache, request, None, None)
             }
-            Position::Exact(revision) => self.list_at(resource, &cache, request, *revision, None).await,
+            Position::Exact(revision) => {
+                self.list_at(resource, &cache, request, *revision, None).await.map_err(errors::of_exact_list)
+            }
             Position::Continue(token) => {
                 let start = format!("{}{}", resource.storage_prefix, token.start);
                 self.list_at(resource, &cache, request, token.rv, Some(&start)).await

@@ -12,6 +12,7 @@
 mod create;
 mod delete;
 pub mod errors;
+mod expiry;
 mod list;
 mod pods;
 mod service_address;
@@ -33,6 +34,7 @@ use crate::auth::Identity;
 use crate::cacher::{Cacher, Entry};
 
 pub use delete::{DeleteOptions, Propagation};
+pub use expiry::expire_events;
 pub use list::{ListRequest, ListResult, Match, Position, WatchRequest, WatchSession, parse_resource_version};
 pub use service_address::ServiceAddresses;
 pub use update::{PatchRequest, Target};
