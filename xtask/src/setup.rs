@@ -42,6 +42,13 @@ const TOOLS: &[Tool] = &[
     Tool { probe: "nsenter", package: "util-linux", why: "enters network namespaces", needed_for: For::Demo },
     Tool { probe: "ip", package: "iproute2", why: "makes network namespaces for tests", needed_for: For::Tests },
     Tool {
+        probe: "/bin/busybox",
+        package: "busybox-static",
+        why: "is in the containers of the node agent's tests",
+        needed_for: For::Tests,
+    },
+    Tool { probe: "script", package: "bsdutils", why: "gives the tests' kubectl a terminal", needed_for: For::Tests },
+    Tool {
         probe: "etcd",
         package: "etcd-server",
         why: "is the store of the tests with several machines",
