@@ -47,7 +47,23 @@ fn look() -> Result<Tools, String> {
             return Err(file.display().to_string());
         }
     }
+    let minor = kubectl_minor(&tools.kubectl).unwrap_or(0);
+    if minor < KUBECTL_MINOR_MIN {
+        return Err(format!(
+            "kubectl 1.{KUBECTL_MINOR_MIN} or newer ($KUBECTL names another than {})",
+            tools.kubectl.display()
+        ));
+    }
     Ok(tools)
+}
+
+/// The oldest kubectl that has what the scenarios type (`auth whoami`, `wait --for=jsonpath`).
+const KUBECTL_MINOR_MIN: u32 = 27;
+
+fn kubectl_minor(kubectl: &std::path::Path) -> Option<u32> {
+    let output = std::process::Command::new(kubectl).args(["version", "--client", "-o", "json"]).output().ok()?;
+    let version: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
+    version["clientVersion"]["minor"].as_str()?.trim_end_matches('+').parse().ok()
 }
 
 /// A program in `PATH` or the administrators' folders.
