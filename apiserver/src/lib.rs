@@ -156,11 +156,7 @@ fn router(app: Arc<App>) -> Router {
 /// Starts the API server and returns once it serves and its caches are ready. It stops when `shutdown` is cancelled.
 ///
 /// `metrics` holds what the process counts so far; the API server adds its own and serves all at `/metrics`.
-pub async fn start(
-    options: Options,
-    mut metrics: MetricsRegistry,
-    shutdown: CancellationToken,
-) -> Result<Handle, Error> {
+pub async fn start(options: Options, metrics: MetricsRegistry, shutdown: CancellationToken) -> Result<Handle, Error> {
     let listen_error = |error| Error::Listen(options.listen, error);
     let listener = TcpListener::bind(options.listen).map_err(listen_error)?;
     listener.set_nonblocking(true).map_err(listen_error)?;
@@ -169,12 +165,23 @@ pub async fn start(
 
     let addresses = ServiceAddresses::new(options.service_cidr, options.node_ports.clone());
     let pki = Arc::new(load_pki(&options, advertise.ip(), addresses.first())?);
+    let keys = Keys {
+        tls: server::tls_config(&pki)?,
+        node_client: server::node_client_config(&pki)?,
+        tokens: Arc::new(Tokens::new(pki.service_account_key())?),
+    };
 
     let store_error = |error| Error::Store(options.store.to_string(), error);
     let store = gantry_store::open(&options.store, options.store_options.clone()).await.map_err(store_error)?;
     let catalog = Arc::new(Catalog::builtin());
     let cacher = Arc::new(Cacher::new(&catalog));
-    let revision = cacher.load(store.as_ref()).await.map_err(store_error)?;
+    let revision = match cacher.load(store.as_ref()).await {
+        Ok(revision) => revision,
+        Err(error) => {
+            let _ = store.close().await;
+            return Err(store_error(error));
+        }
+    };
 
     let tasks = TaskTracker::new();
     // The feed outlives the listener: requests that are being finished still need it.
@@ -185,34 +192,14 @@ pub async fn start(
     });
 
     let facts = bootstrap::Facts { advertise, service_ip: addresses.first() };
-    let registry = Arc::new(Registry::new(
-        Arc::clone(&catalog),
-        Arc::clone(&store),
-        Arc::clone(&cacher),
-        admission::Chain::default(),
-        addresses,
-    ));
-    let tokens = Arc::new(Tokens::new(pki.service_account_key())?);
-    let app = Arc::new(App {
-        authenticator: Authenticator::new(Arc::clone(&tokens), Arc::clone(&cacher), &catalog),
-        authorizer: Box::new(authorizer(&cacher, &catalog)),
-        tokens,
-        documents: Documents::new(catalog, advertise),
-        proxy: NodeProxy::new(server::node_client_config(&pki)?),
-        metrics: Metrics::new(&mut metrics),
-        exposition: metrics,
-        request_timeout: options.request_timeout,
-        turns: Default::default(),
-        shutdown: shutdown.clone(),
-        bootstrapped: AtomicBool::new(false),
-        registry,
-    });
+    let chain = admission::Chain::default();
+    let registry = Arc::new(Registry::new(catalog, Arc::clone(&store), Arc::clone(&cacher), chain, addresses));
+    let app = Arc::new(app(&options, &keys, registry, advertise, metrics, shutdown.clone()));
     let handle = Handle { app: Arc::clone(&app), address, pki: Arc::clone(&pki), tasks: tasks.clone() };
 
-    let tls = server::tls_config(&pki)?;
     tasks.spawn({
-        let (app, store, shutdown) = (Arc::clone(&app), Arc::clone(&store), shutdown.clone());
-        async move { run(app, listener, tls, store, feed, shutdown).await }
+        let (app, shutdown) = (Arc::clone(&app), shutdown.clone());
+        async move { run(app, listener, keys.tls, store, feed, shutdown).await }
     });
 
     if let Err(error) = bootstrap::ensure(&app.registry, &facts).await {
@@ -230,6 +217,39 @@ pub async fn start(
     tasks.close();
     tracing::info!(%address, "the API server is ready");
     Ok(handle)
+}
+
+/// What is made of the certificates and keys.
+struct Keys {
+    tls: Arc<rustls::ServerConfig>,
+    node_client: Arc<rustls::ClientConfig>,
+    tokens: Arc<Tokens>,
+}
+
+/// Everything that requests are answered with.
+fn app(
+    options: &Options,
+    keys: &Keys,
+    registry: Arc<Registry>,
+    advertise: SocketAddr,
+    mut metrics: MetricsRegistry,
+    shutdown: CancellationToken,
+) -> App {
+    let (catalog, cacher) = (Arc::clone(registry.catalog()), Arc::clone(registry.cacher()));
+    App {
+        authenticator: Authenticator::new(Arc::clone(&keys.tokens), Arc::clone(&cacher), &catalog),
+        authorizer: Box::new(authorizer(&cacher, &catalog)),
+        tokens: Arc::clone(&keys.tokens),
+        documents: Documents::new(catalog, advertise),
+        proxy: NodeProxy::new(Arc::clone(&keys.node_client)),
+        metrics: Metrics::new(&mut metrics),
+        exposition: metrics,
+        request_timeout: options.request_timeout,
+        turns: Default::default(),
+        shutdown,
+        bootstrapped: AtomicBool::new(false),
+        registry,
+    }
 }
 
 /// Reads or makes the certificates, for every address this server is reached at.

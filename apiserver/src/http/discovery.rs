@@ -19,6 +19,11 @@ use super::{negotiate, respond, status};
 /// The Kubernetes version whose API this is.
 pub const KUBERNETES_VERSION: &str = "v1.35.4";
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+/// The protobuf form of OpenAPI version 2, by its old and its new name.
+const OPENAPI_PROTOBUF: [&str; 2] = [
+    "application/com.github.proto-openapi.spec.v2@v1.0+protobuf",
+    "application/com.github.proto-openapi.spec.v2.v1.0+protobuf",
+];
 
 /// A document and its entity tag.
 #[derive(Clone)]
@@ -41,12 +46,15 @@ impl Documents {
     }
 
     fn get(&self, name: &str, make: impl FnOnce(&Catalog) -> Option<Value>) -> Option<Document> {
+        self.get_bytes(name, |catalog| make(catalog).map(|value| Bytes::from(value.to_string())))
+    }
+
+    fn get_bytes(&self, name: &str, make: impl FnOnce(&Catalog) -> Option<Bytes>) -> Option<Document> {
         let known = self.made.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get(name).cloned();
         if let Some(known) = known {
             return known;
         }
-        let document = make(&self.catalog).map(|value| {
-            let bytes = Bytes::from(value.to_string());
+        let document = make(&self.catalog).map(|bytes| {
             let digest = ring::digest::digest(&ring::digest::SHA256, &bytes);
             let hex: String = digest.as_ref().iter().map(|byte| format!("{byte:02X}")).collect();
             let etag = HeaderValue::from_str(&format!("\"{hex}\"")).unwrap_or(HeaderValue::from_static("\"\""));
@@ -87,6 +95,13 @@ impl Documents {
                 ("application/json", self.get(path, |catalog| discovery::resource_list(catalog, group, version)))
             }
             ["openapi", "v2"] => {
+                // kubectl up to 1.28 reads this form only.
+                if let Some(form) = OPENAPI_PROTOBUF.into_iter().find(|form| accept.is_some_and(|a| a.contains(form))) {
+                    let make = |catalog: &Catalog| Some(Bytes::from(openapi::v2_protobuf(catalog)));
+                    return self
+                        .get_bytes("/openapi/v2 protobuf", make)
+                        .map(|document| serve(&document, form, headers));
+                }
                 if !negotiate::accepts_json(accept) {
                     return Some(status::response(&ApiError::not_acceptable(
                         "only the following media types are accepted: application/json",

@@ -34,30 +34,16 @@ impl RequestInfo {
     /// Reads a request. `watch` and `field_name` are the query's `watch` flag and a `metadata.name=` field selector.
     pub fn parse(method: &Method, path: &str, watch: bool, field_name: Option<&str>) -> Self {
         let mut info = Self { verb: method_verb(method), path: path.to_owned(), ..Self::default() };
-        let mut parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
-        let group = match parts.first() {
-            Some(&"api") => {
-                if parts.len() < 3 {
-                    return info;
-                }
-                let group = String::new();
-                parts.drain(..1);
-                group
-            }
-            Some(&"apis") => {
-                if parts.len() < 4 {
-                    return info;
-                }
-                let group = parts[1].to_owned();
-                parts.drain(..2);
-                group
-            }
+        let segments: Vec<String> = path.split('/').filter(|part| !part.is_empty()).map(decode_segment).collect();
+        let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
+        let (group, version, mut parts) = match segments.as_slice() {
+            ["api", version, rest @ ..] if !rest.is_empty() => ("", *version, rest),
+            ["apis", group, version, rest @ ..] if !rest.is_empty() => (*group, *version, rest),
             _ => return info,
         };
-        info.group = group;
-        info.version = parts[0].to_owned();
+        info.group = group.to_owned();
+        info.version = version.to_owned();
         info.is_resource = true;
-        let mut parts = &parts[1..];
         let mut verb = match *method {
             Method::POST => "create",
             Method::GET | Method::HEAD => "get",
@@ -108,19 +94,27 @@ impl RequestInfo {
         info
     }
 
-    /// `pods` or `pods/log`.
-    pub fn resource_path(&self) -> String {
-        if self.subresource.is_empty() {
-            self.resource.clone()
-        } else {
-            format!("{}/{}", self.resource, self.subresource)
-        }
-    }
-
     /// True for requests that may stay open for long: they are exempt from the request timeout.
     pub fn is_long_running(&self) -> bool {
         self.verb == "watch" || matches!(self.subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy")
     }
+}
+
+/// A path segment without its percent escapes; as it is if they make no text.
+fn decode_segment(segment: &str) -> String {
+    if !segment.contains('%') {
+        return segment.to_owned();
+    }
+    let bytes = segment.as_bytes();
+    let mut decoded = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while let Some(byte) = bytes.get(at) {
+        let escaped =
+            segment.get(at + 1..at + 3).filter(|_| *byte == b'%').and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        decoded.push(escaped.unwrap_or(*byte));
+        at += if escaped.is_some() { 3 } else { 1 };
+    }
+    String::from_utf8(decoded).unwrap_or_else(|_| segment.to_owned())
 }
 
 fn method_verb(method: &Method) -> &'static str {
@@ -191,6 +185,15 @@ mod tests {
                 (verb, group, namespace, resource, name, subresource),
                 "{path}"
             );
+        }
+    }
+
+    #[test]
+    fn escapes_are_read_within_segments_only() {
+        let info = parse(Method::GET, "/api/v1/namespaces/a/events/p%3A1%2F2");
+        assert_eq!((info.name.as_str(), info.subresource.as_str()), ("p:1/2", ""));
+        for odd in ["%", "%4", "%zz", "%ff", "%é"] {
+            assert_eq!(decode_segment(odd), odd);
         }
     }
 

@@ -127,6 +127,14 @@ fn namespace_of<'a>(resource: &Resource, info: &'a RequestInfo) -> &'a str {
 
 /// A namespaced object lives in a namespace, a cluster-wide one in none.
 fn check_scope(resource: &Resource, info: &RequestInfo) -> Result<(), ApiError> {
+    for segment in [&info.namespace, &info.name] {
+        if matches!(segment.as_str(), "." | "..") || segment.contains(['/', '%']) {
+            let quoted = gantry_api::error::quote(segment);
+            return Err(ApiError::bad_request(format!(
+                "{quoted} cannot be a name: it may not be '.' or '..' nor contain '/' or '%'"
+            )));
+        }
+    }
     let about_namespaces = resource.group.is_empty() && resource.plural == "namespaces";
     if !resource.namespaced && !info.namespace.is_empty() && !about_namespaces {
         return Err(status::no_such_path());
