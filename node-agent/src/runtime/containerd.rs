@@ -8,6 +8,7 @@
 //! wants another configuration. [`shutdown_everything`] is what ends it for good.
 
 mod config;
+mod lock;
 mod process;
 mod reset;
 
@@ -19,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
+use self::lock::Lock;
 use self::process::Process;
 pub use self::reset::shutdown_everything;
 use super::cni::Cni;
@@ -79,6 +81,7 @@ async fn attach(
     options: &ContainerdOptions,
     shutdown: CancellationToken,
 ) -> Result<Started> {
+    let lock = Lock::take(instance).await.map_err(RuntimeError::Failed)?;
     let address = PathBuf::from(address.trim_start_matches("unix://"));
     let record = Record {
         address: address.clone(),
@@ -96,7 +99,10 @@ async fn attach(
         }
         other => other,
     })?;
-    let supervisor = tokio::spawn(async move { shutdown.cancelled().await });
+    let supervisor = tokio::spawn(async move {
+        shutdown.cancelled().await;
+        drop(lock);
+    });
     Ok(Started { runtime: Arc::new(runtime), supervisor })
 }
 
@@ -125,6 +131,8 @@ struct Own {
     binary: PathBuf,
     snapshotter: String,
     config: String,
+    /// Held for as long as this agent supervises.
+    _lock: Lock,
 }
 
 impl Own {
@@ -139,6 +147,7 @@ impl Own {
         process::find_program("setsid", "util-linux").map_err(unsupported)?;
         let cni_bin_dir = super::cni::find_plugins().map_err(unsupported)?;
         let version = version_of(&binary).await?;
+        let lock = Lock::take(&instance).await.map_err(RuntimeError::Failed)?;
 
         let folders = [
             instance.run_dir(),
@@ -169,7 +178,7 @@ impl Own {
             may_lower_oom_score: has_capability(CAP_SYS_RESOURCE),
             has_hugetlb: crate::linux::cgroups::has_hugetlb(),
         });
-        Ok(Self { instance, binary, snapshotter, config })
+        Ok(Self { instance, binary, snapshotter, config, _lock: lock })
     }
 
     fn config_path(&self) -> PathBuf {

@@ -69,9 +69,8 @@ pub(super) async fn pass_through(
             let mut runtime = runtime;
             tokio::io::copy_bidirectional(&mut client, &mut runtime).await
         };
-        match stop.run_until_cancelled(joined).await {
-            Some(Err(error)) => tracing::debug!(%error, "a stream broke off"),
-            Some(Ok(_)) | None => {}
+        if let Some(Err(error)) = stop.run_until_cancelled(joined).await {
+            tracing::debug!(%error, "a stream broke off");
         }
     });
     let mut response = Response::new(Body::empty());

@@ -145,8 +145,7 @@ async fn serve_connection(stream: TcpStream, acceptor: TlsAcceptor, router: axum
         .header_read_timeout(HANDSHAKE_TIME_MAX)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
-    match stop.run_until_cancelled(connection).await {
-        Some(Err(error)) => tracing::debug!(%error, "a connection broke off"),
-        Some(Ok(())) | None => {}
+    if let Some(Err(error)) = stop.run_until_cancelled(connection).await {
+        tracing::debug!(%error, "a connection broke off");
     }
 }

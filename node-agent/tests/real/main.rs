@@ -5,6 +5,7 @@
 //! They need root, containerd, runc, the CNI plug-ins, nft and a static busybox; without them
 //! they say so and count as skipped, except on CI, where that is a failure.
 #![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod harness;
 mod images;

@@ -15,12 +15,13 @@ use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio_util::sync::CancellationToken;
 
+use super::lock::Lock;
 use super::process::{Process, find_program};
 use super::{END_TIME_MAX, config_path, failed, pid_file, wait_until_ready};
 use crate::linux::{cgroups, netlink, services};
 use crate::runtime::cri::{CriOptions, CriRuntime};
 use crate::runtime::instance::{Instance, Record};
-use crate::runtime::{Result, Runtime};
+use crate::runtime::{Result, Runtime, RuntimeError};
 
 /// Pods that are stopped at the same time; more would only wait for each other.
 const PODS_AT_ONCE: usize = 8;
@@ -33,6 +34,7 @@ pub async fn shutdown_everything(data_dir: &Path) -> Result<()> {
         return Ok(());
     }
     let instance = Instance::of(data_dir).map_err(failed("cannot use the data directory"))?;
+    let _lock = Lock::take(&instance).await.map_err(RuntimeError::Failed)?;
     let record = instance.read_record().unwrap_or_else(|_| Record {
         address: instance.socket(),
         own: true,
@@ -146,14 +148,19 @@ fn kill_shims(socket: &Path) {
     }
 }
 
-/// Removes the cgroups of this instance's pods, and their parent if nobody else uses it.
+/// Removes the cgroups of this instance's pods, and their parents if nobody else uses them.
 async fn remove_cgroups(instance: &Instance, root: &str) {
-    for uid in pod_folders(instance) {
+    let mut uids = pod_folders(instance);
+    uids.extend(cgroups::pods(root).unwrap_or_default());
+    for uid in uids {
         if let Err(error) = cgroups::remove(&format!("{root}/pod{uid}")).await {
             tracing::warn!(uid, %error, "cannot remove a cgroup");
         }
     }
     cgroups::remove_if_empty(root);
+    if let Some(parent) = Path::new(root).parent().and_then(Path::to_str) {
+        cgroups::remove_if_empty(parent);
+    }
 }
 
 /// Detaches every mount below the folders, the innermost first.

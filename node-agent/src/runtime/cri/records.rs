@@ -45,7 +45,7 @@ pub(super) fn group(sandboxes: Vec<SandboxRecord>, containers: Vec<ContainerReco
 
 /// Puts the newest first.
 pub(super) fn sort(pod: &mut PodRecord) {
-    pod.sandboxes.sort_by(|a, b| (b.attempt, b.created_at).cmp(&(a.attempt, a.created_at)));
+    pod.sandboxes.sort_by_key(|each| std::cmp::Reverse((each.attempt, each.created_at)));
     pod.containers.sort_by(|a, b| (b.created_at, b.attempt, &b.id).cmp(&(a.created_at, a.attempt, &a.id)));
 }
 
