@@ -341,13 +341,17 @@ fn start(
     Some(Step::Start { name: name.clone(), attempt, after_failure })
 }
 
-/// If the runtime knows nothing of a container that the pod's status has seen run, its number goes on from there.
+/// If the runtime knows nothing of a container that the pod's status has seen run, its number goes on from there. One that
+/// was made and never started did not run: its number is used again.
 fn lost_attempts(pod: &Pod, name: &str) -> u32 {
     let Some(status) = &pod.status else { return 0 };
     let lists = [&status.init_container_statuses, &status.container_statuses];
     let mut all = lists.into_iter().flatten().flatten();
-    let known = all.find(|status| status.name == name && status.container_id.is_some());
-    known.map_or(0, |status| u32::try_from(status.restart_count).unwrap_or(0) + 1)
+    let Some(known) = all.find(|status| status.name == name && status.container_id.is_some()) else { return 0 };
+    let ended = known.last_state.as_ref().and_then(|last| last.terminated.as_ref());
+    let waits = known.state.as_ref().is_some_and(|state| state.waiting.is_some());
+    let ran = !waits || ended.is_some_and(|ended| ended.container_id == known.container_id);
+    u32::try_from(known.restart_count).unwrap_or(0) + u32::from(ran)
 }
 
 fn crash_loop(seen: &Observed<'_>, name: &str) -> Waiting {

@@ -102,6 +102,28 @@ fn what_should_not_run_is_ended_first() {
 }
 
 #[test]
+fn a_container_that_the_runtime_lost_goes_on_with_the_next_number() {
+    let old = json!({"terminated": {"exitCode": 1, "containerID": "containerd://a0"}});
+    let running = json!({"running": {}});
+    let waiting = json!({"waiting": {"reason": "ContainerCreating"}});
+    let cases = [
+        ("it ran", running, json!({}), 1),
+        ("it ended and waited for its next turn", waiting.clone(), old, 1),
+        ("it was made and never started", waiting, json!({}), 0),
+    ];
+    for (what, state, last, attempt) in cases {
+        let mut pod = pod(json!({"containers": [{"name": "a"}]}));
+        let status = json!({"containerStatuses": [{
+            "name": "a", "image": "i", "imageID": "", "ready": false, "restartCount": 0,
+            "containerID": "containerd://a0", "state": state, "lastState": last,
+        }]});
+        pod.status = Some(serde_json::from_value(status).unwrap());
+        let step = step(&pod, &mounted(), vec![sandbox(0, true)], Vec::new());
+        assert_eq!(step, start("a", attempt, None), "{what}");
+    }
+}
+
+#[test]
 fn restart_policies() {
     for (policy, exit_code, restarts) in
         [("Always", 0, true), ("Always", 1, true), ("OnFailure", 1, true), ("OnFailure", 0, false), ("Never", 1, false)]
