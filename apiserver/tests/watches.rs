@@ -144,11 +144,12 @@ async fn a_revision_that_is_gone_is_told_so() {
     let server = Server::start_in(dir).await;
     let admin = server.admin();
     // The log of changes starts with the process.
-    admin.get(&format!("{CONFIG_MAPS}?watch=true&resourceVersion=2")).await.refused(
-        410,
-        "Expired",
-        "too old resource version: 2 (",
-    );
+    let mut watch = admin.watch(&format!("{CONFIG_MAPS}?watch=true&resourceVersion=2")).await;
+    let event = watch.next().await.unwrap();
+    assert_eq!(event["type"], "ERROR");
+    assert_eq!((event["object"]["code"].as_u64(), event["object"]["reason"].as_str()), (Some(410), Some("Expired")));
+    assert!(event["object"]["message"].as_str().unwrap().starts_with("too old resource version: 2 ("), "{event}");
+    assert!(watch.next().await.is_none());
     admin.get(&format!("{CONFIG_MAPS}?watch=true&resourceVersion=x")).await.refused(
         400,
         "BadRequest",

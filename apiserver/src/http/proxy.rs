@@ -98,11 +98,11 @@ pub async fn handle(call: &Call<'_>, resource: &Resource, request: Request<Body>
         (_, "proxy") => to_pod(call, &object)?,
         (_, "log") => {
             check_log_options(&info.name, call.params)?;
+            let container = container_of(&object, call.params)?;
             if meta::str_at(&object, &["spec", "nodeName"]).is_empty() {
                 // Nothing has run, so nothing has been said.
                 return Ok(super::respond::respond(StatusCode::OK, "text/plain", bytes::Bytes::new()));
             }
-            let container = container_of(&object, call.params)?;
             let query =
                 call.params.iter().filter(|(key, _)| !matches!(*key, "container" | "insecureSkipTLSVerifyBackend"));
             agent_of_pod(call, &object, &format!("/containerLogs/{}/{}/{container}", info.namespace, info.name), query)

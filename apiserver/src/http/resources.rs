@@ -202,7 +202,15 @@ async fn watch(call: &Call<'_>, resource: &Arc<Resource>, view: &Representation)
         .number("timeoutSeconds")?
         .and_then(|seconds| u64::try_from(seconds).ok())
         .filter(|seconds| *seconds > 0);
-    let session = call.app.registry.watch(resource, &request).await?;
+    let session = match call.app.registry.watch(resource, &request).await {
+        Ok(session) => session,
+        // Clients look for this one inside the watch, where it may also come later.
+        Err(error) if error.reason == Reason::Expired => {
+            let frame = codec::error_frame(&error.to_status(status::code(&error).as_u16()));
+            return view.bytes(StatusCode::OK, frame);
+        }
+        Err(error) => return Err(error),
+    };
     let options = WatchOptions {
         shape: view.shape,
         bookmarks: call.params.flag("allowWatchBookmarks"),
