@@ -4,6 +4,8 @@
 //! validation and code generators need: every kind's definition with Kubernetes' extensions, and a path for every
 //! operation with the query parameters that clients look for.
 
+mod protobuf;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -43,6 +45,12 @@ pub fn v2(catalog: &Catalog) -> Value {
         "paths": paths(Form::V2, &resources),
         "definitions": writer.definitions(&resources),
     })
+}
+
+/// `/openapi/v2` in protobuf, for clients that accept
+/// `application/com.github.proto-openapi.spec.v2@v1.0+protobuf` only.
+pub fn v2_protobuf(catalog: &Catalog) -> Vec<u8> {
+    protobuf::document(&v2(catalog))
 }
 
 /// `/openapi/v3`: each group-version's path and the hash of its document.
