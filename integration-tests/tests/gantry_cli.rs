@@ -104,7 +104,7 @@ fn objects_are_shown_in_every_form() {
     let piped = cluster.gantry_with(&["exec", "-i", "deployment/web", "-n", &ns, "--", "cat"], b"in and out").ok();
     assert_eq!(piped, "in and out");
     let deleted = cluster.gantry(&["delete", "deployment/web", "-n", &ns, "--cascade=foreground"]).ok();
-    assert_eq!(deleted, "deployment.apps \"web\" deleted\n");
+    assert_eq!(deleted, "deployment.apps \"web\" deleted from forms namespace\n");
     eventually("the pods to be gone", Duration::from_secs(30), || {
         let left = get(&["pods", "-o", "name"]);
         if left.is_empty() { Ok(()) } else { Err(left) }
