@@ -32,7 +32,7 @@ pub fn run(args: &Args) -> Result<()> {
     let images = step("images", images::ensure_all)?;
     step("tests", || {
         let mut command = cargo();
-        command.args(["test", "--workspace", "--locked"]);
+        command.args(["test", "--workspace", "--locked", "--no-fail-fast"]);
         if let Some(filter) = &args.filter {
             command.arg(filter);
         }
