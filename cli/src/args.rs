@@ -48,6 +48,13 @@ pub enum Command {
     Verb(verbs::Verb),
 }
 
+impl Command {
+    /// Whether it runs until it is told to stop.
+    pub fn is_server(&self) -> bool {
+        matches!(self, Self::Up(_) | Self::Apiserver(_) | Self::Controllers(_) | Self::Scheduler(_) | Self::Agent(_))
+    }
+}
+
 /// Where a server keeps its data.
 #[derive(clap::Args, Debug, Clone)]
 pub struct DataDir {

@@ -18,9 +18,10 @@ pub struct Flags {
         help_heading = "Logging"
     )]
     pub log_format: Format,
-    /// What is logged: a level (error, warn, info, debug, trace) or directives such as `gantry_apiserver=debug,info`
-    #[arg(long, global = true, default_value = "warn,gantry=info", env = "GANTRY_LOG", help_heading = "Logging")]
-    pub log: String,
+    /// What is logged: a level (error, warn, info, debug, trace) or directives such as `gantry_apiserver=debug,info`;
+    /// by default `warn,gantry=info` for servers and nothing for the verbs of a client
+    #[arg(long, global = true, env = "GANTRY_LOG", help_heading = "Logging")]
+    pub log: Option<String>,
 }
 
 /// The form of a log line.
@@ -32,9 +33,15 @@ pub enum Format {
     Json,
 }
 
+/// What a server logs unless it is told otherwise.
+const SERVER_DEFAULT: &str = "warn,gantry=info";
+/// A client says what went wrong itself; log lines would say it twice.
+const CLIENT_DEFAULT: &str = "off";
+
 /// Starts logging. Directives that cannot be read are named and left out: a mistyped filter must not keep a node from starting.
-pub fn init(flags: &Flags) {
-    let filter = EnvFilter::try_new(expand(&flags.log)).unwrap_or_else(|error| {
+pub fn init(flags: &Flags, server: bool) {
+    let default = if server { SERVER_DEFAULT } else { CLIENT_DEFAULT };
+    let filter = EnvFilter::try_new(expand(flags.log.as_deref().unwrap_or(default))).unwrap_or_else(|error| {
         eprintln!("warning: --log: {error}; logging warnings only");
         EnvFilter::new("warn")
     });

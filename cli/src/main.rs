@@ -14,7 +14,7 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     let cli = args::Cli::parse();
-    logging::init(&cli.logging);
+    logging::init(&cli.logging, cli.command.is_server());
     // Both crates that use TLS take the process' default provider; installing it twice would be the only error.
     let _ = rustls::crypto::ring::default_provider().install_default();
     match components::runtime(&cli.command).and_then(|runtime| runtime.block_on(args::dispatch(cli))) {

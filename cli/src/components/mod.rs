@@ -26,13 +26,10 @@ pub fn default_data_dir() -> PathBuf {
 
 /// The executor for a command. Client commands wait for one answer at a time and need no threads.
 pub fn runtime(command: &Command) -> Result<tokio::runtime::Runtime> {
-    let mut builder = match command {
-        Command::Up(_)
-        | Command::Apiserver(_)
-        | Command::Controllers(_)
-        | Command::Scheduler(_)
-        | Command::Agent(_) => tokio::runtime::Builder::new_multi_thread(),
-        _ => tokio::runtime::Builder::new_current_thread(),
+    let mut builder = if command.is_server() {
+        tokio::runtime::Builder::new_multi_thread()
+    } else {
+        tokio::runtime::Builder::new_current_thread()
     };
     builder.enable_all().build().context("cannot start the executor")
 }
