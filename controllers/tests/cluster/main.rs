@@ -1,5 +1,7 @@
 //! The controllers against the real API server: what users see from outside.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
 mod world;
 
 use std::time::Duration;
