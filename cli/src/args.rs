@@ -49,9 +49,13 @@ pub enum Command {
 }
 
 impl Command {
-    /// Whether it runs until it is told to stop.
+    /// Whether it is a part of the system at work, rather than a client that asks one.
     pub fn is_server(&self) -> bool {
-        matches!(self, Self::Up(_) | Self::Apiserver(_) | Self::Controllers(_) | Self::Scheduler(_) | Self::Agent(_))
+        match self {
+            Self::Up(_) | Self::Apiserver(_) | Self::Controllers(_) | Self::Scheduler(_) | Self::Agent(_) => true,
+            Self::Reset(_) => true,
+            Self::Kubeconfig(_) | Self::Completion { .. } | Self::Verb(_) => false,
+        }
     }
 }
 
