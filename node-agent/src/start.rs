@@ -37,11 +37,7 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
     let paths = Paths::new(&options.data_dir);
-    for dir in [paths.pods(), paths.pod_logs(), paths.images()] {
-        tokio::fs::create_dir_all(&dir).await.map_err(|source| Error::DataDir { path: dir, source })?;
-    }
-    let instance = Instance::of(&options.data_dir);
-    let instance = instance.map_err(|source| Error::DataDir { path: options.data_dir.clone(), source })?;
+    let instance = prepare(&paths).await?;
     options.cgroup_root = instance.cgroup(&options.cgroup_root);
     // The port is taken first: a second agent on the machine must fail before it touches anything.
     let server = match &options.serving {
@@ -101,6 +97,25 @@ pub async fn run(
     });
     let result = wait(&mut parts, &shutdown).await;
     stop.cancel();
+    drain(&mut parts).await;
+    if let Some(supervisor) = supervisor {
+        let _ = supervisor.await;
+    }
+    info!("node agent stopped");
+    result
+}
+
+/// Makes the folders that must be there.
+async fn prepare(paths: &Paths) -> Result<Instance, Error> {
+    for dir in [paths.pods(), paths.pod_logs(), paths.images()] {
+        tokio::fs::create_dir_all(&dir).await.map_err(|source| Error::DataDir { path: dir, source })?;
+    }
+    let instance = Instance::of(paths.data_dir());
+    instance.map_err(|source| Error::DataDir { path: paths.data_dir().to_owned(), source })
+}
+
+/// Waits until all parts have ended.
+async fn drain(parts: &mut JoinSet<(&'static str, Result<(), Error>)>) {
     while let Some(ended) = parts.join_next().await {
         match ended {
             Ok((_, Ok(()))) => {}
@@ -108,11 +123,6 @@ pub async fn run(
             Err(error) => warn!(%error, "a part of the agent failed"),
         }
     }
-    if let Some(supervisor) = supervisor {
-        let _ = supervisor.await;
-    }
-    info!("node agent stopped");
-    result
 }
 
 fn spawn(

@@ -137,12 +137,8 @@ impl Worker {
                 changes = running(&mut step) => {
                     step = None;
                     look = true;
-                    for change in changes {
-                        if matches!(change, Change::Forgotten) {
-                            self.leave();
-                            return;
-                        }
-                        self.apply(change);
+                    if self.apply_all(changes) {
+                        return;
                     }
                 }
                 (status, result) = optional(&mut patch) => {
@@ -342,6 +338,18 @@ impl Worker {
                 Some(after(crate::clock::now(), RETRY))
             }
         }
+    }
+
+    /// Takes a step's changes over; true if nothing of the pod is left.
+    fn apply_all(&mut self, changes: Vec<Change>) -> bool {
+        let forgotten = changes.iter().any(|change| matches!(change, Change::Forgotten));
+        for change in changes {
+            self.apply(change);
+        }
+        if forgotten {
+            self.leave();
+        }
+        forgotten
     }
 
     fn apply(&mut self, change: Change) {
