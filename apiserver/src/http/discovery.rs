@@ -19,10 +19,10 @@ use super::{negotiate, respond, status};
 /// The Kubernetes version whose API this is.
 pub const KUBERNETES_VERSION: &str = "v1.35.4";
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
-/// The protobuf form of OpenAPI version 2, by its old and its new name.
+/// The protobuf form of OpenAPI version 2, by its name and its old name.
 const OPENAPI_PROTOBUF: [&str; 2] = [
-    "application/com.github.proto-openapi.spec.v2@v1.0+protobuf",
     "application/com.github.proto-openapi.spec.v2.v1.0+protobuf",
+    "application/com.github.proto-openapi.spec.v2@v1.0+protobuf",
 ];
 
 /// A document and its entity tag.
@@ -95,12 +95,11 @@ impl Documents {
                 ("application/json", self.get(path, |catalog| discovery::resource_list(catalog, group, version)))
             }
             ["openapi", "v2"] => {
-                // kubectl up to 1.28 reads this form only.
-                if let Some(form) = OPENAPI_PROTOBUF.into_iter().find(|form| accept.is_some_and(|a| a.contains(form))) {
+                // kubectl up to 1.28 reads this form only. Its old name is no media type, so the answer has the new one.
+                if OPENAPI_PROTOBUF.iter().any(|form| accept.is_some_and(|accept| accept.contains(form))) {
                     let make = |catalog: &Catalog| Some(Bytes::from(openapi::v2_protobuf(catalog)));
-                    return self
-                        .get_bytes("/openapi/v2 protobuf", make)
-                        .map(|document| serve(&document, form, headers));
+                    let document = self.get_bytes("/openapi/v2 protobuf", make);
+                    return document.map(|document| serve(&document, OPENAPI_PROTOBUF[0], headers));
                 }
                 if !negotiate::accepts_json(accept) {
                     return Some(status::response(&ApiError::not_acceptable(

@@ -140,8 +140,7 @@ fn default_of(
     };
     let value: Value = serde_json::from_str(&json).with_context(|| format!("default {json} of {field}"))?;
     // A zero value says nothing: Kubernetes leaves it out when it writes the object.
-    let zero =
-        matches!(&value, Value::String(s) if s.is_empty()) || value == 0 || value == false;
+    let zero = matches!(&value, Value::String(s) if s.is_empty()) || value == 0 || value == false;
     Ok((!zero).then(|| value.to_string()))
 }
 
