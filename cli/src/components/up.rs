@@ -21,7 +21,13 @@ pub async fn run(options: args::Up) -> Result<()> {
     let controller_metrics = gantry_controllers::Metrics::new(&mut registry);
     let scheduler_metrics = gantry_scheduler::Metrics::new(&mut registry);
     let agent_metrics = (!options.no_agent).then(|| gantry_node_agent::Metrics::new(&mut registry));
-    let server = start_api_server(&options.data, &options.api, registry, shutdown.clone()).await?;
+    // A token of its own: it stops after the loops that talk to it.
+    let serving = CancellationToken::new();
+    let server = tokio::select! {
+        biased;
+        () = shutdown.cancelled() => return Ok(()),
+        server = start_api_server(&options.data, &options.api, registry, serving.clone()) => server?,
+    };
     let ready = |name: &'static str| move || say_ready(name, &format!("after {:.2} s", start.elapsed().as_secs_f64()));
     let client = |user: &str, groups: &[&str]| kube::Client::new(server.in_process_client(user, groups), "default");
 
@@ -54,17 +60,18 @@ pub async fn run(options: args::Up) -> Result<()> {
         parts.spawn(async move { ("agent", run.await.map_err(Into::into)) });
     }
 
-    let failed = tokio::select! {
-        () = shutdown.cancelled() => None,
-        ended = parts.join_next() => ended,
+    // In this order: the parts that end because they were told to have not failed.
+    let mut result = tokio::select! {
+        biased;
+        () = shutdown.cancelled() => Ok(()),
+        () = serving.cancelled() => Err(anyhow::anyhow!("the API server failed")),
+        Some(ended) = parts.join_next() => part_ended(ended, true),
     };
-    // The loops stop before the API server that they talk to.
     loops.cancel();
-    let mut result = failed.map_or(Ok(()), |ended| part_ended(ended, true));
     while let Some(ended) = parts.join_next().await {
         result = result.and(part_ended(ended, false));
     }
-    shutdown.cancel();
+    serving.cancel();
     server.stopped().await;
     result
 }
