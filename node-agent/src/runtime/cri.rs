@@ -60,6 +60,20 @@ pub struct CriOptions {
     pub temporary: PathBuf,
 }
 
+/// What an id stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Sandbox,
+    Container,
+}
+
+/// What an id stands for, and the UID of the pod it belongs to.
+#[derive(Clone, Debug)]
+struct Owner {
+    kind: Kind,
+    uid: String,
+}
+
 /// A connection to containerd. Clones share it.
 #[derive(Clone)]
 pub struct CriRuntime {
@@ -67,8 +81,8 @@ pub struct CriRuntime {
     runtime: RuntimeServiceClient<Channel>,
     image: ImageServiceClient<Channel>,
     events: broadcast::Sender<RuntimeEvent>,
-    /// Pod UID by id of sandbox or container, of what exists.
-    owners: Arc<Mutex<HashMap<String, String>>>,
+    /// Owners by id, of the sandboxes and containers that exist.
+    owners: Arc<Mutex<HashMap<String, Owner>>>,
     options: Arc<CriOptions>,
 }
 
@@ -99,10 +113,10 @@ impl CriRuntime {
         let _ = self.events.send(event);
     }
 
-    fn remember(&self, id: &str, uid: &str) {
+    fn remember(&self, kind: Kind, id: &str, uid: &str) {
         let mut owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
         if !owners.contains_key(id) {
-            owners.insert(id.to_owned(), uid.to_owned());
+            owners.insert(id.to_owned(), Owner { kind, uid: uid.to_owned() });
         }
     }
 
@@ -110,32 +124,49 @@ impl CriRuntime {
         self.owners.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
     }
 
-    fn known_owner(&self, id: &str) -> Option<String> {
-        self.owners.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
-    }
-
-    /// The pod of a sandbox or container.
-    async fn pod_uid_of(&self, id: &str) -> Option<String> {
-        if let Some(uid) = self.known_owner(id) {
-            return Some(uid);
+    /// What an id stands for; none if it is nothing of a pod.
+    async fn owner_of(&self, id: &str) -> Option<Owner> {
+        let known = self.owners.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned();
+        if known.is_some() {
+            return known;
         }
-        let labels = match self.container_status(id).await {
-            Ok(status) => status.labels,
-            Err(_) => self.sandbox_status(id).await.ok()?.labels,
+        // Lists by id rather than asking for a status: containerd logs an error for each
+        // status of something that is gone.
+        let (kind, labels) = match self.container_by_id(id).await.ok()? {
+            Some(container) => (Kind::Container, container.labels),
+            None => (Kind::Sandbox, self.sandbox_by_id(id).await.ok()??.labels),
         };
-        labels.get(LABEL_POD_UID).cloned()
+        Some(Owner { kind, uid: labels.get(LABEL_POD_UID)?.clone() })
     }
 
     /// Whether CRI holds this container or sandbox to be running.
-    async fn is_running(&self, id: &str) -> bool {
-        match self.container_status(id).await {
-            Ok(status) => status.state == v1::ContainerState::ContainerRunning as i32,
-            Err(RuntimeError::NotFound(_)) => match self.sandbox_status(id).await {
-                Ok(status) => status.state == v1::PodSandboxState::SandboxReady as i32,
-                Err(_) => false,
-            },
-            Err(_) => false,
+    async fn is_running(&self, kind: Kind, id: &str) -> bool {
+        match kind {
+            Kind::Container => self.container_by_id(id).await.is_ok_and(|found| {
+                found.is_some_and(|container| container.state == v1::ContainerState::ContainerRunning as i32)
+            }),
+            Kind::Sandbox => self.sandbox_by_id(id).await.is_ok_and(|found| {
+                found.is_some_and(|sandbox| sandbox.state == v1::PodSandboxState::SandboxReady as i32)
+            }),
         }
+    }
+
+    async fn container_by_id(&self, id: &str) -> Result<Option<v1::Container>> {
+        let filter = v1::ContainerFilter { id: id.to_owned(), ..Default::default() };
+        let request = v1::ListContainersRequest { filter: Some(filter) };
+        let mut client = self.runtime.clone();
+        let listed = client.list_containers(timed(READ_TIMEOUT, request)).await;
+        let listed = listed.map_err(|status| translate(Call::Other, &status))?.into_inner();
+        Ok(listed.containers.into_iter().next())
+    }
+
+    async fn sandbox_by_id(&self, id: &str) -> Result<Option<v1::PodSandbox>> {
+        let filter = v1::PodSandboxFilter { id: id.to_owned(), ..Default::default() };
+        let request = v1::ListPodSandboxRequest { filter: Some(filter) };
+        let mut client = self.runtime.clone();
+        let listed = client.list_pod_sandbox(timed(READ_TIMEOUT, request)).await;
+        let listed = listed.map_err(|status| translate(Call::Other, &status))?.into_inner();
+        Ok(listed.items.into_iter().next())
     }
 
     async fn container_status(&self, id: &str) -> Result<v1::ContainerStatus> {
@@ -196,10 +227,10 @@ impl CriRuntime {
     fn remember_all(&self, pods: &[PodRecord]) {
         for pod in pods {
             for sandbox in &pod.sandboxes {
-                self.remember(&sandbox.id, &pod.pod.uid);
+                self.remember(Kind::Sandbox, &sandbox.id, &pod.pod.uid);
             }
             for container in &pod.containers {
-                self.remember(&container.id, &pod.pod.uid);
+                self.remember(Kind::Container, &container.id, &pod.pod.uid);
             }
         }
     }
@@ -270,6 +301,9 @@ impl Runtime for CriRuntime {
             sandboxes.into_iter().map(records::listed_sandbox).collect(),
             containers.into_iter().map(records::listed_container).collect(),
         );
+        // What is no longer there is forgotten here too. Should something new be forgotten
+        // with it, an event about it costs one more call.
+        self.owners.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.remember_all(&pods);
         Ok(pods)
     }
@@ -295,13 +329,8 @@ impl Runtime for CriRuntime {
     }
 
     async fn container(&self, container_id: &str) -> Result<ContainerRecord> {
-        let filter = v1::ContainerFilter { id: container_id.to_owned(), ..Default::default() };
-        let request = v1::ListContainersRequest { filter: Some(filter) };
-        let mut client = self.runtime.clone();
-        let listed = client.list_containers(timed(READ_TIMEOUT, request)).await;
-        let listed = listed.map_err(|status| translate(Call::Other, &status))?.into_inner();
         let missing = || RuntimeError::NotFound(format!("no container {container_id:?}"));
-        let listed = listed.containers.into_iter().next().ok_or_else(missing)?;
+        let listed = self.container_by_id(container_id).await?.ok_or_else(missing)?;
         self.container_record(listed).await?.ok_or_else(missing)
     }
 
@@ -318,7 +347,7 @@ impl Runtime for CriRuntime {
             .await
             .map_err(|status| translate(Call::Other, &status))?;
         let id = response.into_inner().pod_sandbox_id;
-        self.remember(&id, &config.pod.uid);
+        self.remember(Kind::Sandbox, &id, &config.pod.uid);
         Ok(id)
     }
 
@@ -356,7 +385,7 @@ impl Runtime for CriRuntime {
             .await
             .map_err(|status| translate(Call::Create, &status))?;
         let id = response.into_inner().container_id;
-        self.remember(&id, &sandbox.pod.uid);
+        self.remember(Kind::Container, &id, &sandbox.pod.uid);
         Ok(id)
     }
 

@@ -106,16 +106,17 @@ fn subject(envelope: &Envelope) -> Option<String> {
 
 /// Waits until CRI reports the end of the container or sandbox, then tells of its pod.
 async fn settle(runtime: &CriRuntime, id: &str) {
+    let Some(owner) = runtime.owner_of(id).await else {
+        tracing::trace!(id, "an event about something that is no pod's");
+        return;
+    };
     let mut delay = SETTLE_DELAY_MIN;
     let deadline = tokio::time::Instant::now() + SETTLE_TIME_MAX;
-    while runtime.is_running(id).await && tokio::time::Instant::now() < deadline {
+    while runtime.is_running(owner.kind, id).await && tokio::time::Instant::now() < deadline {
         tokio::time::sleep(delay).await;
         delay *= 2;
     }
-    match runtime.pod_uid_of(id).await {
-        Some(uid) => runtime.publish(RuntimeEvent::PodChanged(uid)),
-        None => tracing::trace!(id, "an event about something that is no pod's"),
-    }
+    runtime.publish(RuntimeEvent::PodChanged(owner.uid));
 }
 
 #[cfg(test)]

@@ -112,17 +112,22 @@ pub(super) fn listed_container(container: v1::Container) -> ContainerRecord {
 
 /// The answer of ContainerStatus, which alone does not know its sandbox.
 pub(super) fn container(status: v1::ContainerStatus, sandbox_id: String) -> ContainerRecord {
+    let never_ran = is_start_given_up(&status);
     let (name, attempt) = status.metadata.map_or_else(Default::default, |metadata| (metadata.name, metadata.attempt));
     let mut annotations = sorted(status.annotations);
+    let finished_at = time(status.finished_at);
+    // containerd notes the start when it hears of it, the end when it happens: what ends at
+    // once would seem to have ended before it started.
+    let started_at = time(status.started_at).map(|start| finished_at.map_or(start, |end| start.min(end)));
     ContainerRecord {
         id: status.id,
         sandbox_id,
         name,
         attempt,
-        state: state(status.state),
+        state: if never_ran { ContainerState::Created } else { state(status.state) },
         created_at: time(status.created_at).unwrap_or(Timestamp::UNIX_EPOCH),
-        started_at: time(status.started_at),
-        finished_at: time(status.finished_at),
+        started_at,
+        finished_at,
         exit_code: status.exit_code,
         reason: status.reason,
         message: status.message,
@@ -132,6 +137,15 @@ pub(super) fn container(status: v1::ContainerStatus, sandbox_id: String) -> Cont
         annotations,
         log_path: Some(PathBuf::from(status.log_path)).filter(|path| !path.as_os_str().is_empty()),
     }
+}
+
+/// Whether the start was given up because its caller was gone: the agent died while it waited. containerd calls that the
+/// container's end, though nothing of it ever ran.
+fn is_start_given_up(status: &v1::ContainerStatus) -> bool {
+    status.state == v1::ContainerState::ContainerExited as i32
+        && status.started_at <= 0
+        && status.reason == "StartError"
+        && status.message.contains("context canceled")
 }
 
 /// An image of the image service.
@@ -212,6 +226,30 @@ mod tests {
         let ids: Vec<_> = pods[0].containers.iter().map(|c| c.id.as_str()).collect();
         assert_eq!(ids, ["new", "old"]);
         assert_eq!(pods[1].containers[0].id, "orphan");
+    }
+
+    #[test]
+    fn a_start_that_was_given_up_is_no_run() {
+        let ended = |started_at, message: &str| v1::ContainerStatus {
+            state: v1::ContainerState::ContainerExited as i32,
+            started_at,
+            reason: "StartError".to_owned(),
+            message: message.to_owned(),
+            ..Default::default()
+        };
+        let given_up = "failed to create containerd task: failed to create shim task: context canceled: unknown";
+        let no_command = "failed to create containerd task: exec: \"/no\": no such file or directory: unknown";
+        let state = |status| container(status, "s".to_owned()).state;
+        assert_eq!(state(ended(0, given_up)), ContainerState::Created);
+        assert_eq!(state(ended(0, no_command)), ContainerState::Exited);
+        assert_eq!(state(ended(7, given_up)), ContainerState::Exited);
+    }
+
+    #[test]
+    fn no_container_ends_before_it_starts() {
+        let status = v1::ContainerStatus { started_at: 9, finished_at: 7, ..Default::default() };
+        let record = container(status, "s".to_owned());
+        assert_eq!(record.started_at, record.finished_at);
     }
 
     #[test]
