@@ -85,7 +85,7 @@ fn the_administrators_kubeconfig_is_for_its_owner_only() {
     }
     assert_eq!(cluster.kubectl(&["get", "--raw", "/readyz"]).ok().trim_end(), "ok");
     let metrics = cluster.kubectl(&["get", "--raw", "/metrics"]).ok();
-    for family in ["apiserver_request", "scheduler_schedule_attempts"] {
+    for family in ["apiserver_request", "scheduler_pending_pods", "controller_reconciliations"] {
         assert!(metrics.contains(family), "no {family} in the metrics:\n{metrics}");
     }
 }
