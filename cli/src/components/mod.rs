@@ -101,6 +101,15 @@ pub fn agent_options(
     }
 }
 
+/// The address with which this machine speaks to others: that of the interface with the default route, if there is one.
+/// Nothing is sent to find out.
+pub fn outward_ip() -> Option<std::net::IpAddr> {
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").ok()?;
+    // An address that documentation reserves: a route to it is the default route.
+    socket.connect("192.0.2.1:9").ok()?;
+    Some(socket.local_addr().ok()?.ip())
+}
+
 /// Parses `90`, `90s`, `500ms`, `2m`, `1h` or a sum such as `1m30s`.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("`{text}` is not a duration such as 90s, 2m or 1m30s");

@@ -10,7 +10,7 @@ use prometheus_client::registry::Registry;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{agent_options, identity, node_name, shutdown_on_signal};
+use super::{agent_options, identity, node_name, outward_ip, shutdown_on_signal};
 use crate::args;
 
 /// Starts all components and runs until a signal, or until one of them fails.
@@ -97,7 +97,9 @@ pub async fn start_api_server(
         .with_context(|| format!("cannot make the data directory {}; --data-dir names another", dir.display()))?;
     let mut options = gantry_apiserver::Options::new(dir);
     options.listen = flags.listen;
-    options.advertise = flags.advertise;
+    // Nobody can reach "all addresses": others are told this machine's own.
+    let listens_on_all = flags.listen.ip().is_unspecified();
+    options.advertise = flags.advertise.or_else(|| outward_ip().filter(|_| listens_on_all));
     options.pki_dir = identity::pki_dir(dir);
     options.store = gantry_store::Target::parse(&flags.store, &dir.join("store"))?;
     options.service_cidr =
