@@ -44,6 +44,21 @@ pub(super) fn resources() -> Vec<Resource> {
         "io.k8s.api.discovery.v1.EndpointSlice",
         &strategy::endpointslice::EndpointSliceStrategy,
     ));
+    // There are no custom kinds; kubectl reads their list before it says that a kind is unknown.
+    all.push(
+        row(
+            "apiextensions.k8s.io",
+            "v1",
+            "CustomResourceDefinition",
+            "customresourcedefinitions",
+            "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinition",
+            &strategy::Plain,
+        )
+        .short(&["crd", "crds"])
+        .categories(&["api-extensions"])
+        .cluster_wide()
+        .only_read(),
+    );
     all.into_iter().map(|row| row.0).collect()
 }
 
@@ -305,6 +320,11 @@ impl Row {
 
     fn without(mut self, verb: Verb) -> Row {
         self.0.verbs.retain(|v| *v != verb);
+        self
+    }
+
+    fn only_read(mut self) -> Row {
+        self.0.verbs = vec![Verb::Get, Verb::List, Verb::Watch];
         self
     }
 
