@@ -47,6 +47,7 @@ const TOOLS: &[Tool] = &[
         why: "is in the containers of the node agent's tests",
         needed_for: For::Tests,
     },
+    Tool { probe: "curl", package: "curl", why: "is the tests' client without credentials", needed_for: For::Tests },
     Tool { probe: "script", package: "bsdutils", why: "gives the tests' kubectl a terminal", needed_for: For::Tests },
     Tool {
         probe: "etcd",
