@@ -1,5 +1,5 @@
-//! Benches: each prints a ratio against a rival or a limit that was measured in the same run. They run optimised, and are
-//! programs of the integration tests, which may use every part.
+//! Benches: each prints a ratio against a rival or a limit that was measured in the same run. What is measured is
+//! optimised; what measures is a program of the integration tests, which may use every part.
 
 use std::process::Command;
 
@@ -31,24 +31,17 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 fn spine(gantry: &std::path::Path) -> Result<()> {
+    // The measuring client is no part of what is measured: the tests' build of it does.
     let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    build.current_dir(host::root()).args([
-        "build",
-        "--release",
-        "--locked",
-        "--package",
-        "gantry-integration-tests",
-        "--bin",
-        "bench-spine",
-    ]);
-    host::run(&mut build)?;
+    build.current_dir(host::root()).args(["build", "--locked", "--package", "gantry-integration-tests"]);
+    host::run(build.args(["--bin", "bench-spine"]))?;
     let data_dir = host::work_dir().join(format!("bench-{}", std::process::id()));
     demo::install_images(&data_dir, &images::ensure_all()?)?;
     let record = ledger::Record { data_dir: data_dir.clone(), ..Default::default() };
     let entry = ledger::write("bench", &record)?;
     let mut bench = host::privileged("env");
     bench.arg(format!("GANTRY_BINARY={}", gantry.display())).arg(format!("GANTRY_DATA_DIR={}", data_dir.display()));
-    let measured = host::run(bench.arg(host::target_dir().join("release").join("bench-spine")));
+    let measured = host::run(bench.arg(host::target_dir().join("debug").join("bench-spine")));
     cleanup::take_down(&record)?;
     std::fs::remove_file(entry)?;
     measured
