@@ -12,11 +12,12 @@ use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt};
 use k8s_cri::v1::runtime_service_client::RuntimeServiceClient;
+use k8s_cri::v1::security_profile::ProfileType;
 use k8s_cri::v1::{
     ContainerConfig, ContainerMetadata, CreateContainerRequest, ImageSpec, LinuxContainerConfig,
     LinuxContainerSecurityContext, LinuxPodSandboxConfig, LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption,
-    PodSandboxConfig, PodSandboxMetadata, RemovePodSandboxRequest, RunPodSandboxRequest, StartContainerRequest,
-    StopPodSandboxRequest,
+    PodSandboxConfig, PodSandboxMetadata, RemovePodSandboxRequest, RunPodSandboxRequest, SecurityProfile,
+    StartContainerRequest, StopPodSandboxRequest,
 };
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::{DeleteParams, PostParams, WatchEvent, WatchParams};
@@ -211,6 +212,8 @@ async fn bare_start(cri: &mut RuntimeServiceClient<Channel>, name: &str) -> Resu
         ipc: NamespaceMode::Pod.into(),
         ..Default::default()
     };
+    // As the agent asks for it: Kubernetes leaves it out, which the runtime takes for no filter at all.
+    let seccomp = || SecurityProfile { profile_type: ProfileType::RuntimeDefault.into(), ..Default::default() };
     let sandbox = PodSandboxConfig {
         metadata: Some(PodSandboxMetadata {
             name: name.into(),
@@ -224,6 +227,7 @@ async fn bare_start(cri: &mut RuntimeServiceClient<Channel>, name: &str) -> Resu
             cgroup_parent: format!("/gantry-bench/{name}"),
             security_context: Some(LinuxSandboxSecurityContext {
                 namespace_options: Some(namespaces()),
+                seccomp: Some(seccomp()),
                 ..Default::default()
             }),
             ..Default::default()
@@ -238,6 +242,7 @@ async fn bare_start(cri: &mut RuntimeServiceClient<Channel>, name: &str) -> Resu
         linux: Some(LinuxContainerConfig {
             security_context: Some(LinuxContainerSecurityContext {
                 namespace_options: Some(namespaces()),
+                seccomp: Some(seccomp()),
                 ..Default::default()
             }),
             ..Default::default()
