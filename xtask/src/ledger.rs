@@ -47,9 +47,29 @@ pub fn read_all() -> Vec<(PathBuf, Record)> {
     files.filter_map(|file| Some((file.clone(), serde_json::from_slice(&fs::read(&file).ok()?).ok()?))).collect()
 }
 
-/// When a process started, as the kernel counts it (clock ticks since boot); `None` when there is no such process.
+/// When a process started, as the kernel counts it (clock ticks since boot); `None` when there is no such process, or only
+/// what is left of it until its parent has taken note of its end.
 pub fn started(pid: u32) -> Option<String> {
     let stat = fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat")).ok()?;
-    // The command name, in brackets, may hold spaces: count fields after it. Start time is field 22 of the line.
-    stat.rsplit_once(')')?.1.split_whitespace().nth(19).map(str::to_owned)
+    // The command name, in brackets, may hold spaces: count fields after it. State is the line's field 3, start time 22.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    let state = fields.next()?;
+    if matches!(state, "Z" | "X") { None } else { fields.nth(18).map(str::to_owned) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    #[test]
+    fn a_process_that_ended_is_gone_even_before_it_is_waited_for() {
+        let mut child = Command::new("sleep").arg("600").spawn().unwrap();
+        let started = super::started(child.id());
+        assert!(started.is_some_and(|ticks| ticks.parse::<u64>().is_ok()));
+        child.kill().unwrap();
+        while super::started(child.id()).is_some() {
+            std::thread::yield_now();
+        }
+        child.wait().unwrap();
+    }
 }
