@@ -172,7 +172,7 @@ pub async fn start(options: Options, metrics: MetricsRegistry, shutdown: Cancell
     };
 
     let store_error = |error| Error::Store(options.store.to_string(), error);
-    let store = gantry_store::open(&options.store, options.store_options.clone()).await.map_err(store_error)?;
+    let store = open_store(&options, &shutdown).await.map_err(store_error)?;
     let catalog = Arc::new(Catalog::builtin());
     let cacher = Arc::new(Cacher::new(&catalog));
     let revision = match cacher.load(store.as_ref()).await {
@@ -266,6 +266,35 @@ fn load_pki(options: &Options, advertise: IpAddr, service_ip: Option<IpAddr>) ->
     let service_ip = service_ip.unwrap_or(defaults.service_ip);
     let wanted = pki::PkiOptions { listen_ips, service_ip, host_names, ..defaults };
     Pki::load_or_create(&options.pki_dir, &wanted, jiff::Timestamp::now())
+}
+
+/// How long a store that cannot be reached is waited for at the start: it may be starting as well.
+const STORE_WAIT: Duration = Duration::from_secs(60);
+/// How long between two tries.
+const STORE_RETRY: Duration = Duration::from_millis(500);
+
+/// Opens the store and sees that it answers.
+async fn open_store(options: &Options, shutdown: &CancellationToken) -> Result<Arc<dyn Store>, gantry_store::Error> {
+    let deadline = tokio::time::Instant::now() + STORE_WAIT;
+    let mut told = false;
+    loop {
+        let opened = async {
+            let store = gantry_store::open(&options.store, options.store_options.clone()).await?;
+            store.current_revision().await.map(|_| store)
+        };
+        match opened.await {
+            Err(gantry_store::Error::Unavailable(_))
+                if tokio::time::Instant::now() < deadline && !shutdown.is_cancelled() =>
+            {
+                if !told {
+                    tracing::warn!(store = %options.store, "the store does not answer; waiting for it");
+                    told = true;
+                }
+                let _ = shutdown.run_until_cancelled(tokio::time::sleep(STORE_RETRY)).await;
+            }
+            opened => return opened,
+        }
+    }
 }
 
 fn authorizer(cacher: &Arc<Cacher>, catalog: &Catalog) -> auth::Chain {

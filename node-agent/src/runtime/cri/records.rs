@@ -145,8 +145,11 @@ fn is_start_given_up(status: &v1::ContainerStatus) -> bool {
     status.state == v1::ContainerState::ContainerExited as i32
         && status.started_at <= 0
         && status.reason == "StartError"
-        && status.message.contains("context canceled")
+        && GIVEN_UP.iter().any(|words| status.message.contains(words))
 }
+
+/// containerd's words for it: the call was cancelled, or the shim that it was starting was killed with the call.
+const GIVEN_UP: [&str; 2] = ["context canceled", "failed to start shim: start failed: : signal: killed"];
 
 /// An image of the image service.
 pub(super) fn image_record(image: v1::Image) -> ImageRecord {
