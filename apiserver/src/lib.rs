@@ -11,6 +11,7 @@
 //! * [`admission`] completes or refuses writes.
 //! * [`registry`] is the one implementation of every verb for every kind.
 //! * [`cacher`] keeps everything in memory as bytes and hands out changes.
+//! * [`webhook`] asks others: conversion and admission webhooks.
 //!
 //! [`start`] brings it up and returns a [`Handle`] once it serves.
 
@@ -23,6 +24,7 @@ pub mod http;
 pub mod pki;
 pub mod registry;
 mod server;
+pub mod webhook;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;

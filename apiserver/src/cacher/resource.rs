@@ -270,6 +270,15 @@ impl ResourceCache {
         }
     }
 
+    /// Calls `look` for each object whose key starts with `prefix`, in key order.
+    pub fn for_each_below(&self, prefix: &str, mut look: impl FnMut(&Entry)) {
+        let state = self.read();
+        let range = state.objects.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
+        for (_, entry) in range.take_while(|(key, _)| key.starts_with(prefix)) {
+            look(entry);
+        }
+    }
+
     /// Whether any object satisfies `look`.
     pub fn any(&self, mut look: impl FnMut(&Entry) -> bool) -> bool {
         self.read().objects.values().any(|entry| look(entry))
