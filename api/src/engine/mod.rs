@@ -36,6 +36,17 @@ pub enum FieldValidation {
     Strict,
 }
 
+impl FieldValidation {
+    /// The directive as a request spells it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            FieldValidation::Ignore => "Ignore",
+            FieldValidation::Warn => "Warn",
+            FieldValidation::Strict => "Strict",
+        }
+    }
+}
+
 /// The format of a request body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum BodyFormat {

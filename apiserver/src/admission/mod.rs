@@ -1,8 +1,14 @@
-//! Admission: what the cluster adds to or refuses of a write, between decoding and validation.
+//! Admission: what the cluster adds to or refuses of a write.
 //!
-//! In: who does what, the object before and after. Out: the object completed, or the error. Plugins run in one fixed order, each
-//! sees what the ones before it did; each is small and looks only at its own kinds.
+//! ```text
+//! engine (decode, prepare) ─▶ plugins complete (built-in ─▶ policies ─▶ webhooks; again if one wants it)
+//!                          ─▶ engine (validate) ─▶ plugins check (built-in ─▶ policies ─▶ webhooks ─▶ quota) ─▶ store
+//! ```
+//!
+//! In: who does what, the object before and after. Out: the object completed, or the error. Plugins run in one fixed order,
+//! each sees what the ones before it did; each is small and looks only at its own kinds.
 
+mod attributes;
 mod namespace;
 mod node;
 mod pod;
@@ -10,74 +16,40 @@ mod service_account;
 
 use async_trait::async_trait;
 use gantry_api::ApiError;
-use gantry_api::kinds::Resource;
 use serde_json::Value;
 
-use crate::auth::Identity;
+pub use attributes::{Attributes, Notes, Operation, Rounds, kind_of, labels};
+
 use crate::registry::Registry;
 
-/// What a write does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Operation {
-    /// Creates an object.
-    Create,
-    /// Changes one.
-    Update,
-    /// Deletes one.
-    Delete,
-}
-
-/// A write, as plugins see it.
-#[derive(Debug, Clone, Copy)]
-pub struct Attributes<'a> {
-    /// What it does.
-    pub operation: Operation,
-    /// To which resource.
-    pub resource: &'a Resource,
-    /// Through which subresource; empty for none.
-    pub subresource: &'a str,
-    /// In which namespace; empty for cluster-wide objects.
-    pub namespace: &'a str,
-    /// The object's name.
-    pub name: &'a str,
-    /// Who.
-    pub identity: &'a Identity,
-    /// The object before.
-    pub old: Option<&'a Value>,
-    /// Whether nothing will be stored.
-    pub dry_run: bool,
-}
-
-impl Attributes<'_> {
-    /// Whether it is about this resource itself, not a subresource.
-    pub fn is(&self, group: &str, plural: &str) -> bool {
-        self.is_any(group, plural) && self.subresource.is_empty()
-    }
-
-    /// Whether it is about this resource or a subresource of it.
-    pub fn is_any(&self, group: &str, plural: &str) -> bool {
-        self.resource.group == group && self.resource.plural == plural
-    }
-
-    /// The refusal, as Kubernetes words it.
-    pub fn forbidden(&self, why: impl std::fmt::Display) -> ApiError {
-        ApiError::forbidden(&self.resource.qualified(), self.name, why)
-    }
-}
-
-/// One admission plugin.
+/// One admission plugin. It overrides the phases it takes part in.
 #[async_trait]
 pub trait Plugin: Send + Sync {
     /// Kubernetes' name of it.
     fn name(&self) -> &'static str;
 
-    /// Completes or refuses a write. `object` is none for deletions.
+    /// Completes or refuses a write before it is validated. `object` is none for deletions. May run twice for one write, and
+    /// must come to the same on what it has completed already.
     async fn admit(
         &self,
         attributes: &Attributes<'_>,
         object: Option<&mut Value>,
         registry: &Registry,
-    ) -> Result<(), ApiError>;
+    ) -> Result<(), ApiError> {
+        let _ = (attributes, object, registry);
+        Ok(())
+    }
+
+    /// Refuses a write after it was validated, when the object is what would be stored.
+    async fn validate(
+        &self,
+        attributes: &Attributes<'_>,
+        object: Option<&Value>,
+        registry: &Registry,
+    ) -> Result<(), ApiError> {
+        let _ = (attributes, object, registry);
+        Ok(())
+    }
 }
 
 /// The plugins, in order.
@@ -93,13 +65,29 @@ impl Default for Chain {
             Box::new(node::TaintNodesByCondition),
             Box::new(pod::Priority),
             Box::new(pod::DefaultTolerationSeconds),
+            // Built-in plugins end here: policies, webhooks and quota come last, in this order.
         ])
     }
 }
 
 impl Chain {
-    /// Asks every plugin.
+    /// Lets every plugin complete the write. If one asks for it because it changed the object, all are asked a second time.
     pub async fn admit(
+        &self,
+        attributes: &Attributes<'_>,
+        mut object: Option<&mut Value>,
+        registry: &Registry,
+    ) -> Result<(), ApiError> {
+        let rounds = Rounds::default();
+        let attributes = Attributes { rounds: Some(&rounds), ..*attributes };
+        self.admit_round(&attributes, object.as_deref_mut(), registry).await?;
+        if rounds.start_second() {
+            self.admit_round(&attributes, object, registry).await?;
+        }
+        Ok(())
+    }
+
+    async fn admit_round(
         &self,
         attributes: &Attributes<'_>,
         mut object: Option<&mut Value>,
@@ -107,11 +95,26 @@ impl Chain {
     ) -> Result<(), ApiError> {
         for plugin in &self.0 {
             let result = plugin.admit(attributes, object.as_deref_mut(), registry).await;
-            if let Err(error) = result {
-                tracing::debug!(plugin = plugin.name(), %error, "a write was refused");
-                return Err(error);
-            }
+            result.inspect_err(|error| refused(plugin.as_ref(), error))?;
         }
         Ok(())
     }
+
+    /// Lets every plugin check the write.
+    pub async fn validate(
+        &self,
+        attributes: &Attributes<'_>,
+        object: Option<&Value>,
+        registry: &Registry,
+    ) -> Result<(), ApiError> {
+        for plugin in &self.0 {
+            let result = plugin.validate(attributes, object, registry).await;
+            result.inspect_err(|error| refused(plugin.as_ref(), error))?;
+        }
+        Ok(())
+    }
+}
+
+fn refused(plugin: &dyn Plugin, error: &ApiError) {
+    tracing::debug!(plugin = plugin.name(), %error, "a write was refused");
 }

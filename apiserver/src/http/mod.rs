@@ -36,6 +36,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 use tokio_util::sync::CancellationToken;
 
+use crate::admission::Notes;
 use crate::auth::{self, Authenticator, Authorizer, Decision, Identity, PeerCertificate};
 use crate::registry::Registry;
 
@@ -127,7 +128,8 @@ pub async fn serve(app: Arc<App>, request: Request<Body>) -> Response<Body> {
     let gzip =
         negotiate::accepts_gzip(request.headers().get(header::ACCEPT_ENCODING).and_then(|value| value.to_str().ok()));
     let in_flight = app.metrics.in_flight();
-    let answered = AssertUnwindSafe(answer(&app, &info, &params, request)).catch_unwind();
+    let notes = Arc::new(Notes::default());
+    let answered = AssertUnwindSafe(answer(&app, &info, &params, &notes, request)).catch_unwind();
     let result = if info.is_long_running() {
         answered.await
     } else {
@@ -144,6 +146,7 @@ pub async fn serve(app: Arc<App>, request: Request<Body>) -> Response<Body> {
         Err(ApiError::internal("this request caused apiserver to panic. Look in the logs for details"))
     });
     let mut response = result.unwrap_or_else(|error| status::response(&error));
+    respond::warn(response.headers_mut(), &notes.warnings());
     let code = response.status();
     let known = code != StatusCode::NOT_FOUND
         || app.registry.catalog().resource(&info.group, &info.version, &info.resource).is_some();
@@ -153,6 +156,7 @@ pub async fn serve(app: Arc<App>, request: Request<Body>) -> Response<Body> {
         path = info.path,
         code = code.as_u16(),
         took_us = started.elapsed().as_micros(),
+        annotations = ?notes.annotations(),
         "answered"
     );
     if gzip && !info.is_long_running() {
@@ -175,6 +179,7 @@ async fn answer(
     app: &Arc<App>,
     info: &RequestInfo,
     params: &Params,
+    notes: &Arc<Notes>,
     request: Request<Body>,
 ) -> Result<Response<Body>, ApiError> {
     let identity = identify(app, &request)?;
@@ -182,7 +187,7 @@ async fn answer(
     tracing::trace!(user = identity.user, verb = info.verb, path = info.path, "request");
     authorize(app, &identity, info, params)?;
     if info.is_resource {
-        let call = resources::Call { app, info, params, identity: &identity };
+        let call = resources::Call { app, info, params, identity: &identity, notes };
         return resources::handle(call, request).await;
     }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {

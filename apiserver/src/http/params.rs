@@ -113,6 +113,7 @@ impl Params {
             manager,
             field_validation: self.field_validation(kind)?,
             dry_run: self.dry_run(kind)?,
+            notes: Arc::default(),
         })
     }
 
@@ -195,6 +196,37 @@ impl Params {
             resource_version: parse_resource_version(self.get("resourceVersion"))?,
             send_initial_events,
         })
+    }
+
+    /// What a connection asks for, as the kind that stands for it: `PodExecOptions` and the like.
+    pub fn connect_options(&self, resource: &Resource, subresource: &str, path: &str) -> Value {
+        let kind = crate::admission::kind_of(resource, subresource);
+        let mut options = json!({"kind": kind.kind, "apiVersion": kind.api_version()});
+        if subresource == "proxy" {
+            options["path"] = json!(format!("/{path}"));
+            return options;
+        }
+        for flag in ["stdin", "stdout", "stderr", "tty"] {
+            if let Some(set) = self.optional_flag(flag).filter(|set| *set) {
+                options[flag] = json!(set);
+            }
+        }
+        if let Some(container) = self.text("container") {
+            options["container"] = json!(container);
+        }
+        for (key, value) in self.iter() {
+            let value = match key {
+                "command" => json!(value),
+                "ports" => json!(value.parse::<u16>().unwrap_or_default()),
+                _ => continue,
+            };
+            if let Some(values) =
+                options.as_object_mut().and_then(|map| map.entry(key).or_insert_with(|| json!([])).as_array_mut())
+            {
+                values.push(value);
+            }
+        }
+        options
     }
 
     /// `DeleteOptions` given as parameters, to be laid over those of the body.

@@ -17,6 +17,7 @@ use super::request_info::RequestInfo;
 use super::respond::{self, Representation, Shape};
 use super::watch::{WatchBody, WatchOptions};
 use super::{App, proxy, read_body, reviews, status};
+use crate::admission::{Attributes, Notes, Operation};
 use crate::auth::Identity;
 use crate::registry::{Caller, DeleteOptions, Deleted, PatchRequest, Target, Written, parse_resource_version};
 
@@ -30,6 +31,8 @@ pub struct Call<'a> {
     pub params: &'a Params,
     /// By whom.
     pub identity: &'a Identity,
+    /// What is told besides the answer.
+    pub notes: &'a Arc<Notes>,
 }
 
 type Answer = Result<Response<Body>, ApiError>;
@@ -97,7 +100,8 @@ impl Call<'_> {
 
     fn caller(&self, kind: &str, request: &http::Request<Body>) -> Result<Caller, ApiError> {
         let agent = request.headers().get(header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        self.params.caller(kind, self.identity, agent)
+        let caller = self.params.caller(kind, self.identity, agent)?;
+        Ok(Caller { notes: Arc::clone(self.notes), ..caller })
     }
 }
 
@@ -242,7 +246,7 @@ async fn review(call: &Call<'_>, resource: &Resource, view: &Representation, req
 async fn bind(call: &Call<'_>, binding: &Value) -> Answer {
     let pods = call.app.registry.catalog().resource("", "v1", "pods").ok_or_else(status::no_such_path)?;
     let name = gantry_api::meta::name(binding);
-    let caller = call.params.caller("CreateOptions", call.identity, "")?;
+    let caller = Caller { notes: Arc::clone(call.notes), ..call.params.caller("CreateOptions", call.identity, "")? };
     call.app.registry.bind(pods, &call.info.namespace, name, binding, &caller).await?;
     Ok(respond::json(StatusCode::CREATED, &status::success(StatusCode::CREATED)))
 }
@@ -307,6 +311,8 @@ async fn subresource(call: &Call<'_>, resource: &Arc<Resource>, request: http::R
     let target = call.target(resource);
     let registry = &call.app.registry;
     if proxy::serves(resource, &info.subresource) {
+        let caller = call.caller("ConnectOptions", &request)?;
+        admit_connection(call, resource, &caller).await?;
         return proxy::handle(call, resource, request).await;
     }
     let view = Representation::new(negotiate::accept(accept.as_deref(), true)?, call.params)?;
@@ -351,6 +357,16 @@ async fn subresource(call: &Call<'_>, resource: &Arc<Resource>, request: http::R
         ("patch", _) if !is_action(&info.subresource) => show(patch(call, resource, request).await?),
         _ => Err(not_allowed()),
     }
+}
+
+/// Admission of a request that is passed on: what it asks for is its object. Reading logs is no connection.
+async fn admit_connection(call: &Call<'_>, resource: &Resource, caller: &Caller) -> Result<(), ApiError> {
+    if call.info.subresource == "log" {
+        return Ok(());
+    }
+    let mut options = call.params.connect_options(resource, &call.info.subresource, &call.info.rest);
+    let attributes = Attributes::new(Operation::Connect, call.target(resource), caller);
+    call.app.registry.admit(&attributes, &mut options).await
 }
 
 fn is_action(subresource: &str) -> bool {

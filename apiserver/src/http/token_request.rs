@@ -24,17 +24,8 @@ pub async fn answer(
     mut asked: Value,
     caller: &Caller,
 ) -> Result<Value, ApiError> {
-    let attributes = Attributes {
-        operation: Operation::Create,
-        resource: accounts,
-        subresource: "token",
-        namespace: target.namespace,
-        name: target.name,
-        identity: &caller.identity,
-        old: None,
-        dry_run: caller.dry_run,
-    };
-    app.registry.admit(&attributes, &mut asked).await?;
+    let admitted = Target { resource: accounts, subresource: "token", ..*target };
+    app.registry.admit(&Attributes::new(Operation::Create, admitted, caller), &mut asked).await?;
     let account = codec::decode(&app.registry.get(accounts, target.namespace, target.name).await?)?;
     let seconds = lifetime(target.name, &asked)?;
     let audiences: Vec<String> = asked

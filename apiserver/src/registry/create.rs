@@ -7,7 +7,7 @@ use gantry_store::{Error, Op, Precondition};
 use serde_json::Value;
 
 use super::service_address::ATTEMPTS_MAX;
-use super::{Caller, Fresh, Registry, Written, errors};
+use super::{Caller, Fresh, Registry, Target, Written, errors};
 use crate::admission::{Attributes, Operation};
 
 /// How many names are tried for a `generateName`.
@@ -67,18 +67,11 @@ impl Registry {
         let scope = resource.namespaced.then_some(namespace);
         engine::prepare_create(resource, &mut object, scope, &mut context)?;
         let name = meta::name(&object).to_owned();
-        let attributes = Attributes {
-            operation: Operation::Create,
-            resource,
-            subresource: "",
-            namespace,
-            name: &name,
-            identity: &caller.identity,
-            old: None,
-            dry_run: caller.dry_run,
-        };
+        let target = Target { resource, subresource: "", namespace, name: &name };
+        let attributes = Attributes::new(Operation::Create, target, caller);
         self.admission.admit(&attributes, Some(&mut object), self).await?;
         engine::finish_create(resource, &mut object, &mut context)?;
+        self.admission.validate(&attributes, Some(&object), self).await?;
         let warnings = std::mem::take(&mut context.warnings);
         if caller.dry_run {
             if self.find(resource, namespace, &name).await?.is_some() {

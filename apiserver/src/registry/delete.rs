@@ -10,7 +10,7 @@ use gantry_store::{Error, Op, Precondition};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
-use super::{Caller, Current, Deleted, ListRequest, Registry, errors};
+use super::{Caller, Current, Deleted, ListRequest, Registry, Target, errors};
 use crate::admission::{Attributes, Operation};
 
 const ORPHAN: &str = "orphan";
@@ -78,6 +78,27 @@ impl DeleteOptions {
             options.dry_run = true;
         }
         Ok(options)
+    }
+}
+
+impl DeleteOptions {
+    /// Adds what is set to the JSON form.
+    pub(crate) fn show(&self, options: &mut Value) {
+        if let Some(seconds) = self.grace_period_seconds {
+            options["gracePeriodSeconds"] = json!(seconds);
+        }
+        if let Some(propagation) = self.propagation {
+            options["propagationPolicy"] = json!(match propagation {
+                Propagation::Background => "Background",
+                Propagation::Foreground => "Foreground",
+                Propagation::Orphan => "Orphan",
+            });
+        }
+        for (key, value) in [("uid", &self.uid), ("resourceVersion", &self.resource_version)] {
+            if let Some(value) = value {
+                options["preconditions"][key] = json!(value);
+            }
+        }
     }
 }
 
@@ -205,22 +226,33 @@ impl Registry {
         options: &DeleteOptions,
         caller: &Caller,
     ) -> Result<Deleted, ApiError> {
+        self.delete_once(Target { resource, subresource: "", namespace, name }, options, caller, true).await
+    }
+
+    /// Deletes one object; without asking admission where what led to the deletion was asked about.
+    pub(super) async fn delete_once(
+        &self,
+        target: Target<'_>,
+        options: &DeleteOptions,
+        caller: &Caller,
+        asks_admission: bool,
+    ) -> Result<Deleted, ApiError> {
+        let Target { resource, namespace, name, .. } = target;
         for _ in 0..ATTEMPTS_MAX {
             let current = self.current(resource, namespace, name).await?;
             // Deletion looks at metadata and a pod's phase only: the stored version will do.
             let object = codec::decode(&current.bytes)?;
             check_preconditions(resource, name, &object, options)?;
-            let attributes = Attributes {
-                operation: Operation::Delete,
-                resource,
-                subresource: "",
-                namespace,
-                name,
-                identity: &caller.identity,
-                old: Some(&object),
-                dry_run: options.dry_run,
-            };
-            self.admission.admit(&attributes, None, self).await?;
+            if asks_admission {
+                let attributes = Attributes::new(Operation::Delete, target, caller);
+                let shown = match &resource.conversion {
+                    Some(_) => std::borrow::Cow::Owned(self.value(resource, &current)?),
+                    None => std::borrow::Cow::Borrowed(&object),
+                };
+                let attributes = attributes.with_old(&shown).with_delete_options(options);
+                self.admission.admit(&attributes, None, self).await?;
+                self.admission.validate(&attributes, None, self).await?;
+            }
             let step = plan(resource, &object, options, Timestamp::now());
             if options.dry_run {
                 return self.answer(resource, &object, step == Step::Remove, current.bytes);

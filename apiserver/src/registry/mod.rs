@@ -29,7 +29,7 @@ use jiff::Timestamp;
 use rand::Rng;
 use serde_json::Value;
 
-use crate::admission::Chain;
+use crate::admission::{Attributes, Chain, Notes};
 use crate::auth::Identity;
 use crate::cacher::{Cacher, Entry};
 
@@ -54,12 +54,20 @@ pub struct Caller {
     pub field_validation: FieldValidation,
     /// Do everything but store it.
     pub dry_run: bool,
+    /// What is told about the request besides its answer.
+    pub notes: Arc<Notes>,
 }
 
 impl Caller {
     /// A caller with default options.
     pub fn new(identity: Identity, manager: &str) -> Self {
-        Self { identity, manager: manager.to_owned(), field_validation: FieldValidation::Ignore, dry_run: false }
+        Self {
+            identity,
+            manager: manager.to_owned(),
+            field_validation: FieldValidation::Ignore,
+            dry_run: false,
+            notes: Arc::default(),
+        }
     }
 }
 
@@ -165,13 +173,10 @@ impl Registry {
         &self.store
     }
 
-    /// Runs admission for a request that stores nothing by itself.
-    pub async fn admit(
-        &self,
-        attributes: &crate::admission::Attributes<'_>,
-        object: &mut Value,
-    ) -> Result<(), ApiError> {
-        self.admission.admit(attributes, Some(object), self).await
+    /// Runs all of admission for a request that stores nothing by itself: what is posted to an action, a connection.
+    pub async fn admit(&self, attributes: &Attributes<'_>, object: &mut Value) -> Result<(), ApiError> {
+        self.admission.admit(attributes, Some(&mut *object), self).await?;
+        self.admission.validate(attributes, Some(object), self).await
     }
 
     /// The object's bytes, as recent as any write acknowledged before the call.

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::update::Target;
 use super::{Caller, DeleteOptions, Deleted, Registry, Written};
+use crate::admission::{Attributes, Operation};
 
 impl Registry {
     /// Binds a pod to a node, once.
@@ -30,9 +31,12 @@ impl Registry {
         if !errors.is_empty() {
             return Err(ApiError::invalid("", "Binding", name, errors));
         }
+        let target = Target { resource: pods, subresource: "binding", namespace, name };
+        let mut admitted = binding.clone();
+        self.admit(&Attributes::new(Operation::Create, target, caller), &mut admitted).await?;
+        let (binding, node) = (&admitted, meta::str_at(&admitted, &["target", "name"]).to_owned());
         let uid = meta::uid(binding).to_owned();
         let annotations = meta::get(binding, &["metadata", "annotations"]).and_then(Value::as_object).cloned();
-        let target = Target { resource: pods, subresource: "binding", namespace, name };
         self.modify(target, caller, |old, context| {
             let refuse = |why: String| ApiError::conflict("pods/binding", name, why);
             if !uid.is_empty() && uid != meta::uid(old) {
@@ -81,9 +85,13 @@ impl Registry {
         if !named.is_empty() && named != name {
             return Err(ApiError::bad_request("name in URL does not match name in Eviction object"));
         }
-        let mut options = DeleteOptions::from_value(eviction.get("deleteOptions").unwrap_or(&Value::Null))?;
+        let target = Target { resource: pods, subresource: "eviction", namespace, name };
+        let mut admitted = eviction.clone();
+        self.admit(&Attributes::new(Operation::Create, target, caller), &mut admitted).await?;
+        let mut options = DeleteOptions::from_value(admitted.get("deleteOptions").unwrap_or(&Value::Null))?;
         options.dry_run |= caller.dry_run;
-        self.delete(pods, namespace, name, &options, caller).await
+        let target = Target { subresource: "", ..target };
+        self.delete_once(target, &options, caller, false).await
     }
 }
 

@@ -43,6 +43,11 @@ impl Target<'_> {
     fn is_scale(&self) -> bool {
         self.subresource == "scale"
     }
+
+    /// Whether what is posted to the subresource is not a part of the object.
+    fn is_action(&self) -> bool {
+        self.subresource == "binding"
+    }
 }
 
 /// What one attempt to write came to.
@@ -185,18 +190,7 @@ impl Registry {
         let mut new = make(&old, &mut context)?;
         check_preconditions(&target, &old, &new)?;
         engine::prepare_update(resource, target.sub(), &old, &mut new, &mut context)?;
-        let attributes = Attributes {
-            operation: Operation::Update,
-            resource,
-            subresource: target.subresource,
-            namespace: target.namespace,
-            name: target.name,
-            identity: &caller.identity,
-            old: Some(&old),
-            dry_run: caller.dry_run,
-        };
-        self.admission.admit(&attributes, Some(&mut new), self).await?;
-        let changed = engine::finish_update(resource, target.sub(), &old, &mut new, &mut context)?;
+        let changed = self.complete_update(target, &old, &mut new, caller, &mut context).await?;
         let warnings = std::mem::take(&mut context.warnings);
         let done = |registry: &Self, object| {
             Ok(Attempt::Done(Written { object: registry.present_through(&target, object)?, created: false, warnings }))
@@ -229,6 +223,41 @@ impl Registry {
             Err(Error::Conflict { key, .. }) => Err(self.addresses.taken(resource, target.name, &key)),
             Err(error) => Err(errors::from_store(error)),
         }
+    }
+
+    /// Admission and validation of an update, in their order.
+    async fn complete_update(
+        &self,
+        target: Target<'_>,
+        old: &Value,
+        new: &mut Value,
+        caller: &Caller,
+        context: &mut Context<'_>,
+    ) -> Result<Changed, ApiError> {
+        let (resource, sub) = (target.resource, target.sub());
+        // What is posted to an action was admitted as what it is.
+        if target.is_action() {
+            return engine::finish_update(resource, sub, old, new, context);
+        }
+        if !target.is_scale() {
+            let attributes = Attributes::new(Operation::Update, target, caller).with_old(old);
+            self.admission.admit(&attributes, Some(&mut *new), self).await?;
+            let changed = engine::finish_update(resource, sub, old, new, context)?;
+            self.admission.validate(&attributes, Some(new), self).await?;
+            return Ok(changed);
+        }
+        // Admission sees the Scale that was sent, not the object behind it.
+        let old_scale = engine::scale_view(resource, old)?;
+        let mut scale = engine::scale_view(resource, new)?;
+        let attributes = Attributes::new(Operation::Update, target, caller).with_old(&old_scale);
+        let before = scale.clone();
+        self.admission.admit(&attributes, Some(&mut scale), self).await?;
+        if scale != before {
+            engine::apply_scale(resource, new, &scale)?;
+        }
+        let changed = engine::finish_update(resource, sub, old, new, context)?;
+        self.admission.validate(&attributes, Some(&engine::scale_view(resource, new)?), self).await?;
+        Ok(changed)
     }
 
     /// What a client that asked through a subresource sees.
