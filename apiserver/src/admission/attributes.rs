@@ -14,6 +14,8 @@ use crate::registry::{Caller, DeleteOptions, Target};
 const WARNINGS_MAX: usize = 64;
 /// How many bytes all warnings of one request may have, and one of them; Kubernetes cuts at the same lengths.
 const WARNING_BYTES_MAX: usize = 4096;
+/// A warning that would be cut shorter than this says nothing.
+const WARNING_BYTES_MIN: usize = 16;
 
 /// What a write does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -54,7 +56,7 @@ impl Notes {
         let mut warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
         let used: usize = warnings.iter().map(String::len).sum();
         let room = WARNING_BYTES_MAX.saturating_sub(used);
-        if warnings.len() >= WARNINGS_MAX || room == 0 || warnings.contains(&text) {
+        if warnings.len() >= WARNINGS_MAX || room < text.len().min(WARNING_BYTES_MIN) || warnings.contains(&text) {
             return;
         }
         if text.len() > room {
