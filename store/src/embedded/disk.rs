@@ -2,41 +2,99 @@
 //! reads of the file as it is with all further writes kept in memory.
 //!
 //! redb refuses everything, reads too, after one failed write. Reopening it *frozen* brings the reads back: whatever
-//! redb's recovery wants to write goes to memory and the file stays as the failure left it, for the next start.
+//! redb's recovery wants to write goes to memory and the file stays as the failure left it, for the next start. The
+//! first block, which says where everything is, is read as it was after the last commit that succeeded: what a failed
+//! one did may be in the page cache and yet not on the disk, and nobody shall see what may be gone again.
+//!
+//! A new file is made under another name and gets its own when all of it is on the disk, so that there is never half a
+//! file, whenever the power goes.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Bound;
-use std::path::PathBuf;
-use std::sync::Mutex;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 use redb::backends::FileBackend;
 use redb::{BackendError, StorageBackend};
 
 /// Opens the bytes a database is in; a seam for tests that let disks fail.
 pub(super) trait Disk: Send + Sync + 'static {
-    /// Opens them, again if need be.
+    /// Keeps others from opening or making the database until the guard is dropped; `ResourceBusy` if another does.
+    fn lock(&self) -> io::Result<Box<dyn Send>>;
+    /// Whether there is a database.
+    fn exists(&self) -> io::Result<bool>;
+    /// Opens it, again if need be.
     fn open(&self) -> io::Result<Box<dyn StorageBackend>>;
+    /// Begins a new, empty one that is not yet there under its name.
+    fn draft(&self) -> io::Result<Box<dyn StorageBackend>>;
+    /// Gives the draft its name, for good.
+    fn publish(&self) -> io::Result<()>;
 }
 
 /// A file on the real disk.
 pub(super) struct FileDisk(pub(super) PathBuf);
 
-impl Disk for FileDisk {
-    fn open(&self) -> io::Result<Box<dyn StorageBackend>> {
-        let mut options = std::fs::OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let backend = FileBackend::new(options.open(&self.0)?).map_err(io::Error::other)?;
-        Ok(Box::new(backend))
+impl FileDisk {
+    fn beside(&self, extension: &str) -> PathBuf {
+        self.0.with_extension(extension)
     }
+}
+
+impl Disk for FileDisk {
+    fn lock(&self) -> io::Result<Box<dyn Send>> {
+        let file = open_file(&self.beside("lock"))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Box::new(file)),
+            Err(std::fs::TryLockError::WouldBlock) => Err(io::ErrorKind::ResourceBusy.into()),
+            Err(std::fs::TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    fn exists(&self) -> io::Result<bool> {
+        self.0.try_exists()
+    }
+
+    fn open(&self) -> io::Result<Box<dyn StorageBackend>> {
+        backend(open_file(&self.0)?)
+    }
+
+    fn draft(&self) -> io::Result<Box<dyn StorageBackend>> {
+        let file = open_file(&self.beside("new"))?;
+        // Remains of a start that was cut short.
+        file.set_len(0)?;
+        backend(file)
+    }
+
+    fn publish(&self) -> io::Result<()> {
+        std::fs::rename(self.beside("new"), &self.0)?;
+        #[cfg(unix)]
+        if let Some(dir) = self.0.parent() {
+            std::fs::File::open(dir)?.sync_all()?;
+        }
+        Ok(())
+    }
+}
+
+/// Opens a file to be read and written, for its owner only; makes it if need be.
+fn open_file(path: &Path) -> io::Result<std::fs::File> {
+    let mut options = std::fs::OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path)
+}
+
+fn backend(file: std::fs::File) -> io::Result<Box<dyn StorageBackend>> {
+    Ok(Box::new(FileBackend::new(file).map_err(io::Error::other)?))
 }
 
 /// What redb sees.
 #[derive(Debug)]
 pub(super) struct Backend {
     inner: Box<dyn StorageBackend>,
+    /// Absent once frozen.
+    head: Option<Arc<Head>>,
     /// Present once frozen.
     overlay: Option<Mutex<Overlay>>,
 }
@@ -45,28 +103,61 @@ pub(super) struct Backend {
 #[derive(Debug)]
 struct Overlay {
     len: u64,
-    blocks: BTreeMap<u64, Box<[u8]>>,
+    blocks: BTreeMap<u64, Block>,
 }
 
 /// The overlay's unit. redb writes pages of at least this size.
 const BLOCK_BYTES: usize = 4096;
 
-impl Backend {
-    /// Passes everything through.
-    pub(super) fn live(inner: Box<dyn StorageBackend>) -> Self {
-        Backend { inner, overlay: None }
+/// As many bytes.
+type Block = Box<[u8]>;
+
+/// The first block of the file, as last written and as the last commit that succeeded left it. It is kept in memory
+/// because the file cannot be asked once something has failed.
+#[derive(Debug, Default)]
+pub(super) struct Head {
+    written: Mutex<Option<Block>>,
+    committed: Mutex<Option<Block>>,
+}
+
+impl Head {
+    /// Says that a commit has succeeded.
+    pub(super) fn commit(&self) {
+        let written = lock(&self.written).clone();
+        *lock(&self.committed) = written;
     }
 
-    /// Writes nothing to `inner` any more.
-    pub(super) fn frozen(inner: Box<dyn StorageBackend>) -> io::Result<Self> {
+    fn write(&self, offset: u64, data: &[u8]) {
+        let Some(from) = usize::try_from(offset).ok().filter(|from| *from < BLOCK_BYTES) else { return };
+        let mut written = lock(&self.written);
+        let block = written.get_or_insert_with(|| vec![0; BLOCK_BYTES].into_boxed_slice());
+        let count = data.len().min(BLOCK_BYTES - from);
+        block[from..from + count].copy_from_slice(&data[..count]);
+    }
+}
+
+impl Backend {
+    /// Passes everything through, and keeps what `head` is to know.
+    pub(super) fn live(inner: Box<dyn StorageBackend>, head: Arc<Head>) -> io::Result<Self> {
+        if inner.len()? >= BLOCK_BYTES as u64 {
+            let mut block = vec![0; BLOCK_BYTES];
+            inner.read(0, &mut block)?;
+            head.write(0, &block);
+        }
+        Ok(Backend { inner, head: Some(head), overlay: None })
+    }
+
+    /// Writes nothing to `inner` any more, and shows the last commit that `head` knows of, if it knows of one.
+    pub(super) fn frozen(inner: Box<dyn StorageBackend>, head: &Head) -> io::Result<Self> {
         let len = inner.len()?;
-        Ok(Backend { inner, overlay: Some(Mutex::new(Overlay { len, blocks: BTreeMap::new() })) })
+        let blocks = lock(&head.committed).clone().map(|block| (0, block)).into_iter().collect();
+        Ok(Backend { inner, head: None, overlay: Some(Mutex::new(Overlay { len, blocks })) })
     }
 }
 
 impl Overlay {
     /// A block as it is now.
-    fn block(&self, inner: &dyn StorageBackend, number: u64) -> io::Result<Box<[u8]>> {
+    fn block(&self, inner: &dyn StorageBackend, number: u64) -> io::Result<Block> {
         if let Some(block) = self.blocks.get(&number) {
             return Ok(block.clone());
         }
@@ -171,7 +262,12 @@ impl StorageBackend for Backend {
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         match &self.overlay {
-            None => self.inner.write(offset, data),
+            None => {
+                if let Some(head) = &self.head {
+                    head.write(offset, data);
+                }
+                self.inner.write(offset, data)
+            }
             Some(overlay) => lock(overlay).write(&*self.inner, offset, data),
         }
     }
@@ -205,8 +301,8 @@ impl StorageBackend for Backend {
     }
 }
 
-fn lock(overlay: &Mutex<Overlay>) -> std::sync::MutexGuard<'_, Overlay> {
-    overlay.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -222,7 +318,7 @@ mod tests {
         inner.set_len(10_000).unwrap();
         let original: Vec<u8> = (0..10_000u32).map(|i| i as u8).collect();
         inner.write(0, &original).unwrap();
-        let frozen = Backend::frozen(Box::new(inner)).unwrap();
+        let frozen = Backend::frozen(Box::new(inner), &Head::default()).unwrap();
         let mut model = original.clone();
         let mut set = |len: usize| {
             frozen.set_len(len as u64).unwrap();

@@ -118,22 +118,6 @@ impl Hub {
         }
     }
 
-    /// Says that the file is at `revision`, without the batches since the last one: watchers read them there.
-    pub(super) fn resume_at(&self, revision: Revision) {
-        let mut state = self.lock();
-        if revision <= state.published {
-            return;
-        }
-        let missed = state.published + 1;
-        state.published = revision;
-        state.ring.clear();
-        state.ring_bytes = 0;
-        for slot in state.watchers.values_mut() {
-            slot.pending.get_or_insert(missed);
-            slot.wake.notify_one();
-        }
-    }
-
     /// Makes every watcher yield a batch or a progress notification of at least `revision`, which may be in the very
     /// commit that is about to be handed on.
     pub(super) fn request_progress(&self, revision: Revision) {

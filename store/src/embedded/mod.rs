@@ -16,6 +16,8 @@ mod hub;
 mod read;
 mod retain;
 mod schema;
+#[cfg(test)]
+mod simulation;
 mod writer;
 
 use std::collections::VecDeque;
@@ -70,17 +72,19 @@ impl Embedded {
     /// Opens the store on a disk; `path` is for error messages.
     async fn open_on(disk: Box<dyn Disk>, path: PathBuf, options: &Options) -> Result<Self, Error> {
         let (shown, cache_bytes) = (path.clone(), options.cache_bytes);
-        let (handle, revision, oldest) = run_blocking(move || {
-            let handle = Handle::open(disk, &shown, cache_bytes)?;
+        let (handle, stopped, revision, oldest) = run_blocking(move || {
+            let (handle, stopped) = Handle::open(disk, &shown, cache_bytes)?;
             let now = Snapshot::take(&*handle.database()?)?;
+            let stopped = stopped.map(|error| writer::describe(&error));
             let (revision, oldest) = (now.revision, now.oldest);
-            Ok((Arc::new(handle), revision, oldest))
+            Ok((Arc::new(handle), stopped, revision, oldest))
         })
         .await?;
         let hub = Arc::new(Hub::new(revision));
         let (commands, queue) = mpsc::channel(QUEUE_COMMANDS_MAX);
         let ended = CancellationToken::new();
-        let writer = Writer { handle: Arc::clone(&handle), hub: Arc::clone(&hub), commands: queue, revision, oldest };
+        let writer =
+            Writer { handle: Arc::clone(&handle), hub: Arc::clone(&hub), commands: queue, revision, oldest, stopped };
         let guard = ended.clone().drop_guard();
         std::thread::Builder::new()
             .name("store-writer".to_owned())

@@ -40,6 +40,8 @@ pub(super) struct Writer {
     pub(super) commands: mpsc::Receiver<Command>,
     pub(super) revision: Revision,
     pub(super) oldest: Revision,
+    /// Why nothing can be written, if that was so from the start.
+    pub(super) stopped: Option<String>,
 }
 
 /// Who waits for a transaction's answer, and its share of the queue's bytes, given back once answered.
@@ -47,7 +49,7 @@ type Waiting = (oneshot::Sender<Result<Revision, Error>>, OwnedSemaphorePermit);
 
 /// The transactions of one commit and the compactions asked for meanwhile.
 #[derive(Default)]
-struct Batch {
+pub(super) struct Batch {
     txns: Vec<(Vec<Op>, Waiting)>,
     bytes: usize,
     compactions: Vec<(Revision, oneshot::Sender<Result<(), Error>>)>,
@@ -66,7 +68,12 @@ impl Writer {
     pub(super) fn run(mut self) {
         // Remains of a compaction may be left from before; the first look finds out.
         let mut garbage = true;
-        loop {
+        let stopped = self.stopped.take();
+        if let Some(reason) = &stopped {
+            tracing::error!(reason, "the store cannot be written; it can only be read until it is reopened");
+            self.refuse(reason);
+        }
+        while stopped.is_none() {
             let Some(batch) = self.next_batch(garbage) else { break };
             let close = batch.close;
             match self.commit(batch) {
@@ -105,7 +112,7 @@ impl Writer {
     }
 
     /// Does a batch and answers everyone in it. Whether garbage is left; or why writing cannot go on.
-    fn commit(&mut self, batch: Batch) -> Result<bool, String> {
+    pub(super) fn commit(&mut self, batch: Batch) -> Result<bool, String> {
         let Batch { txns, compactions, .. } = batch;
         let (ops, waiting): (Vec<_>, Vec<_>) = txns.into_iter().unzip();
         let mut targets = Vec::new();
@@ -159,18 +166,18 @@ impl Writer {
         if dirty {
             // Whatever fails in here, the commit may yet be found to have happened.
             txn.commit().map_err(|e| Failure { error: engine_error(e), in_doubt: true })?;
+            self.handle.committed();
         } else {
             txn.abort().map_err(|e| before(engine_error(e)))?;
         }
         Ok(done)
     }
 
-    /// Brings the reads back after a failed write.
+    /// Brings the reads back after a failed write. They show what was acknowledged: if the write in doubt has happened,
+    /// it happens for its readers when the store is next opened.
     fn freeze(&self) {
-        match self.handle.freeze() {
-            // A commit in doubt may have happened: then watchers hear of it.
-            Ok(revision) => self.hub.resume_at(revision),
-            Err(error) => tracing::error!(reason = describe(&error), "the store cannot be read any more either"),
+        if let Err(error) = self.handle.freeze() {
+            tracing::error!(reason = describe(&error), "the store cannot be read any more either");
         }
     }
 
@@ -192,7 +199,7 @@ impl Batch {
         self.close || self.txns.len() >= BATCH_TXNS_MAX || self.bytes >= BATCH_BYTES_MAX
     }
 
-    fn add(&mut self, command: Command) {
+    pub(super) fn add(&mut self, command: Command) {
         match command {
             Command::Txn { ops, bytes, waiting } => {
                 self.bytes += bytes;
