@@ -18,12 +18,14 @@ mod namespace_defaults;
 mod node_ipam;
 mod node_lifecycle;
 mod pod_gc;
-mod replicaset;
+mod replicas;
 mod taint_eviction;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::ReplicationController;
 use kube::Client;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -140,7 +142,8 @@ pub async fn run(
 /// All controllers.
 struct Controllers {
     deployment: Arc<deployment::DeploymentController>,
-    replicaset: Arc<replicaset::ReplicaSetController>,
+    replicaset: Arc<replicas::ReplicasController<ReplicaSet>>,
+    replicationcontroller: Arc<replicas::ReplicasController<ReplicationController>>,
     garbage_collector: Arc<garbage_collector::GarbageCollector>,
     namespace: Arc<namespace::NamespaceController>,
     namespace_defaults: Arc<namespace_defaults::NamespaceDefaultsController>,
@@ -159,7 +162,8 @@ impl Controllers {
         tasks.spawn(monitors);
         Ok(Controllers {
             deployment: deployment::DeploymentController::new(context.clone()),
-            replicaset: replicaset::ReplicaSetController::new(context.clone()),
+            replicaset: replicas::ReplicasController::new(context.clone()),
+            replicationcontroller: replicas::ReplicasController::new(context.clone()),
             garbage_collector,
             namespace: namespace::NamespaceController::new(context.clone()),
             namespace_defaults: namespace_defaults::NamespaceDefaultsController::new(context.clone()),
@@ -181,6 +185,7 @@ impl Controllers {
         }
         start!(deployment, workers);
         start!(replicaset, workers);
+        start!(replicationcontroller, workers);
         start!(garbage_collector, workers);
         start!(namespace, workers);
         start!(namespace_defaults, workers);

@@ -33,49 +33,32 @@ use self::status::creation_failed;
 use crate::machinery::cache::{Change, Key};
 use crate::machinery::claim::claim;
 use crate::machinery::context::{Caches, Context, STALE_RETRY};
-use crate::machinery::events::{Kind, Recorder};
-use crate::machinery::freshness::Freshness;
+use crate::machinery::events::Kind;
 use crate::machinery::objects::Matcher;
 use crate::machinery::owners::{controlled_by, controller_of, is_controlled_by};
 use crate::machinery::patch::{delete_params, patch_params, post_params, write_status};
 use crate::machinery::queue::Queue;
 use crate::machinery::runner::{Controller, Outcome};
+use crate::machinery::workload::{Begin, Workload};
 use crate::machinery::{Error, is_already_exists, is_namespace_terminating, is_not_found, message_of, pods};
 
 /// See the module's description.
 #[derive(Debug)]
 pub struct DeploymentController {
-    context: Arc<Context>,
-    queue: Arc<Queue<Key>>,
-    events: Recorder,
-    /// What was written to ReplicaSets.
-    fresh: Freshness,
-    /// What was written to the Deployment itself.
-    own: Freshness,
+    workload: Workload,
 }
 
 impl DeploymentController {
     /// The controller, listening to the shared caches.
     pub fn new(context: Arc<Context>) -> Arc<Self> {
-        let queue = Arc::new(Queue::default());
-        listen(&context.caches, &queue);
-        Arc::new(DeploymentController {
-            events: context.events.for_component("deployment-controller"),
-            fresh: Freshness::default(),
-            own: Freshness::default(),
-            queue,
-            context,
-        })
+        let workload = Workload::new(context, "deployment-controller");
+        workload.listen_to(&workload.caches().deployments);
+        listen(workload.caches(), &workload.queue);
+        Arc::new(DeploymentController { workload })
     }
 }
 
 fn listen(caches: &Caches, queue: &Arc<Queue<Key>>) {
-    let keys = queue.clone();
-    caches.deployments.on_change(move |change| {
-        if let Some(deployment) = change.sides().next() {
-            keys.add(Key::of(&**deployment));
-        }
-    });
     let (keys, deployments) = (queue.clone(), caches.deployments.clone());
     caches.replica_sets.on_change(move |change| {
         for set in change.sides() {
@@ -131,26 +114,22 @@ impl Controller for DeploymentController {
     }
 
     fn queue(&self) -> &Queue<Key> {
-        &self.queue
+        &self.workload.queue
     }
 
     async fn reconcile(&self, key: &Key) -> Result<Outcome, Error> {
-        let caches = &self.context.caches;
-        let Some(deployment) = caches.deployments.get(key) else {
-            self.fresh.forget(key);
-            self.own.forget(key);
-            return Ok(Outcome::Done);
+        let caches = self.workload.caches();
+        let deployment = match self.workload.begin(key, &caches.deployments, &caches.replica_sets) {
+            Begin::Gone => return Ok(Outcome::Done),
+            Begin::Stale => return Ok(Outcome::After(STALE_RETRY)),
+            Begin::Ready(deployment) => deployment,
         };
-        let caught_up = self.fresh.caught_up(key, &caches.replica_sets) && self.own.caught_up(key, &caches.deployments);
-        if !caught_up {
-            return Ok(Outcome::After(STALE_RETRY));
-        }
         let matcher = matcher(&deployment)?;
         if matcher.is_empty() {
             self.refuse_empty_selector(&deployment).await?;
             return Ok(Outcome::Done);
         }
-        let client = &self.context.client;
+        let client = &self.workload.context.client;
         let sets = claim(client, &*deployment, &matcher, &caches.replica_sets).await?;
         let running_pods = running_pods(caches, &sets);
         let plan =
@@ -172,11 +151,11 @@ fn running_pods(caches: &Caches, sets: &[Arc<ReplicaSet>]) -> HashMap<String, us
 
 impl DeploymentController {
     fn api(&self, key: &Key) -> Api<Deployment> {
-        Api::namespaced(self.context.client.clone(), &key.namespace)
+        self.workload.api(key)
     }
 
     fn sets_api(&self, key: &Key) -> Api<ReplicaSet> {
-        Api::namespaced(self.context.client.clone(), &key.namespace)
+        self.workload.api(key)
     }
 
     async fn act(&self, key: &Key, observed: &Deployment, plan: Plan) -> Result<Outcome, Error> {
@@ -198,16 +177,16 @@ impl DeploymentController {
         let before = observed.status.clone().unwrap_or_default();
         let written = write_status(&self.api(key), &current, &before, &plan.status).await?;
         let newest = written.as_ref().unwrap_or(&current);
-        self.own.wrote(key, &self.context.caches.deployments, newest);
+        self.workload.own.wrote(key, &self.workload.context.caches.deployments, newest);
         Ok(plan.again.map_or(Outcome::Done, Outcome::After))
     }
 
     async fn create(&self, key: &Key, deployment: &Deployment, set: &ReplicaSet) -> Result<(), Error> {
         let api = self.sets_api(key);
-        let cache = &self.context.caches.replica_sets;
+        let cache = &self.workload.context.caches.replica_sets;
         match api.create(&post_params(), set).await {
             Ok(created) => {
-                self.fresh.wrote(key, cache, &created);
+                self.workload.fresh.wrote(key, cache, &created);
                 if replicas_of(set) > 0 {
                     self.tell_scaled(deployment, set, 0, replicas_of(set));
                 }
@@ -217,7 +196,7 @@ impl DeploymentController {
             Err(error) if is_namespace_terminating(&error) => Ok(()),
             Err(error) => {
                 let words = message_of(&error);
-                self.events.event(
+                self.workload.events.event(
                     deployment,
                     Kind::Warning,
                     "ReplicaSetCreateError",
@@ -239,7 +218,7 @@ impl DeploymentController {
         let ours =
             is_controlled_by(&present.metadata, deployment) && same_template(&template_of(&present), &template_of(set));
         if ours {
-            self.fresh.wrote(key, &self.context.caches.replica_sets, &present);
+            self.workload.fresh.wrote(key, &self.workload.context.caches.replica_sets, &present);
             return Ok(());
         }
         let before = deployment.status.clone().unwrap_or_default();
@@ -269,7 +248,7 @@ impl DeploymentController {
             patch["spec"] = Value::Object(spec);
         }
         let changed = self.sets_api(key).patch(&set.name_any(), &patch_params(), &Patch::Merge(&patch)).await?;
-        self.fresh.wrote(key, &self.context.caches.replica_sets, &changed);
+        self.workload.fresh.wrote(key, &self.workload.context.caches.replica_sets, &changed);
         if let Some((from, to)) = edit.scale {
             self.tell_scaled(deployment, set, from, to);
         }
@@ -281,8 +260,8 @@ impl DeploymentController {
         let deleted = self.sets_api(key).delete(&set.name_any(), &delete_params(&uid)).await;
         match deleted {
             Ok(_) => {
-                let cache = &self.context.caches.replica_sets;
-                self.fresh.deleted(key, cache, Key::of(set), uid);
+                let cache = &self.workload.context.caches.replica_sets;
+                self.workload.fresh.deleted(key, cache, Key::of(set), uid);
                 Ok(())
             }
             Err(error) if is_not_found(&error) => Ok(()),
@@ -293,7 +272,7 @@ impl DeploymentController {
     fn tell_scaled(&self, deployment: &Deployment, set: &ReplicaSet, from: i32, to: i32) {
         let direction = if to > from { "up" } else { "down" };
         let name = set.name_any();
-        self.events.event(
+        self.workload.events.event(
             deployment,
             Kind::Normal,
             "ScalingReplicaSet",
@@ -302,7 +281,7 @@ impl DeploymentController {
     }
 
     async fn refuse_empty_selector(&self, deployment: &Deployment) -> Result<(), Error> {
-        self.events.event(
+        self.workload.events.event(
             deployment,
             Kind::Warning,
             "SelectingAll",

@@ -80,6 +80,7 @@ pub fn feed_from_caches(caches: &Caches, shared: &Arc<Shared>) -> HashSet<(Strin
     use k8s_openapi::api::{apps, coordination, core, discovery};
     feed!(pods, true, core::v1::Pod);
     feed!(replica_sets, true, apps::v1::ReplicaSet);
+    feed!(replication_controllers, true, core::v1::ReplicationController);
     feed!(deployments, true, apps::v1::Deployment);
     feed!(nodes, false, core::v1::Node);
     feed!(leases, true, coordination::v1::Lease);

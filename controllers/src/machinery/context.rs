@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Namespace, Node, Pod, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Endpoints, Namespace, Node, Pod, ReplicationController, Service, ServiceAccount,
+};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::runtime::watcher::Config;
 use kube::{Api, Client, ResourceExt};
@@ -52,6 +54,8 @@ pub struct Caches {
     pub pods: Arc<Cache<Pod>>,
     /// ReplicaSets, indexed by controller and being orphans.
     pub replica_sets: Arc<Cache<ReplicaSet>>,
+    /// ReplicationControllers, indexed by controller and being orphans.
+    pub replication_controllers: Arc<Cache<ReplicationController>>,
     /// Deployments.
     pub deployments: Arc<Cache<Deployment>>,
     /// Nodes.
@@ -102,6 +106,9 @@ impl Default for Caches {
         Caches {
             pods: Arc::new(Cache::new(pod_index)),
             replica_sets: Arc::new(Cache::new(|set: &ReplicaSet| owners::controller_index(&set.metadata))),
+            replication_controllers: Arc::new(Cache::new(|set: &ReplicationController| {
+                owners::controller_index(&set.metadata)
+            })),
             deployments: Arc::new(Cache::new(|_| Vec::new())),
             nodes: Arc::new(Cache::new(|_| Vec::new())),
             leases: Arc::new(Cache::new(|_| Vec::new())),
@@ -138,6 +145,7 @@ impl Caches {
         }
         start!(pods, Config::default(), pods::strip);
         start!(replica_sets, Config::default(), |_| ());
+        start!(replication_controllers, Config::default(), |_| ());
         start!(deployments, Config::default(), |_| ());
         start!(nodes, Config::default(), strip_node);
         start!(leases, Config::default(), |_| ());
@@ -154,6 +162,7 @@ impl Caches {
     pub async fn synced(&self) {
         self.pods.synced().await;
         self.replica_sets.synced().await;
+        self.replication_controllers.synced().await;
         self.deployments.synced().await;
         self.nodes.synced().await;
         self.leases.synced().await;

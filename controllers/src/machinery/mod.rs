@@ -21,6 +21,7 @@ pub mod runner;
 pub mod services;
 #[cfg(test)]
 pub mod testing;
+pub mod workload;
 
 use thiserror::Error;
 

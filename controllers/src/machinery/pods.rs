@@ -2,7 +2,6 @@
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, Pod, PodCondition};
-use kube::ResourceExt;
 
 /// The phase, "" if there is none yet.
 pub fn phase(pod: &Pod) -> &str {
@@ -72,11 +71,6 @@ pub fn restarts_max(pod: &Pod) -> i32 {
         .map(|container| container.restart_count)
         .max()
         .unwrap_or(0)
-}
-
-/// Labels as a map, empty if there are none.
-pub fn labels(pod: &Pod) -> &std::collections::BTreeMap<String, String> {
-    pod.labels()
 }
 
 /// Takes away what no controller reads, so that the cache of many pods stays small.

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use kube::runtime::watcher::Event;
 use serde_json::{Value, json};
 
+use k8s_openapi::api::apps::v1::ReplicaSet;
+
 use super::*;
 use crate::machinery::testing::{Log, context, failure};
 
@@ -41,7 +43,7 @@ async fn pods_are_not_made_twice_while_the_watch_lags() {
         let n = made.fetch_add(1, Ordering::Relaxed);
         (201, pod(n, 100 + n))
     });
-    let controller = ReplicaSetController::new(context.clone());
+    let controller = ReplicasController::<ReplicaSet>::new(context.clone());
     let key = Key::new("a", "web");
     let sets = &context.caches.replica_sets;
     sets.receive(Event::Apply(set(3)), &mut Vec::new());
@@ -72,7 +74,7 @@ async fn a_refusal_ends_the_batches_and_shows_in_the_status() {
         },
         _ => (200, serde_json::to_value(set(100)).unwrap()),
     });
-    let controller = ReplicaSetController::new(context.clone());
+    let controller = ReplicasController::<ReplicaSet>::new(context.clone());
     let sets = &context.caches.replica_sets;
     sets.receive(Event::Apply(set(100)), &mut Vec::new());
     let result = controller.reconcile(&Key::new("a", "web")).await;
@@ -96,7 +98,7 @@ async fn an_orphan_is_adopted_only_for_a_living_owner() {
                 false => (200, pod(0, 9)),
             }
         });
-        let controller = ReplicaSetController::new(context.clone());
+        let controller = ReplicasController::<ReplicaSet>::new(context.clone());
         let mut orphan: Pod = serde_json::from_value(pod(0, 8)).unwrap();
         orphan.metadata.owner_references = None;
         context.caches.pods.receive(Event::Apply(orphan), &mut Vec::new());

@@ -1,7 +1,7 @@
-//! Decides which pods of a ReplicaSet to make or delete, and what status to show.
+//! Decides which pods of a set to make or delete, and what status to show.
 //!
-//! In: the ReplicaSet, the pods that it controls, for ranking also the pods of its siblings, and the time.
-//! Out: a [`Plan`]. No I/O.
+//! In: the set, the pods that it controls, for ranking also the pods of its siblings, and the time. Out: a [`Change`] and a
+//! status. No I/O.
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -9,14 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetStatus};
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt;
 
+use super::kind::{Condition, Counts, Replicas};
 use crate::machinery::objects::{has_all, time};
-use crate::machinery::owners::controller_reference;
 use crate::machinery::pods;
+use crate::machinery::workload::Failure;
 
 /// At most this many pods are made or deleted at a time; the rest follows when the cache has caught up.
 pub const BURST: usize = 500;
@@ -36,12 +35,12 @@ pub enum Change {
 
 /// Decides about the number of pods. `owned` are all pods of the set, `related` those of all sets of the same
 /// owner.
-pub fn plan(set: &ReplicaSet, owned: &[Arc<Pod>], related: &[Arc<Pod>], now: Timestamp) -> Change {
-    if set.metadata.deletion_timestamp.is_some() {
+pub fn plan<S: Replicas>(set: &S, owned: &[Arc<Pod>], related: &[Arc<Pod>], now: Timestamp) -> Change {
+    if set.meta().deletion_timestamp.is_some() {
         return Change::None;
     }
     let active: Vec<Arc<Pod>> = owned.iter().filter(|pod| pods::is_active(pod)).cloned().collect();
-    let wanted = usize::try_from(replicas_of(set)).unwrap_or(0);
+    let wanted = usize::try_from(set.replicas()).unwrap_or(0);
     match active.len().cmp(&wanted) {
         Ordering::Equal => Change::None,
         Ordering::Less => Change::Create((wanted - active.len()).min(BURST)),
@@ -50,11 +49,6 @@ pub fn plan(set: &ReplicaSet, owned: &[Arc<Pod>], related: &[Arc<Pod>], now: Tim
             Change::Delete(first_to_go(active, related, excess, now))
         }
     }
-}
-
-/// The replicas that the set is asked to have.
-pub fn replicas_of(set: &ReplicaSet) -> i32 {
-    set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1)
 }
 
 fn first_to_go(mut active: Vec<Arc<Pod>>, related: &[Arc<Pod>], excess: usize, now: Timestamp) -> Vec<Arc<Pod>> {
@@ -114,84 +108,44 @@ fn deletion_cost(pod: &Pod) -> i32 {
     pod.annotations().get(pods::DELETION_COST).and_then(|cost| cost.parse().ok()).unwrap_or(0)
 }
 
-/// The pod that the set's template asks for.
-pub fn new_pod(set: &ReplicaSet) -> Pod {
-    let template = set.spec.as_ref().and_then(|spec| spec.template.clone()).unwrap_or_default();
-    let meta = template.metadata.unwrap_or_default();
-    Pod {
-        metadata: ObjectMeta {
-            generate_name: Some(format!("{}-", set.name_any())),
-            namespace: set.namespace(),
-            labels: meta.labels,
-            annotations: meta.annotations,
-            finalizers: meta.finalizers,
-            owner_references: Some(vec![controller_reference(set)]),
-            ..ObjectMeta::default()
-        },
-        spec: template.spec,
-        status: None,
-    }
-}
-
-/// A failure to make or delete pods.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failure {
-    /// `FailedCreate` or `FailedDelete`.
-    pub reason: &'static str,
-    /// What the API said.
-    pub message: String,
-}
-
-fn some_if_any(count: usize) -> Option<i32> {
-    i32::try_from(count).ok().filter(|count| *count != 0)
-}
-
 /// The status that the set's pods give.
-pub fn status(set: &ReplicaSet, owned: &[Arc<Pod>], failure: Option<&Failure>, now: Timestamp) -> ReplicaSetStatus {
-    let spec = set.spec.as_ref();
-    let min_ready = spec.and_then(|spec| spec.min_ready_seconds).unwrap_or(0);
-    let template_labels =
-        spec.and_then(|spec| spec.template.as_ref()?.metadata.as_ref()?.labels.clone()).unwrap_or_default();
-    let active = || owned.iter().filter(|pod| pods::is_active(pod));
-    let terminating = owned.iter().filter(|pod| pods::is_terminating(pod)).count();
-    ReplicaSetStatus {
-        replicas: i32::try_from(active().count()).unwrap_or(i32::MAX),
-        fully_labeled_replicas: some_if_any(active().filter(|pod| has_all(pod.labels(), &template_labels)).count()),
-        ready_replicas: some_if_any(active().filter(|pod| pods::is_ready(pod)).count()),
-        available_replicas: some_if_any(active().filter(|pod| pods::is_available(pod, min_ready, now)).count()),
-        terminating_replicas: i32::try_from(terminating).ok(),
-        observed_generation: set.metadata.generation,
-        conditions: conditions(set, failure, now),
-    }
+pub fn status<S: Replicas>(set: &S, owned: &[Arc<Pod>], failure: Option<&Failure>, now: Timestamp) -> S::Status {
+    let min_ready = set.min_ready_seconds();
+    let template = set.template().and_then(|template| template.metadata.as_ref());
+    let labels = template.and_then(|meta| meta.labels.clone()).unwrap_or_default();
+    let count = |counts: &dyn Fn(&Pod) -> bool| {
+        i32::try_from(owned.iter().filter(|pod| counts(pod)).count()).unwrap_or(i32::MAX)
+    };
+    let counts = Counts {
+        active: count(&pods::is_active),
+        fully_labeled: count(&|pod| pods::is_active(pod) && has_all(pod.labels(), &labels)),
+        ready: count(&|pod| pods::is_active(pod) && pods::is_ready(pod)),
+        available: count(&|pod| pods::is_active(pod) && pods::is_available(pod, min_ready, now)),
+        terminating: count(&pods::is_terminating),
+    };
+    set.new_status(counts, conditions(set, failure, now))
 }
 
-fn conditions(set: &ReplicaSet, failure: Option<&Failure>, now: Timestamp) -> Option<Vec<ReplicaSetCondition>> {
-    let before = set.status.as_ref().and_then(|s| s.conditions.clone());
-    let present = before.iter().flatten().find(|condition| condition.type_ == REPLICA_FAILURE);
-    match (failure, present) {
-        (Some(_), Some(_)) | (None, None) => before,
-        (None, Some(_)) => {
-            let mut conditions = before.unwrap_or_default();
-            conditions.retain(|condition| condition.type_ != REPLICA_FAILURE);
-            (!conditions.is_empty()).then_some(conditions)
-        }
-        (Some(failure), None) => {
-            let mut conditions = before.unwrap_or_default();
-            conditions.push(ReplicaSetCondition {
-                type_: REPLICA_FAILURE.into(),
-                status: "True".into(),
-                reason: Some(failure.reason.into()),
-                message: Some(failure.message.clone()),
-                last_transition_time: Some(time(now)),
-            });
-            Some(conditions)
-        }
+fn conditions<S: Replicas>(set: &S, failure: Option<&Failure>, now: Timestamp) -> Vec<Condition> {
+    let mut conditions = set.conditions();
+    let present = conditions.iter().any(|condition| condition.type_ == REPLICA_FAILURE);
+    match failure {
+        None => conditions.retain(|condition| condition.type_ != REPLICA_FAILURE),
+        Some(failure) if !present => conditions.push(Condition {
+            type_: REPLICA_FAILURE.into(),
+            status: "True".into(),
+            reason: Some(failure.reason.into()),
+            message: Some(failure.message.clone()),
+            last_transition_time: Some(time(now)),
+        }),
+        Some(_) => {}
     }
+    conditions
 }
 
 /// When the next ready pod becomes an available one.
-pub fn next_available(set: &ReplicaSet, owned: &[Arc<Pod>], now: Timestamp) -> Option<Duration> {
-    let min_ready = set.spec.as_ref()?.min_ready_seconds.filter(|s| *s > 0)?;
+pub fn next_available<S: Replicas>(set: &S, owned: &[Arc<Pod>], now: Timestamp) -> Option<Duration> {
+    let min_ready = Some(set.min_ready_seconds()).filter(|seconds| *seconds > 0)?;
     owned
         .iter()
         .filter(|pod| pods::is_active(pod) && !pods::is_available(pod, min_ready, now))
@@ -203,9 +157,11 @@ pub fn next_available(set: &ReplicaSet, owned: &[Arc<Pod>], now: Timestamp) -> O
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::api::apps::v1::ReplicaSet;
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::machinery::workload::pod_of_template;
 
     const NOW: i64 = 1_700_000_000;
 
@@ -350,7 +306,8 @@ mod tests {
 
     #[test]
     fn a_new_pod_carries_the_template_and_its_owner() {
-        let pod = new_pod(&set(1));
+        let set = set(1);
+        let pod = pod_of_template(&set, set.template());
         assert_eq!(pod.metadata.generate_name.as_deref(), Some("web-"));
         assert_eq!(pod.labels().get("tier").unwrap(), "front");
         assert_eq!(pod.metadata.owner_references.unwrap()[0].uid, "u");
