@@ -121,3 +121,32 @@ async fn they_never_hand_out_the_same_address() {
     one.stop().await;
     two.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn together_they_let_in_exactly_what_a_quota_allows() {
+    let Some(etcd) = Etcd::start() else { return };
+    let (one, two) = (etcd.server().await, etcd.server().await);
+    let admin = one.namespace("t").await;
+    let quotas = "/api/v1/namespaces/t/resourcequotas";
+    let hard = json!({"count/configmaps": "7"});
+    let quota = json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "q"}, "spec": {"hard": hard}});
+    admin.post(quotas, &quota).await.expect(201);
+    let counted = json!({"status": {"hard": hard, "used": {"count/configmaps": "0"}}});
+    admin.patch(&format!("{quotas}/q/status"), "merge-patch", &counted).await.expect(200);
+    let creating = (0..24).map(|index| {
+        let client = if index % 2 == 0 { one.admin() } else { two.admin() };
+        tokio::spawn(async move {
+            client.post("/api/v1/namespaces/t/configmaps", &config_map(&format!("c{index}"))).await.code
+        })
+    });
+    let mut codes = Vec::new();
+    for created in creating.collect::<Vec<_>>() {
+        codes.push(created.await.unwrap());
+    }
+    codes.sort_unstable();
+    assert_eq!(codes, [vec![201; 7], vec![403; 17]].concat());
+    let quota = two.admin().get(&format!("{quotas}/q")).await.expect(200);
+    assert_eq!(quota["status"]["used"]["count/configmaps"], "7");
+    one.stop().await;
+    two.stop().await;
+}

@@ -29,6 +29,7 @@ pub fn prepare_create(
 /// Validates a new object after admission and records its field manager.
 pub fn finish_create(resource: &Resource, object: &mut Value, ctx: &mut Context<'_>) -> Result<(), ApiError> {
     complete(resource, object);
+    resource.strategy.settle_create(object);
     let mut errors = Vec::new();
     object_meta::validate(resource, resource.strategy.name_rule(), object, &mut errors);
     resource.strategy.validate_create(object, &mut errors);

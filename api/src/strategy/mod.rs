@@ -59,6 +59,11 @@ pub trait Strategy: Send + Sync {
         let _ = object;
     }
 
+    /// Settles what follows from a new object as admission has completed it.
+    fn settle_create(&self, object: &mut Value) {
+        let _ = object;
+    }
+
     /// Takes from `old` what this update may not change (spec and status are separated by the engine).
     fn prepare_update(&self, subresource: Option<&str>, old: &Value, new: &mut Value) {
         let _ = (subresource, old, new);

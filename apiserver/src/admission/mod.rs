@@ -9,10 +9,17 @@
 //! each sees what the ones before it did; each is small and looks only at its own kinds.
 
 mod attributes;
+mod ingress;
+mod limits;
 mod namespace;
 mod node;
 mod pod;
+mod pod_security;
+mod priority;
+mod quota;
+mod runtime_class;
 mod service_account;
+mod storage;
 
 use async_trait::async_trait;
 use gantry_api::ApiError;
@@ -60,12 +67,20 @@ impl Default for Chain {
     fn default() -> Self {
         Self(vec![
             Box::new(namespace::NamespaceLifecycle),
+            Box::new(limits::LimitRanger),
             Box::new(service_account::ServiceAccount),
             Box::new(node::NodeRestriction),
             Box::new(node::TaintNodesByCondition),
-            Box::new(pod::Priority),
+            Box::new(pod_security::PodSecurity),
+            Box::new(priority::Priority),
             Box::new(pod::DefaultTolerationSeconds),
+            Box::new(storage::DefaultStorageClass),
+            Box::new(storage::StorageObjectInUseProtection),
+            Box::new(storage::PersistentVolumeClaimResize),
+            Box::new(runtime_class::RuntimeClass),
+            Box::new(ingress::DefaultIngressClass),
             // Built-in plugins end here: policies, webhooks and quota come last, in this order.
+            Box::new(quota::ResourceQuota::default()),
         ])
     }
 }

@@ -1,4 +1,4 @@
-//! `Priority` and `DefaultTolerationSeconds`: what every pod gets that does not say otherwise.
+//! `DefaultTolerationSeconds`: how long every pod stays on a node that fails, unless it says otherwise.
 
 use async_trait::async_trait;
 use gantry_api::{ApiError, meta};
@@ -7,52 +7,8 @@ use serde_json::{Value, json};
 use super::{Attributes, Operation, Plugin};
 use crate::registry::Registry;
 
-/// Priorities that Kubernetes predefines; other classes are objects of a kind to come.
-const SYSTEM_PRIORITIES: &[(&str, i64)] =
-    &[("system-cluster-critical", 2_000_000_000), ("system-node-critical", 2_000_001_000)];
 /// How long a pod stays on a node that is not ready or not reachable.
 const DEFAULT_TOLERATION_SECONDS: i64 = 300;
-
-pub(super) struct Priority;
-
-#[async_trait]
-impl Plugin for Priority {
-    fn name(&self) -> &'static str {
-        "Priority"
-    }
-
-    async fn admit(
-        &self,
-        attributes: &Attributes<'_>,
-        object: Option<&mut Value>,
-        _: &Registry,
-    ) -> Result<(), ApiError> {
-        if attributes.operation != Operation::Create || !attributes.is("", "pods") {
-            return Ok(());
-        }
-        let Some(pod) = object else { return Ok(()) };
-        let class = meta::str_at(pod, &["spec", "priorityClassName"]).to_owned();
-        let priority = if class.is_empty() {
-            0
-        } else {
-            match SYSTEM_PRIORITIES.iter().find(|(name, _)| *name == class) {
-                Some((_, priority)) => *priority,
-                None => return Err(attributes.forbidden(format!("no PriorityClass with name {class} was found"))),
-            }
-        };
-        let spec = meta::object_mut(pod, "spec");
-        if let Some(given) = spec.get("priority").and_then(Value::as_i64)
-            && given != priority
-        {
-            return Err(attributes.forbidden(format!(
-                "the integer value of priority ({given}) must not be provided in pod spec; priority admission controller computed {priority} from the given PriorityClass name"
-            )));
-        }
-        spec.insert("priority".to_owned(), json!(priority));
-        spec.entry("preemptionPolicy").or_insert_with(|| json!("PreemptLowerPriority"));
-        Ok(())
-    }
-}
 
 pub(super) struct DefaultTolerationSeconds;
 

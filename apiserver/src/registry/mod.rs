@@ -231,6 +231,40 @@ impl Registry {
         Ok(found.map(Current::from_store))
     }
 
+    /// All objects of a namespace as they are now.
+    pub(crate) async fn find_all(&self, resource: &Resource, namespace: &str) -> Result<Vec<Current>, ApiError> {
+        let prefix = resource.prefix(Some(namespace));
+        let revision = self.store.current_revision().await.map_err(errors::from_store)?;
+        if self.cacher.is_following()
+            && self.cacher.revision() >= revision
+            && let Some(cache) = self.cacher.resource(resource)
+        {
+            let page = cache.list(&prefix, None, 0, &Default::default());
+            let current = |entry: &Arc<Entry>| Current {
+                key: entry.key.to_string(),
+                revision: entry.revision,
+                bytes: entry.object.clone(),
+            };
+            return Ok(page.entries.iter().map(current).collect());
+        }
+        let page = self.store.list(&prefix, None, 0, None).await.map_err(errors::from_store)?;
+        Ok(page.items.into_iter().map(Current::from_store).collect())
+    }
+
+    /// An object that admission goes by: as the cache has it, which may lag, or as it is if the cache does not know it.
+    pub(crate) async fn look_up(
+        &self,
+        resource: &Resource,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Value>, ApiError> {
+        let bytes = match self.cached(resource, namespace, name) {
+            Some(entry) => Some(entry.object.clone()),
+            None => self.find(resource, namespace, name).await?.map(|current| current.bytes),
+        };
+        bytes.map(|bytes| codec::decode(&bytes)).transpose()
+    }
+
     /// Stored bytes in the version of `resource`.
     pub(crate) fn present(&self, resource: &Resource, object: Bytes) -> Result<Bytes, ApiError> {
         present(resource, object)

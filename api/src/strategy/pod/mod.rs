@@ -49,6 +49,12 @@ impl Strategy for PodStrategy {
         set(object, "status", json!({ "phase": "Pending", "qosClass": class }));
     }
 
+    fn settle_create(&self, object: &mut Value) {
+        // Admission may have given the containers resources.
+        let class = qos_class(at(object, "spec").unwrap_or(&Value::Null));
+        set(child(object, "status"), "qosClass", json!(class));
+    }
+
     fn prepare_update(&self, subresource: Option<&str>, old: &Value, new: &mut Value) {
         match subresource {
             Some("status") => {
