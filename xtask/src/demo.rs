@@ -154,19 +154,23 @@ fn wait_until<T>(patience: Duration, what: &str, mut attempt: impl FnMut() -> Re
     }
 }
 
-/// Returns at Ctrl-C or SIGTERM. The server shares the terminal and so gets Ctrl-C too: its end is what is waited for, and
-/// this process must outlive it to take the rest down.
+/// Returns when the server has ended, as it does at Ctrl-C: it shares the terminal. This process outlives it to take the
+/// rest down.
 fn wait_for_interrupt(server: &mut Child) -> Result<()> {
     println!("\nGantry goes on running; Ctrl-C ends it.");
-    ignore_interrupts()?;
+    // A child that ignores SIGINT would hand that on to what it starts; a handler of our own does not.
+    let _signals = interrupts()?;
     let status = server.wait()?;
     anyhow::ensure!(status.success(), "gantry ended: {status}");
     Ok(())
 }
 
-fn ignore_interrupts() -> Result<()> {
-    // A child that ignores SIGINT would hand that on to what it starts; a handler thread of our own does not.
-    let mut signals = signal_hook::iterator::Signals::new([signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM])?;
-    std::thread::spawn(move || for _ in signals.forever() {});
+/// Returns at Ctrl-C or SIGTERM.
+pub fn until_interrupted() -> Result<()> {
+    interrupts()?.forever().next();
     Ok(())
+}
+
+fn interrupts() -> Result<signal_hook::iterator::Signals> {
+    Ok(signal_hook::iterator::Signals::new([signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM])?)
 }

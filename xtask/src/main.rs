@@ -6,6 +6,7 @@
 mod bench;
 mod cleanup;
 mod codegen;
+mod conformance;
 mod demo;
 mod host;
 mod images;
@@ -32,6 +33,8 @@ enum Task {
     CleanUp,
     /// Measure, each figure beside a rival or a limit taken in the same run
     Bench(bench::Args),
+    /// Run Kubernetes' own conformance suite against a fresh Gantry and print a table by area
+    Conformance(conformance::Args),
     /// Install the system packages that Gantry and its tests use
     Setup,
     /// Make the example images from Debian packages
@@ -50,6 +53,7 @@ fn main() -> anyhow::Result<()> {
         Task::Test(args) => test::run(&args),
         Task::CleanUp => cleanup::run(),
         Task::Bench(args) => bench::run(&args),
+        Task::Conformance(args) => conformance::run(&args),
         Task::Setup => setup::ensure(setup::For::Tests),
         Task::Images => images::ensure_all().map(|_| ()),
         Task::Codegen { check } => codegen::run(check),

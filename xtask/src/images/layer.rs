@@ -1,48 +1,18 @@
-//! Makes OCI image archives from Debian packages, so that examples and tests need no image registry.
-//!
-//! A package's dependencies are resolved by apt against an empty system, the packages' files are merged into one layer,
-//! and the layer is written as an OCI layout in a tar file that any containerd imports. No root is needed.
+//! One image layer: the files of Debian packages and their dependencies, merged.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
-use serde_json::json;
-use sha2::{Digest, Sha256};
 
+use super::{Content, Recipe};
 use crate::host;
 
-/// An image to make: its name, what is in it and how it starts.
-struct Image {
-    reference: &'static str,
-    packages: &'static [&'static str],
-    entrypoint: &'static [&'static str],
-    command: &'static [&'static str],
-}
-
-const IMAGES: &[Image] = &[
-    Image {
-        reference: "gantry.local/nginx:1.22",
-        packages: &["nginx-light", "busybox"],
-        entrypoint: &["/usr/sbin/nginx"],
-        command: &["-g", "daemon off;"],
-    },
-    Image {
-        reference: "gantry.local/redis:7.0",
-        packages: &["redis-server", "busybox"],
-        entrypoint: &["/usr/bin/redis-server"],
-        command: &[],
-    },
-    Image {
-        reference: "gantry.local/busybox:1.35",
-        packages: &["busybox-static"],
-        entrypoint: &[],
-        command: &["/bin/sh"],
-    },
-];
+/// Counts the changes of what this file does to every image: part of an archive's name.
+pub const CONVENTIONS: &str = "2";
 
 /// The busybox commands that every image gets as links.
 const APPLETS: &str = "ash awk basename cat chmod chown cp cut date dd df dirname du echo env expr false find grep head \
@@ -68,37 +38,8 @@ const USERS: &str = "root:x:0:0:root:/root:/bin/sh\nwww-data:x:33:33:www-data:/v
     redis:x:101:101::/var/lib/redis:/usr/sbin/nologin\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n";
 const GROUPS: &str = "root:x:0:\nwww-data:x:33:\nredis:x:101:\nnogroup:x:65534:\n";
 
-/// Makes the images that are not there yet.
-///
-/// # Returns
-/// The archives' paths.
-pub fn ensure_all() -> Result<Vec<PathBuf>> {
-    let dir = host::work_dir().join("images");
-    fs::create_dir_all(&dir)?;
-    IMAGES.iter().map(|image| ensure(&dir, image)).collect()
-}
-
-fn ensure(dir: &Path, image: &Image) -> Result<PathBuf> {
-    // The recipe is part of the name: a changed recipe makes a new archive.
-    let recipe = format!(
-        "{} {:?} {:?} {:?} {APPLETS} {USERS} {LEFT_OUT:?} {SETUP_ONLY:?}",
-        image.reference, image.packages, image.entrypoint, image.command
-    );
-    let stem = image.reference.rsplit('/').next().unwrap_or(image.reference).replace(':', "-");
-    let archive = dir.join(format!("{stem}-{}.tar", &hex(&Sha256::digest(recipe.as_bytes()))[..12]));
-    if archive.exists() {
-        return Ok(archive);
-    }
-    println!("Making image {} from {}", image.reference, image.packages.join(", "));
-    let partial = archive.with_extension("partial");
-    let layer = layer(&download(dir, image.packages)?)?;
-    write_layout(&partial, image, &layer)?;
-    fs::rename(&partial, &archive)?;
-    Ok(archive)
-}
-
 /// Downloads the packages and all that they depend on, as for a system with nothing installed.
-fn download(dir: &Path, packages: &[&str]) -> Result<Vec<PathBuf>> {
+pub fn download(dir: &Path, packages: &[&str]) -> Result<Vec<PathBuf>> {
     let scratch = tempfile::tempdir_in(dir)?;
     let archives = dir.join("packages").join(packages.join("+"));
     fs::create_dir_all(archives.join("partial"))?;
@@ -122,7 +63,8 @@ fn download(dir: &Path, packages: &[&str]) -> Result<Vec<PathBuf>> {
     let mut files: Vec<PathBuf> = fs::read_dir(&archives)?.flatten().map(|entry| entry.path()).collect();
     files.retain(|file| {
         let name = file.file_name().unwrap_or_default().to_string_lossy();
-        name.ends_with(".deb") && !SETUP_ONLY.iter().any(|start| name.starts_with(start))
+        let named = name.split('_').next().is_some_and(|package| packages.contains(&package));
+        name.ends_with(".deb") && (named || !SETUP_ONLY.iter().any(|start| name.starts_with(start)))
     });
     files.sort();
     Ok(files)
@@ -137,7 +79,7 @@ enum Node {
 
 /// The uncompressed layer of packages' files, with the links and accounts that every image gets. The same packages give
 /// the same bytes.
-fn layer(packages: &[PathBuf]) -> Result<Vec<u8>> {
+pub fn make(packages: &[PathBuf], image: &Recipe) -> Result<Vec<u8>> {
     let mut tree: BTreeMap<String, Node> = BTreeMap::new();
     for package in packages {
         add_package(&mut tree, package).with_context(|| format!("cannot read {}", package.display()))?;
@@ -171,8 +113,21 @@ fn layer(packages: &[PathBuf]) -> Result<Vec<u8>> {
     for applet in APPLETS.split_whitespace() {
         tree.entry(format!("usr/bin/{applet}")).or_insert(Node::Link { target: "busybox".into() });
     }
-    for (path, text) in [("etc/passwd", USERS), ("etc/group", GROUPS)] {
+    let (users, groups) = image.accounts;
+    for (path, text) in [("etc/passwd", format!("{USERS}{users}")), ("etc/group", format!("{GROUPS}{groups}"))] {
         tree.insert(path.into(), Node::File { mode: 0o644, owner: (0, 0), data: text.into() });
+    }
+    for extra in &image.files {
+        let node = match &extra.content {
+            Content::Copy { from, mode } => {
+                let data = fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
+                Node::File { mode: *mode, owner: (0, 0), data }
+            }
+            Content::Link { target } => Node::Link { target: (*target).into() },
+            Content::Text(text) => Node::File { mode: 0o644, owner: (0, 0), data: (*text).into() },
+            Content::Directory(mode) => Node::Directory { mode: *mode },
+        };
+        tree.insert(extra.path.into(), node);
     }
     write_tar(&tree)
 }
@@ -252,62 +207,4 @@ fn write_tar(tree: &BTreeMap<String, Node>) -> Result<Vec<u8>> {
 fn set_owner(header: &mut tar::Header, (uid, gid): (u64, u64)) {
     header.set_uid(uid);
     header.set_gid(gid);
-}
-
-/// Writes an OCI image layout with one image as a tar file. `io.containerd.image.name` carries the full reference.
-fn write_layout(file: &Path, image: &Image, layer: &[u8]) -> Result<()> {
-    let layer_digest = digest(layer);
-    let config = serde_json::to_vec(&json!({
-        "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
-        "os": "linux",
-        "config": {
-            "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
-            "Entrypoint": image.entrypoint,
-            "Cmd": image.command,
-        },
-        "rootfs": {"type": "layers", "diff_ids": [layer_digest]},
-    }))?;
-    let manifest = serde_json::to_vec(&json!({
-        "schemaVersion": 2,
-        "mediaType": "application/vnd.oci.image.manifest.v1+json",
-        "config": descriptor("application/vnd.oci.image.config.v1+json", &config),
-        "layers": [descriptor("application/vnd.oci.image.layer.v1.tar", layer)],
-    }))?;
-    let mut described = descriptor("application/vnd.oci.image.manifest.v1+json", &manifest);
-    described["annotations"] = json!({
-        "io.containerd.image.name": image.reference,
-        "org.opencontainers.image.ref.name": image.reference.rsplit(':').next(),
-    });
-    let index = serde_json::to_vec(&json!({
-        "schemaVersion": 2,
-        "mediaType": "application/vnd.oci.image.index.v1+json",
-        "manifests": [described],
-    }))?;
-    let mut tar = tar::Builder::new(std::io::BufWriter::new(fs::File::create(file)?));
-    let mut add = |path: String, data: &[u8]| -> Result<()> {
-        let mut header = tar::Header::new_gnu();
-        header.set_size(data.len() as u64);
-        header.set_mode(0o644);
-        header.set_mtime(0);
-        Ok(tar.append_data(&mut header, path, data)?)
-    };
-    add("oci-layout".into(), br#"{"imageLayoutVersion":"1.0.0"}"#)?;
-    for blob in [&config[..], &manifest, layer] {
-        add(format!("blobs/{}", digest(blob).replace(':', "/")), blob)?;
-    }
-    add("index.json".into(), &index)?;
-    tar.into_inner()?.flush()?;
-    Ok(())
-}
-
-fn descriptor(media_type: &str, data: &[u8]) -> serde_json::Value {
-    json!({"mediaType": media_type, "digest": digest(data), "size": data.len()})
-}
-
-fn digest(data: &[u8]) -> String {
-    format!("sha256:{}", hex(&Sha256::digest(data)))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
