@@ -36,6 +36,11 @@ impl Paths {
         self.pods().join(uid)
     }
 
+    /// Notes of a pod's containers whose start has begun and not ended, by the runtime's id.
+    pub fn starting(&self, uid: &str) -> PathBuf {
+        self.pod(uid).join("starting")
+    }
+
     /// Logs of all pods.
     pub fn pod_logs(&self) -> PathBuf {
         self.data_dir.join("logs").join("pods")
@@ -47,7 +52,7 @@ impl Paths {
     }
 
     /// A container's log below [`Self::pod_log_dir`].
-    pub fn container_log(container: &str, attempt: u32) -> PathBuf {
-        Path::new(container).join(format!("{attempt}.log"))
+    pub fn container_log(container: &str, restarts: u32) -> PathBuf {
+        Path::new(container).join(format!("{restarts}.log"))
     }
 }

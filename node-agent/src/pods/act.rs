@@ -61,6 +61,11 @@ pub enum Change {
         /// The message of the Killing event.
         message: String,
     },
+    /// The runtime would not remove these containers.
+    NotPruned {
+        /// The runtime's ids.
+        containers: Vec<String>,
+    },
     /// Volumes and cgroup are gone.
     CleanedUp,
     /// The API would not delete the pod, or something would not go away.
@@ -329,7 +334,7 @@ impl Task {
     async fn prune(&self, containers: &[String], sandboxes: &[String]) -> Vec<Change> {
         if !self.remove(containers, sandboxes).await {
             tokio::time::sleep(Duration::from_secs(1)).await;
-            return Vec::new();
+            return vec![Change::NotPruned { containers: containers.to_vec() }];
         }
         // Their logs go with them; those of the kept instances stay.
         let gone = self.record.containers.iter().filter(|container| containers.contains(&container.id));

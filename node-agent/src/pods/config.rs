@@ -159,6 +159,8 @@ pub fn dns(pod: &Pod, node: &NodeSettings) -> DnsConfig {
 pub struct ContainerInputs<'a> {
     /// Which instance.
     pub attempt: u32,
+    /// How often the container was restarted before.
+    pub restarts: u32,
     /// The image, as the runtime has it.
     pub image: &'a ImageRecord,
     /// What to run of it.
@@ -190,7 +192,7 @@ pub fn container(
     let policy = spec.termination_message_policy.as_deref().unwrap_or("File");
     let annotations = BTreeMap::from([
         (ANNOTATION_HASH.into(), spec::container_hash(spec)),
-        (ANNOTATION_RESTART_COUNT.into(), inputs.attempt.to_string()),
+        (ANNOTATION_RESTART_COUNT.into(), inputs.restarts.to_string()),
         (ANNOTATION_GRACE.into(), spec::grace_s(pod).to_string()),
         (ANNOTATION_TERMINATION_FILE.into(), inputs.termination_file.display().to_string()),
         (ANNOTATION_TERMINATION_POLICY.into(), policy.to_owned()),
@@ -206,7 +208,7 @@ pub fn container(
         mounts: inputs.mounts,
         labels,
         annotations,
-        log_path: Paths::container_log(&spec.name, inputs.attempt),
+        log_path: Paths::container_log(&spec.name, inputs.restarts),
         stdin: spec.stdin.unwrap_or(false),
         stdin_once: spec.stdin_once.unwrap_or(false),
         tty: spec.tty.unwrap_or(false),

@@ -67,6 +67,8 @@ pub struct Memory {
     pub ready: HashMap<String, bool>,
     /// Containers whose startup probe passed, by id.
     pub started: HashSet<String>,
+    /// Containers that were made and never ran, and that the runtime will not remove, by id.
+    pub stuck: HashSet<String>,
     /// Running containers to be ended, by id.
     pub condemned: HashMap<String, Condemned>,
     /// What ended containers left in their termination message files, by id.
@@ -93,6 +95,7 @@ impl Default for Memory {
             deadline_exceeded: false,
             ready: HashMap::new(),
             started: HashSet::new(),
+            stuck: HashSet::new(),
             condemned: HashMap::new(),
             termination_messages: HashMap::new(),
             cleaned: false,
@@ -106,6 +109,7 @@ impl Memory {
     pub fn keep_only(&mut self, ids: &HashSet<&str>) {
         self.ready.retain(|id, _| ids.contains(id.as_str()));
         self.started.retain(|id| ids.contains(id.as_str()));
+        self.stuck.retain(|id| ids.contains(id.as_str()));
         self.condemned.retain(|id, _| ids.contains(id.as_str()));
         self.termination_messages.retain(|id, _| ids.contains(id.as_str()));
     }

@@ -10,6 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 
 use super::backoff::go_duration;
+use super::config::ANNOTATION_RESTART_COUNT;
 use super::memory::{Memory, Volumes, Waiting};
 use super::spec::{self, ContainerRef, Role};
 use crate::runtime::{ContainerRecord, ContainerState, PodRecord, SandboxRecord};
@@ -318,7 +319,11 @@ fn start(
     let mut after_failure = None;
     if let Some(last) = last {
         if last.state == ContainerState::Created {
-            // Made and never started (the agent died between the two): it is made anew under the same number.
+            // Made and never started (the agent died between the two): it is made anew under the same number, or, if the
+            // runtime will not let go of it, under the next.
+            if seen.memory.stuck.contains(&last.id) {
+                return Some(Step::Start { name: name.clone(), attempt: last.attempt + 1, after_failure: None });
+            }
             return Some(Step::Prune { containers: vec![last.id.clone()], sandboxes: Vec::new() });
         }
         let fresh_sandbox = last.sandbox_id != sandbox.id;
@@ -339,6 +344,22 @@ fn start(
     }
     let attempt = last.map_or_else(|| lost_attempts(seen.pod, name), |last| last.attempt + 1);
     Some(Step::Start { name: name.clone(), attempt, after_failure })
+}
+
+/// How often a container had been restarted when this instance of it was started. Not the instance's number: one that
+/// never ran has a number too.
+pub fn restarts(instance: &ContainerRecord) -> u32 {
+    let count = instance.annotations.get(ANNOTATION_RESTART_COUNT).and_then(|count| count.parse().ok());
+    count.unwrap_or(instance.attempt)
+}
+
+/// [`restarts`] of the instance that is to be started as number `attempt`.
+pub fn restarts_of_next(record: &PodRecord, name: &str, attempt: u32) -> u32 {
+    match latest(record, name) {
+        Some(last) if last.state == ContainerState::Created => restarts(last),
+        Some(last) => restarts(last) + 1,
+        None => attempt,
+    }
 }
 
 /// If the runtime knows nothing of a container that the pod's status has seen run, its number goes on from there. One that

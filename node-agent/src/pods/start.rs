@@ -13,9 +13,12 @@ use super::env;
 use super::events::Kind;
 use super::fields::Surroundings;
 use super::memory::Waiting;
-use super::plan::live_sandbox;
+use super::plan::{live_sandbox, restarts_of_next};
 use super::{images, spec, volumes};
-use crate::runtime::{ContainerConfig, ImageRecord, Mount, MountPropagation, RuntimeError, SandboxRecord};
+use crate::Paths;
+use crate::runtime::{
+    ContainerConfig, ContainerState, ImageRecord, Mount, MountPropagation, PodRecord, RuntimeError, SandboxRecord,
+};
 
 /// How long a postStart hook may take; Kubernetes has no limit, a lost runtime call must have one.
 const POST_START_MAX: Duration = Duration::from_secs(3600);
@@ -64,8 +67,10 @@ pub async fn container(task: &Task, name: &str, attempt: u32, after_failure: Opt
         }
     };
     tell(Kind::Normal, "Created", "Container created".into());
+    let note = Note::open(&task.context.paths.starting(&spec::identity(&task.pod).uid), &id).await;
     let began = Instant::now();
     let started = runtime.start_container(&id).await;
+    note.strike().await;
     task.context.metrics.observe("start_container", began.elapsed(), started.is_ok());
     drop(slot);
     if let Err(error) = started {
@@ -79,6 +84,45 @@ pub async fn container(task: &Task, name: &str, attempt: u32, after_failure: Opt
     let mut changes = vec![Change::Started { name: name.to_owned(), after_failure }];
     changes.extend(post_start(task, found.spec, &id).await);
     changes
+}
+
+/// A file that is there while a container is being started. One that an agent finds at its own start tells of a start that
+/// its predecessor did not see the end of: the call was cancelled with it.
+struct Note(Option<PathBuf>);
+
+impl Note {
+    async fn open(dir: &Path, id: &str) -> Self {
+        let file = dir.join(id);
+        let write = async {
+            tokio::fs::create_dir_all(dir).await?;
+            tokio::fs::write(&file, "").await
+        };
+        if let Err(error) = write.await {
+            tracing::warn!(file = %file.display(), %error, "cannot note the start of a container");
+            return Self(None);
+        }
+        Self(Some(file))
+    }
+
+    async fn strike(self) {
+        if let Some(file) = self.0
+            && let Err(error) = tokio::fs::remove_file(&file).await
+        {
+            tracing::warn!(file = %file.display(), %error, "cannot strike the note of a container's start");
+        }
+    }
+}
+
+/// Tells what the runtime cannot: a container that ended because nobody waited for its start any more never ran, though the
+/// runtime calls that its end. It is as it was when it was made.
+pub async fn undo_interrupted(record: &mut PodRecord, paths: &Paths) {
+    let dir = paths.starting(&record.pod.uid);
+    for container in &mut record.containers {
+        let did_not_start = container.state == ContainerState::Exited && container.started_at.is_none();
+        if did_not_start && tokio::fs::try_exists(dir.join(&container.id)).await.unwrap_or(false) {
+            container.state = ContainerState::Created;
+        }
+    }
 }
 
 async fn post_start(task: &Task, container: &Container, id: &str) -> Option<Change> {
@@ -135,7 +179,9 @@ async fn prepare(
     add_own(&mut mounts, "/etc/hosts", hosts);
     let message_path = container.termination_message_path.as_deref().filter(|path| !path.is_empty());
     add_own(&mut mounts, message_path.unwrap_or("/dev/termination-log"), termination_file.clone());
-    let inputs = ContainerInputs { attempt, image, image_ref, env, mounts, termination_file: &termination_file };
+    let restarts = restarts_of_next(&task.record, &container.name, attempt);
+    let inputs =
+        ContainerInputs { attempt, restarts, image, image_ref, env, mounts, termination_file: &termination_file };
     config::container(&task.pod, container, &context.settings, inputs)
 }
 
@@ -160,4 +206,36 @@ fn write_files(hosts: &Path, text: &str, termination_file: &Path) -> std::io::Re
     std::fs::File::create(termination_file)?;
     // Any user of the container may leave its last words.
     volumes::sys::set_mode(termination_file, 0o666)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pods::tests::plans::container;
+    use crate::runtime::PodIdentity;
+
+    #[tokio::test]
+    async fn a_start_that_its_agent_did_not_see_the_end_of_did_not_happen() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::new(dir.path());
+        let ended = |name: &str, started_at| {
+            let mut record = container(name, 0, ContainerState::Exited, 128);
+            record.started_at = started_at;
+            record
+        };
+        let mut record = PodRecord {
+            pod: PodIdentity { uid: "u".to_owned(), ..PodIdentity::default() },
+            containers: vec![ended("cut-off", None), ended("ran", Some(Timestamp::UNIX_EPOCH)), ended("refused", None)],
+            ..PodRecord::default()
+        };
+        for id in ["cut-off0", "ran0", "refused0"] {
+            let note = Note::open(&paths.starting("u"), id).await;
+            if id == "refused0" {
+                note.strike().await;
+            }
+        }
+        undo_interrupted(&mut record, &paths).await;
+        let states: Vec<_> = record.containers.iter().map(|container| container.state).collect();
+        assert_eq!(states, [ContainerState::Created, ContainerState::Exited, ContainerState::Exited]);
+    }
 }

@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::memory::{Memory, Waiting};
-use super::plan::{has_started, latest, live_sandbox};
+use super::plan::{has_started, latest, live_sandbox, restarts};
 use super::resources;
 use super::spec::{self, ContainerRef, Role};
 use crate::runtime::{ContainerRecord, ContainerState, PodRecord};
@@ -131,7 +131,7 @@ fn container_status(from: &Sources<'_>, container: ContainerRef<'_>) -> Containe
         set_absent(from, container, old, &mut status);
         return status;
     };
-    status.restart_count = i32::try_from(latest.attempt).unwrap_or(i32::MAX);
+    status.restart_count = i32::try_from(restarts(latest)).unwrap_or(i32::MAX);
     status.container_id = Some(format!("{}://{}", from.scheme, latest.id));
     status.image.clone_from(&latest.image);
     status.image_id.clone_from(&latest.image_id);

@@ -24,7 +24,7 @@ use super::memory::{Memory, Volumes, Waiting};
 use super::plan::{self, Observed, Plan, Step};
 use super::probes::{self, Probes};
 use super::status::{self, Sources};
-use super::{PodEntry, publish, spec, termination, volumes};
+use super::{PodEntry, publish, spec, start, termination, volumes};
 use crate::runtime::{ContainerState, PodRecord};
 
 /// How long a look is put off while a step runs: what the step itself changes need not be seen twice.
@@ -177,7 +177,8 @@ impl Worker {
     /// Observes, computes the status and plans.
     async fn look(&mut self, busy: bool) -> Result<Plan, crate::runtime::RuntimeError> {
         let uid = spec::identity(&self.wanted.pod).uid;
-        let record = self.context.runtime.pod(&uid).await?;
+        let mut record = self.context.runtime.pod(&uid).await?;
+        start::undo_interrupted(&mut record, &self.context.paths).await;
         termination::read(&record, &mut self.memory, &self.wanted.pod, &self.context.paths).await;
         let ids: HashSet<&str> = record.containers.iter().map(|container| container.id.as_str()).collect();
         self.memory.keep_only(&ids);
@@ -397,6 +398,7 @@ impl Worker {
             Change::Condemned { id, message } => {
                 memory.condemned.insert(id, super::memory::Condemned { message });
             }
+            Change::NotPruned { containers } => memory.stuck.extend(containers),
             Change::CleanedUp => {
                 memory.cleaned = true;
                 memory.volumes = Volumes::Removed;

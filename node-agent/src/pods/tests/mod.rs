@@ -2,5 +2,5 @@
 
 mod faults;
 mod harness;
-mod plans;
+pub mod plans;
 mod scenarios;

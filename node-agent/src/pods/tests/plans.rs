@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::Pod;
 use serde_json::json;
 
 use super::super::memory::{Memory, Volumes, Waiting};
-use super::super::plan::{Observed, Step, plan};
+use super::super::plan::{Observed, Step, plan, restarts_of_next};
 use super::super::spec;
 use super::harness::pod;
 use crate::runtime::{ContainerRecord, ContainerState, PodRecord, SandboxRecord};
@@ -26,7 +26,8 @@ fn sandbox(attempt: u32, ready: bool) -> SandboxRecord {
     }
 }
 
-fn container(name: &str, attempt: u32, state: ContainerState, exit_code: i32) -> ContainerRecord {
+/// A container of the planner's tables.
+pub fn container(name: &str, attempt: u32, state: ContainerState, exit_code: i32) -> ContainerRecord {
     ContainerRecord {
         id: format!("{name}{attempt}"),
         sandbox_id: "s0".into(),
@@ -99,6 +100,19 @@ fn what_should_not_run_is_ended_first() {
     // Never started: made anew under the same number.
     let created = step(&pod, &memory, vec![sandbox(0, true)], vec![container("a", 0, Created, 0)]);
     assert_eq!(created, Some(Step::Prune { containers: vec!["a0".into()], sandboxes: Vec::new() }));
+}
+
+#[test]
+fn a_container_that_never_ran_and_does_not_go_away_is_passed_by_and_counts_as_no_restart() {
+    let pod = pod(json!({"containers": [{"name": "a"}]}));
+    let mut memory = mounted();
+    memory.stuck.insert("a0".into());
+    let records = vec![container("a", 0, Created, 0)];
+    assert_eq!(step(&pod, &memory, vec![sandbox(0, true)], records.clone()), start("a", 1, None));
+    let record = PodRecord { containers: records, ..PodRecord::default() };
+    assert_eq!(restarts_of_next(&record, "a", 1), 0);
+    let ran = PodRecord { containers: vec![container("a", 1, Exited, 1)], ..PodRecord::default() };
+    assert_eq!(restarts_of_next(&ran, "a", 2), 2);
 }
 
 #[test]

@@ -112,7 +112,6 @@ pub(super) fn listed_container(container: v1::Container) -> ContainerRecord {
 
 /// The answer of ContainerStatus, which alone does not know its sandbox.
 pub(super) fn container(status: v1::ContainerStatus, sandbox_id: String) -> ContainerRecord {
-    let never_ran = is_start_given_up(&status);
     let (name, attempt) = status.metadata.map_or_else(Default::default, |metadata| (metadata.name, metadata.attempt));
     let mut annotations = sorted(status.annotations);
     let finished_at = time(status.finished_at);
@@ -124,7 +123,7 @@ pub(super) fn container(status: v1::ContainerStatus, sandbox_id: String) -> Cont
         sandbox_id,
         name,
         attempt,
-        state: if never_ran { ContainerState::Created } else { state(status.state) },
+        state: state(status.state),
         created_at: time(status.created_at).unwrap_or(Timestamp::UNIX_EPOCH),
         started_at,
         finished_at,
@@ -138,18 +137,6 @@ pub(super) fn container(status: v1::ContainerStatus, sandbox_id: String) -> Cont
         log_path: Some(PathBuf::from(status.log_path)).filter(|path| !path.as_os_str().is_empty()),
     }
 }
-
-/// Whether the start was given up because its caller was gone: the agent died while it waited. containerd calls that the
-/// container's end, though nothing of it ever ran.
-fn is_start_given_up(status: &v1::ContainerStatus) -> bool {
-    status.state == v1::ContainerState::ContainerExited as i32
-        && status.started_at <= 0
-        && status.reason == "StartError"
-        && GIVEN_UP.iter().any(|words| status.message.contains(words))
-}
-
-/// containerd's words for it: the call was cancelled, or the shim that it was starting was killed with the call.
-const GIVEN_UP: [&str; 2] = ["context canceled", "failed to start shim: start failed: : signal: killed"];
 
 /// An image of the image service.
 pub(super) fn image_record(image: v1::Image) -> ImageRecord {
@@ -229,23 +216,6 @@ mod tests {
         let ids: Vec<_> = pods[0].containers.iter().map(|c| c.id.as_str()).collect();
         assert_eq!(ids, ["new", "old"]);
         assert_eq!(pods[1].containers[0].id, "orphan");
-    }
-
-    #[test]
-    fn a_start_that_was_given_up_is_no_run() {
-        let ended = |started_at, message: &str| v1::ContainerStatus {
-            state: v1::ContainerState::ContainerExited as i32,
-            started_at,
-            reason: "StartError".to_owned(),
-            message: message.to_owned(),
-            ..Default::default()
-        };
-        let given_up = "failed to create containerd task: failed to create shim task: context canceled: unknown";
-        let no_command = "failed to create containerd task: exec: \"/no\": no such file or directory: unknown";
-        let state = |status| container(status, "s".to_owned()).state;
-        assert_eq!(state(ended(0, given_up)), ContainerState::Created);
-        assert_eq!(state(ended(0, no_command)), ContainerState::Exited);
-        assert_eq!(state(ended(7, given_up)), ContainerState::Exited);
     }
 
     #[test]
