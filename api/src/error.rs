@@ -98,18 +98,27 @@ pub struct ApiError {
     pub message: String,
     /// What it is about.
     pub details: Option<Box<Details>>,
+    /// The Status as another server words it, which is answered as it is, code included.
+    pub status: Option<Box<Value>>,
 }
 
 impl ApiError {
     /// An error without details.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
-        ApiError { reason, message: message.into(), details: None }
+        ApiError { reason, message: message.into(), details: None, status: None }
     }
 
     /// The same error with these details.
     #[must_use]
     pub fn with_details(mut self, details: Details) -> Self {
         self.details = Some(Box::new(details));
+        self
+    }
+
+    /// The same error answered with this Status.
+    #[must_use]
+    pub fn with_status(mut self, status: Value) -> Self {
+        self.status = Some(Box::new(status));
         self
     }
 
@@ -219,6 +228,9 @@ impl ApiError {
 
     /// The `metav1.Status` of this error under the given HTTP code.
     pub fn to_status(&self, code: u16) -> Value {
+        if let Some(status) = &self.status {
+            return Value::clone(status);
+        }
         let mut status = Map::new();
         status.insert("kind".into(), json!("Status"));
         status.insert("apiVersion".into(), json!("v1"));

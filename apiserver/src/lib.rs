@@ -194,7 +194,8 @@ pub async fn start(options: Options, metrics: MetricsRegistry, shutdown: Cancell
     });
 
     let facts = bootstrap::Facts { advertise, service_ip: addresses.first() };
-    let chain = admission::Chain::default();
+    let webhooks = Arc::new(webhook_client(&cacher, &catalog));
+    let chain = admission::Chain::new(&webhooks);
     let registry = Arc::new(Registry::new(catalog, Arc::clone(&store), Arc::clone(&cacher), chain, addresses));
     let app = Arc::new(app(&options, &keys, registry, advertise, metrics, shutdown.clone()));
     let handle = Handle { app: Arc::clone(&app), address, pki: Arc::clone(&pki), tasks: tasks.clone() };
@@ -219,6 +220,14 @@ pub async fn start(options: Options, metrics: MetricsRegistry, shutdown: Cancell
     tasks.close();
     tracing::info!(%address, "the API server is ready");
     Ok(handle)
+}
+
+/// The client that asks webhooks. Without Services in the catalog only URLs lead anywhere.
+fn webhook_client(cacher: &Arc<Cacher>, catalog: &Catalog) -> webhook::Client {
+    match webhook::RegistryResolver::new(Arc::clone(cacher), catalog) {
+        Some(resolver) => webhook::Client::new(Arc::new(resolver)),
+        None => webhook::Client::new(Arc::new(webhook::NoServices)),
+    }
 }
 
 /// What is made of the certificates and keys.

@@ -42,6 +42,26 @@ pub fn decode_subresource(
     Ok(object)
 }
 
+/// Reads an object again that admission changed: it must be of the same kind still, what the schema does not know goes and
+/// defaults are set.
+pub fn read_again(resource: &Resource, subresource: &str, object: &mut Value) -> Result<(), ApiError> {
+    let gvk = match subresource {
+        "scale" => scale_kind(),
+        "" | "status" => resource.gvk(),
+        other => resource.subresources.find(other).map_or_else(|| resource.gvk(), |found| found.gvk.clone()),
+    };
+    check_kind(object, &gvk)?;
+    let own = gvk == resource.gvk();
+    let schema = if own { resource.schema() } else { builtin_schema(&gvk)? };
+    clean(schema, object, &mut Vec::new()).map_err(|error| cannot_be(object, &gvk, &error.to_string()))?;
+    if own {
+        complete(resource, object);
+    } else {
+        walk::default(schema, object);
+    }
+    Ok(())
+}
+
 /// Reads `DeleteOptions` from the body of a DELETE; an empty body gives an empty object.
 pub fn decode_delete_options(body: &[u8], format: BodyFormat) -> Result<Value, ApiError> {
     if body.iter().all(u8::is_ascii_whitespace) {

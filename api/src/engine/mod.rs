@@ -18,7 +18,7 @@ mod write;
 
 use jiff::Timestamp;
 
-pub use decode::{decode, decode_delete_options, decode_subresource};
+pub use decode::{decode, decode_delete_options, decode_subresource, read_again};
 pub(crate) use object_meta::validate_annotations;
 pub use patching::patch;
 pub use scale::{apply_scale, scale_view};

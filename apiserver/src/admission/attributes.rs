@@ -272,23 +272,28 @@ impl<'a> Attributes<'a> {
         options
     }
 
-    /// The labels of the namespace that the write is in, or of the namespace it is about; none for other cluster-wide
-    /// objects.
+    /// The namespace that the write is in, or the one that it is about.
+    pub fn namespace_name(&self) -> &'a str {
+        if self.is_any("", "namespaces") { self.name } else { self.namespace }
+    }
+
+    /// The namespace that the write is in, or the one that it is about; none for other cluster-wide objects.
     pub async fn namespace_object(
         &self,
         registry: &crate::registry::Registry,
     ) -> Result<Option<std::sync::Arc<crate::cacher::Entry>>, ApiError> {
-        if self.namespace.is_empty() {
+        let name = self.namespace_name();
+        if name.is_empty() {
             return Ok(None);
         }
-        let missing = || ApiError::not_found("namespaces", self.namespace);
+        let missing = || ApiError::not_found("namespaces", name);
         let catalog = registry.catalog();
         let namespaces = catalog.resource("", "v1", "namespaces").ok_or_else(missing)?;
-        if let Some(entry) = registry.cached(namespaces, "", self.namespace) {
+        if let Some(entry) = registry.cached(namespaces, "", name) {
             return Ok(Some(entry));
         }
         // The cache may not have heard of a new one yet.
-        let current = registry.current(namespaces, "", self.namespace).await?;
+        let current = registry.current(namespaces, "", name).await?;
         let key = std::sync::Arc::from(current.key.as_str());
         let facts = codec::facts(namespaces, &current.bytes)?;
         let entry = crate::cacher::Entry { key, revision: current.revision, object: current.bytes, facts };

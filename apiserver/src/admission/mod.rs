@@ -9,6 +9,8 @@
 //! each sees what the ones before it did; each is small and looks only at its own kinds.
 
 mod attributes;
+mod compiled;
+mod conditions;
 mod ingress;
 mod limits;
 mod namespace;
@@ -17,9 +19,13 @@ mod pod;
 mod pod_security;
 mod priority;
 mod quota;
+mod rules;
 mod runtime_class;
 mod service_account;
 mod storage;
+mod webhooks;
+
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use gantry_api::ApiError;
@@ -28,6 +34,7 @@ use serde_json::Value;
 pub use attributes::{Attributes, Notes, Operation, Rounds, kind_of, labels};
 
 use crate::registry::Registry;
+use crate::webhook::Client;
 
 /// One admission plugin. It overrides the phases it takes part in.
 #[async_trait]
@@ -62,9 +69,9 @@ pub trait Plugin: Send + Sync {
 /// The plugins, in order.
 pub struct Chain(Vec<Box<dyn Plugin>>);
 
-impl Default for Chain {
-    /// The order of Kubernetes.
-    fn default() -> Self {
+impl Chain {
+    /// The order of Kubernetes. Webhooks are asked with `client`.
+    pub fn new(client: &Arc<Client>) -> Self {
         Self(vec![
             Box::new(namespace::NamespaceLifecycle),
             Box::new(limits::LimitRanger),
@@ -80,12 +87,12 @@ impl Default for Chain {
             Box::new(runtime_class::RuntimeClass),
             Box::new(ingress::DefaultIngressClass),
             // Built-in plugins end here: policies, webhooks and quota come last, in this order.
+            Box::new(webhooks::MutatingWebhooks::new(Arc::clone(client))),
+            Box::new(webhooks::ValidatingWebhooks::new(Arc::clone(client))),
             Box::new(quota::ResourceQuota::default()),
         ])
     }
-}
 
-impl Chain {
     /// Lets every plugin complete the write. If one asks for it because it changed the object, all are asked a second time.
     pub async fn admit(
         &self,

@@ -9,6 +9,11 @@ use serde_json::{Value, json};
 
 /// The HTTP code of an error.
 pub fn code(error: &ApiError) -> StatusCode {
+    let told = error.status.as_ref().and_then(|status| status["code"].as_u64());
+    if let Some(code) = told.and_then(|code| u16::try_from(code).ok()).and_then(|code| StatusCode::from_u16(code).ok())
+    {
+        return code;
+    }
     match error.reason {
         Reason::BadRequest => StatusCode::BAD_REQUEST,
         Reason::Unauthorized => StatusCode::UNAUTHORIZED,

@@ -69,7 +69,9 @@ impl Registry {
         let name = meta::name(&object).to_owned();
         let target = Target { resource, subresource: "", namespace, name: &name };
         let attributes = Attributes::new(Operation::Create, target, caller);
+        let given = object["metadata"].clone();
         self.admission.admit(&attributes, Some(&mut object), self).await?;
+        keep_system_fields(resource, &given, &mut object)?;
         engine::finish_create(resource, &mut object, &mut context)?;
         self.admission.validate(&attributes, Some(&object), self).await?;
         let warnings = std::mem::take(&mut context.warnings);
@@ -121,6 +123,30 @@ impl Registry {
             }
         }
     }
+}
+
+/// Admission may complete an object, but not turn it into another: a name that it changed is refused, and what the server
+/// has set stays.
+fn keep_system_fields(resource: &Resource, given: &Value, object: &mut Value) -> Result<(), ApiError> {
+    for key in ["name", "namespace"] {
+        if object["metadata"].get(key) != given.get(key) {
+            let error = gantry_api::FieldError::invalid(
+                &format!("metadata.{key}"),
+                object["metadata"].get(key).cloned().unwrap_or_default(),
+                "may not be changed by admission",
+            );
+            let name = given["name"].as_str().unwrap_or_default();
+            return Err(ApiError::invalid(&resource.group, &resource.kind, name, vec![error]));
+        }
+    }
+    let metadata = meta::metadata_mut(object);
+    for key in ["uid", "creationTimestamp", "generation"] {
+        match given.get(key) {
+            Some(value) => drop(metadata.insert(key.to_owned(), value.clone())),
+            None => drop(metadata.remove(key)),
+        }
+    }
+    Ok(())
 }
 
 fn existing(resource: &Resource, name: &str, current: Option<gantry_store::KeyValue>) -> ApiError {

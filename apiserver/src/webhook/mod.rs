@@ -24,7 +24,7 @@ use rustls_pki_types::ServerName;
 use serde_json::Value;
 use tokio::net::TcpStream;
 
-pub use resolve::{Address, RegistryResolver, Resolve, ResolveError};
+pub use resolve::{Address, NoServices, RegistryResolver, Resolve, ResolveError};
 
 use pool::{Key, Pool};
 use trust::Trust;

@@ -91,6 +91,16 @@ impl Resolve for RegistryResolver {
     }
 }
 
+/// Finds nothing: for a catalog without Services.
+pub struct NoServices;
+
+#[async_trait]
+impl Resolve for NoServices {
+    async fn resolve(&self, _: &str, name: &str, _: u16) -> Result<Address, ResolveError> {
+        Err(ResolveError::NotFound(name.to_owned()))
+    }
+}
+
 /// Decides where to connect; `pick` chooses among the ready endpoints.
 fn plan(service: &Value, slices: &[Value], port: u16, pick: usize) -> Result<Address, ResolveError> {
     let name = meta::name(service).to_owned();

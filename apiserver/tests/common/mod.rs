@@ -1,6 +1,8 @@
 //! A real API server on a port of its own with an embedded store in a temporary directory, and a plain HTTPS client.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub mod backend;
+
 use std::sync::Arc;
 use std::time::Duration;
 
