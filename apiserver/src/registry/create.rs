@@ -131,7 +131,7 @@ fn keep_system_fields(resource: &Resource, given: &Value, object: &mut Value) ->
     for key in ["name", "namespace"] {
         if object["metadata"].get(key) != given.get(key) {
             let error = gantry_api::FieldError::invalid(
-                &format!("metadata.{key}"),
+                format!("metadata.{key}"),
                 object["metadata"].get(key).cloned().unwrap_or_default(),
                 "may not be changed by admission",
             );
