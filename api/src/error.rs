@@ -441,12 +441,12 @@ impl FieldError {
     /// The text without the path.
     pub fn body(&self) -> String {
         let mut text = self.kind.text().to_owned();
-        if self.kind.shows_value() {
+        if let Some(value) = self.value.as_ref().filter(|_| self.kind.shows_value()) {
             text.push_str(": ");
-            match &self.value {
-                None | Some(Value::Null) => text.push_str("\"null\""),
-                Some(Value::String(s)) => text.push_str(&quote(s)),
-                Some(other) => text.push_str(&other.to_string()),
+            match value {
+                Value::Null => text.push_str("\"null\""),
+                Value::String(s) => text.push_str(&quote(s)),
+                other => text.push_str(&other.to_string()),
             }
         }
         if !self.detail.is_empty() {

@@ -3,6 +3,7 @@
 //! In: the table in [`builtin`]. Out: [`Resource`], which tells every generic part (registry, discovery, OpenAPI,
 //! tables, codecs) what is particular to a kind, and [`Catalog`], which finds one.
 
+pub(crate) mod autoscaling;
 mod builtin;
 mod events;
 

@@ -213,11 +213,11 @@ fn validate_rollout(strategy: &Value, errors: &mut Vec<FieldError>) {
             let path = format!("{path}.rollingUpdate");
             int_or_percent(unavailable, &format!("{path}.maxUnavailable"), errors);
             int_or_percent(surge, &format!("{path}.maxSurge"), errors);
-            if amount(unavailable) == Some(0) && amount(surge) == Some(0) {
+            if int_or_percent_amount(unavailable) == Some(0) && int_or_percent_amount(surge) == Some(0) {
                 let detail = "may not be 0 when `maxSurge` is 0";
                 errors.push(FieldError::invalid(format!("{path}.maxUnavailable"), unavailable.clone(), detail));
             }
-            if unavailable.is_string() && amount(unavailable).is_some_and(|percent| percent > 100) {
+            if unavailable.is_string() && int_or_percent_amount(unavailable).is_some_and(|percent| percent > 100) {
                 let detail = "must not be greater than 100%";
                 errors.push(FieldError::invalid(format!("{path}.maxUnavailable"), unavailable.clone(), detail));
             }
@@ -227,7 +227,7 @@ fn validate_rollout(strategy: &Value, errors: &mut Vec<FieldError>) {
 }
 
 /// The number of a count or percentage.
-fn amount(value: &Value) -> Option<i64> {
+pub(super) fn int_or_percent_amount(value: &Value) -> Option<i64> {
     match value {
         Value::Number(number) => number.as_i64(),
         Value::String(text) => {
@@ -238,12 +238,12 @@ fn amount(value: &Value) -> Option<i64> {
     }
 }
 
-fn int_or_percent(value: &Value, path: &str, errors: &mut Vec<FieldError>) {
+pub(super) fn int_or_percent(value: &Value, path: &str, errors: &mut Vec<FieldError>) {
     match value {
         Value::Number(number) if number.as_i64().is_some_and(|n| n < 0) => {
             errors.push(FieldError::invalid(path, value.clone(), "must be greater than or equal to 0"));
         }
-        Value::String(_) if amount(value).is_none() => errors.push(FieldError::invalid(
+        Value::String(_) if int_or_percent_amount(value).is_none() => errors.push(FieldError::invalid(
             path,
             value.clone(),
             "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used \

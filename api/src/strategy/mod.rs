@@ -3,18 +3,32 @@
 //! In: an object that already has its schema's types and defaults. Out: the object completed, and the list of what is
 //! wrong with it. One file a kind or family; the generic engine calls them.
 
+pub mod admission;
 pub mod apps;
+pub mod autoscaling;
+pub mod certificates;
+pub mod cluster;
 pub mod config;
+pub mod devices;
 pub mod endpointslice;
 pub mod event;
 mod field;
+pub mod flowcontrol;
+pub mod job;
 pub mod lease;
+pub mod limits;
 pub mod names;
 pub mod namespace;
+pub mod networking;
 pub mod node;
 pub mod pod;
+pub mod rbac;
+pub mod rules;
 pub mod service;
 pub mod serviceaccount;
+pub mod storage;
+pub mod volumes;
+pub mod workloads;
 
 use serde_json::Value;
 

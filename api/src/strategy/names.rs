@@ -1,8 +1,11 @@
 //! The rules of names, labels and ports, with Kubernetes' texts.
 
+use std::net::IpAddr;
+
 use serde_json::Value;
 
-use crate::error::FieldError;
+use super::rules::Field;
+use crate::error::{FieldError, quote};
 use crate::selector::{label_key_errors, label_value_errors};
 
 const LABEL_MAX: usize = 63;
@@ -19,6 +22,10 @@ pub enum NameRule {
     Label1035,
     /// Anything that can be one segment of a path.
     PathSegment,
+    /// An IP address in canonical form.
+    IpAddress,
+    /// Anything at all.
+    Any,
 }
 
 impl NameRule {
@@ -33,6 +40,8 @@ impl NameRule {
             NameRule::Label => dns1123_label(&masked),
             NameRule::Label1035 => dns1035_label(&masked),
             NameRule::PathSegment => path_segment(name),
+            NameRule::IpAddress => canonical_ip(name),
+            NameRule::Any => Vec::new(),
         }
     }
 }
@@ -177,6 +186,157 @@ pub fn user_or_group_id(id: i64) -> Vec<String> {
         Vec::new()
     } else {
         vec!["must be between 0 and 2147483647, inclusive".to_owned()]
+    }
+}
+
+/// What is wrong with a wildcard subdomain: `*.example.com`.
+pub fn wildcard_subdomain(text: &str) -> Vec<String> {
+    let mut errors = Vec::new();
+    if text.len() > SUBDOMAIN_MAX {
+        errors.push(too_long(SUBDOMAIN_MAX));
+    }
+    if !text.strip_prefix("*.").is_some_and(|rest| rest.split('.').all(is_label)) {
+        errors.push(
+            "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS subdomain, which must consist \
+             of lower case alphanumeric characters, '-' or '.' and end with an alphanumeric character (e.g. \
+             '*.example.com', regex used for validation is \
+             '\\*\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"
+                .to_owned(),
+        );
+    }
+    errors
+}
+
+/// What is wrong with a name of at least three parts: `mixer.example.com`.
+pub fn fully_qualified(text: &str) -> Vec<String> {
+    let errors = dns1123_subdomain(text);
+    if !errors.is_empty() {
+        return vec![errors.join(",")];
+    }
+    if text.split('.').count() < 3 {
+        return vec!["should be a domain with at least three segments separated by dots".to_owned()];
+    }
+    Vec::new()
+}
+
+/// What is wrong with a qualified name: `example.com/thing`.
+pub fn qualified(text: &str) -> Vec<String> {
+    label_key_errors(text)
+}
+
+/// What is wrong with a segment of a path.
+pub fn segment(text: &str) -> Vec<String> {
+    path_segment(text)
+}
+
+const HTTP_PATH_EXTRA: &str = "/-._~%!$&'()*+,;=:";
+
+/// Demands a domain and a path: `acme.io/foo`.
+pub fn domain_prefixed_path(field: &Field<'_>) {
+    let text = field.text();
+    if text.is_empty() {
+        field.required("");
+        return;
+    }
+    let Some((host, path)) = text.split_once('/').filter(|(host, path)| !host.is_empty() && !path.is_empty()) else {
+        field.invalid("must be a domain-prefixed path (such as \"acme.io/foo\")");
+        return;
+    };
+    for detail in dns1123_subdomain(host) {
+        field.report(FieldError::invalid(field.path(), host, detail));
+    }
+    if !path.chars().all(|c| c.is_ascii_alphanumeric() || HTTP_PATH_EXTRA.contains(c)) {
+        let detail = "Invalid path (regex used for validation is '[A-Za-z0-9/\\-._~%!$&'()*+,;=:]+')";
+        field.report(FieldError::invalid(field.path(), path, detail));
+    }
+}
+
+/// Reads a duration as Go writes them, `1h30m`, in nanoseconds.
+pub fn go_duration(text: &str) -> Option<i64> {
+    let (negative, mut rest) = match text.strip_prefix('-') {
+        Some(rest) => (true, rest),
+        None => (false, text.strip_prefix('+').unwrap_or(text)),
+    };
+    if rest == "0" {
+        return Some(0);
+    }
+    let mut total = 0f64;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let number: f64 = rest[..digits].parse().ok()?;
+        rest = &rest[digits..];
+        let end = rest.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(rest.len());
+        let unit = match &rest[..end] {
+            "ns" => 1.0,
+            "us" | "µs" | "μs" => 1e3,
+            "ms" => 1e6,
+            "s" => 1e9,
+            "m" => 6e10,
+            "h" => 3.6e12,
+            _ => return None,
+        };
+        total += number * unit;
+        rest = &rest[end..];
+    }
+    let fits = !text.is_empty() && text != "-" && text != "+" && total < 9.2e18;
+    fits.then_some(if negative { -(total as i64) } else { total as i64 })
+}
+
+/// What is wrong with an IP address.
+pub fn ip(text: &str) -> Vec<String> {
+    match text.parse::<IpAddr>() {
+        Err(_) => vec!["must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".to_owned()],
+        Ok(_) => Vec::new(),
+    }
+}
+
+/// What is wrong with an IP address that must be written as it would be printed.
+pub fn canonical_ip(text: &str) -> Vec<String> {
+    match text.parse::<IpAddr>() {
+        Ok(ip) if ip.to_string() != text => vec![format!("must be in canonical form ({})", quote(&ip.to_string()))],
+        _ => ip(text),
+    }
+}
+
+/// Reads a network: its address and how many bits of it are fixed.
+pub fn parse_cidr(text: &str) -> Option<(IpAddr, u8)> {
+    let (address, bits) = text.split_once('/')?;
+    let address: IpAddr = address.parse().ok()?;
+    let digits = !bits.is_empty() && bits.bytes().all(|b| b.is_ascii_digit());
+    let bits: u8 = bits.parse().ok().filter(|_| digits)?;
+    (bits <= if address.is_ipv4() { 32 } else { 128 }).then_some((address, bits))
+}
+
+/// What is wrong with a network.
+pub fn cidr(text: &str) -> Vec<String> {
+    match parse_cidr(text) {
+        None => vec!["must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)".to_owned()],
+        Some(_) => Vec::new(),
+    }
+}
+
+/// What is wrong with a network that must be written as it would be printed, without bits beyond its prefix.
+pub fn canonical_cidr(text: &str) -> Vec<String> {
+    let Some((address, bits)) = parse_cidr(text) else { return cidr(text) };
+    let masked = mask(address, bits);
+    if masked != address {
+        return vec!["must not have bits set beyond the prefix length".to_owned()];
+    }
+    let printed = format!("{address}/{bits}");
+    if printed == text { Vec::new() } else { vec![format!("must be in canonical form ({})", quote(&printed))] }
+}
+
+/// An address without the bits beyond a prefix.
+pub fn mask(address: IpAddr, bits: u8) -> IpAddr {
+    match address {
+        IpAddr::V4(v4) => {
+            let kept = u32::MAX.checked_shl(32 - u32::from(bits)).unwrap_or(0);
+            IpAddr::from((u32::from(v4) & kept).to_be_bytes())
+        }
+        IpAddr::V6(v6) => {
+            let kept = u128::MAX.checked_shl(128 - u32::from(bits)).unwrap_or(0);
+            IpAddr::from((u128::from(v6) & kept).to_be_bytes())
+        }
     }
 }
 

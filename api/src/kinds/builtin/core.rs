@@ -18,7 +18,7 @@ pub(super) fn rows() -> Vec<Row> {
         core("ConfigMap", "configmaps").by(&strategy::config::ConfigMapStrategy).short(&["cm"]),
         core("Endpoints", "endpoints").by(&strategy::service::EndpointsStrategy).short(&["ep"]).singular("endpoints"),
         core("Event", "events").by(&strategy::event::EventStrategy).short(&["ev"]).selectable(EVENT_FIELDS),
-        core("LimitRange", "limitranges").short(&["limits"]),
+        core("LimitRange", "limitranges").by(&strategy::limits::LIMIT_RANGE).short(&["limits"]),
         core("Namespace", "namespaces")
             .by(&strategy::namespace::NamespaceStrategy)
             .short(&["ns"])
@@ -34,17 +34,25 @@ pub(super) fn rows() -> Vec<Row> {
             .status()
             .sub("proxy", ("", "v1", "NodeProxyOptions"), CONNECT)
             .selectable(NODE_FIELDS),
-        core("PersistentVolumeClaim", "persistentvolumeclaims").short(&["pvc"]).status(),
-        core("PersistentVolume", "persistentvolumes").short(&["pv"]).cluster_wide().status(),
+        core("PersistentVolumeClaim", "persistentvolumeclaims")
+            .by(&strategy::volumes::PERSISTENT_VOLUME_CLAIM)
+            .short(&["pvc"])
+            .status(),
+        core("PersistentVolume", "persistentvolumes")
+            .by(&strategy::volumes::PERSISTENT_VOLUME)
+            .short(&["pv"])
+            .cluster_wide()
+            .status(),
         pods(),
-        core("PodTemplate", "podtemplates"),
+        core("PodTemplate", "podtemplates").by(&strategy::workloads::POD_TEMPLATE),
         core("ReplicationController", "replicationcontrollers")
+            .by(&strategy::workloads::REPLICATION_CONTROLLER)
             .short(&["rc"])
             .categories(&["all"])
             .status()
             .scale()
             .selectable(REPLICAS_FIELDS),
-        core("ResourceQuota", "resourcequotas").short(&["quota"]).status(),
+        core("ResourceQuota", "resourcequotas").by(&strategy::limits::RESOURCE_QUOTA).short(&["quota"]).status(),
         core("Secret", "secrets").by(&strategy::config::SecretStrategy).selectable(SECRET_FIELDS),
         core("ServiceAccount", "serviceaccounts")
             .by(&strategy::serviceaccount::ServiceAccountStrategy)

@@ -1,5 +1,6 @@
 //! The kinds of the named groups, in the order of discovery.
 
+use super::super::autoscaling::AutoscalerVersions;
 use super::super::events::EventsGroup;
 use super::fields::{EVENT_FIELDS, JOB_FIELDS, REPLICAS_FIELDS, REQUEST_FIELDS, SLICE_FIELDS};
 use super::{Row, Verb, row};
@@ -10,6 +11,7 @@ const MODIFY: &[Verb] = &[Verb::Get, Verb::Patch, Verb::Update];
 pub(super) fn rows() -> Vec<Row> {
     let mut all = vec![
         row("apiregistration.k8s.io", "v1", "APIService", "apiservices")
+            .by(&strategy::cluster::API_SERVICE)
             .categories(&["api-extensions"])
             .cluster_wide()
             .status(),
@@ -25,15 +27,26 @@ pub(super) fn rows() -> Vec<Row> {
     all.extend(reviews());
     all.extend(workload_policies());
     all.extend(networking());
-    all.push(row("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets").short(&["pdb"]).status());
+    all.push(
+        row("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets")
+            .by(&strategy::cluster::POD_DISRUPTION_BUDGET)
+            .short(&["pdb"])
+            .status(),
+    );
     all.extend(rbac());
     all.extend(storage());
     all.extend(extensions());
     all.extend(cluster());
     all.extend(resource());
-    all.push(row("flowcontrol.apiserver.k8s.io", "v1", "FlowSchema", "flowschemas").cluster_wide().status());
+    all.push(
+        row("flowcontrol.apiserver.k8s.io", "v1", "FlowSchema", "flowschemas")
+            .by(&strategy::flowcontrol::FLOW_SCHEMA)
+            .cluster_wide()
+            .status(),
+    );
     all.push(
         row("flowcontrol.apiserver.k8s.io", "v1", "PriorityLevelConfiguration", "prioritylevelconfigurations")
+            .by(&strategy::flowcontrol::PRIORITY_LEVEL)
             .cluster_wide()
             .status(),
     );
@@ -43,8 +56,12 @@ pub(super) fn rows() -> Vec<Row> {
 fn apps() -> Vec<Row> {
     let apps = |kind, plural| row("apps", "v1", kind, plural);
     vec![
-        apps("ControllerRevision", "controllerrevisions"),
-        apps("DaemonSet", "daemonsets").short(&["ds"]).categories(&["all"]).status(),
+        apps("ControllerRevision", "controllerrevisions").by(&strategy::workloads::CONTROLLER_REVISION),
+        apps("DaemonSet", "daemonsets")
+            .by(&strategy::workloads::DAEMON_SET)
+            .short(&["ds"])
+            .categories(&["all"])
+            .status(),
         apps("Deployment", "deployments")
             .by(&strategy::apps::DeploymentStrategy)
             .short(&["deploy"])
@@ -58,7 +75,12 @@ fn apps() -> Vec<Row> {
             .status()
             .scale()
             .selectable(REPLICAS_FIELDS),
-        apps("StatefulSet", "statefulsets").short(&["sts"]).categories(&["all"]).status().scale(),
+        apps("StatefulSet", "statefulsets")
+            .by(&strategy::workloads::STATEFUL_SET)
+            .short(&["sts"])
+            .categories(&["all"])
+            .status()
+            .scale(),
     ]
 }
 
@@ -85,10 +107,12 @@ fn workload_policies() -> Vec<Row> {
             .status()
     };
     vec![
-        autoscaler("v2"),
-        batch("CronJob", "cronjobs").short(&["cj"]),
-        batch("Job", "jobs").selectable(JOB_FIELDS),
+        autoscaler("v2").by(&strategy::autoscaling::AUTOSCALER),
+        autoscaler("v1").by(&strategy::autoscaling::AutoscalerV1).converted("autoscaling", AutoscalerVersions),
+        batch("CronJob", "cronjobs").by(&strategy::job::cron::CRON_JOB).short(&["cj"]),
+        batch("Job", "jobs").by(&strategy::job::JOB).selectable(JOB_FIELDS),
         row("certificates.k8s.io", "v1", "CertificateSigningRequest", "certificatesigningrequests")
+            .by(&strategy::certificates::CERTIFICATE_SIGNING_REQUEST)
             .short(&["csr"])
             .cluster_wide()
             .status()
@@ -100,33 +124,39 @@ fn workload_policies() -> Vec<Row> {
 fn networking() -> Vec<Row> {
     let networking = |kind, plural| row("networking.k8s.io", "v1", kind, plural);
     vec![
-        networking("IngressClass", "ingressclasses").cluster_wide(),
-        networking("Ingress", "ingresses").short(&["ing"]).status(),
-        networking("IPAddress", "ipaddresses").short(&["ip"]).cluster_wide(),
-        networking("NetworkPolicy", "networkpolicies").short(&["netpol"]),
-        networking("ServiceCIDR", "servicecidrs").cluster_wide().status(),
+        networking("IngressClass", "ingressclasses").by(&strategy::networking::INGRESS_CLASS).cluster_wide(),
+        networking("Ingress", "ingresses").by(&strategy::networking::INGRESS).short(&["ing"]).status(),
+        networking("IPAddress", "ipaddresses").by(&strategy::networking::IP_ADDRESS).short(&["ip"]).cluster_wide(),
+        networking("NetworkPolicy", "networkpolicies").by(&strategy::networking::NETWORK_POLICY).short(&["netpol"]),
+        networking("ServiceCIDR", "servicecidrs").by(&strategy::networking::SERVICE_CIDR).cluster_wide().status(),
     ]
 }
 
 fn rbac() -> Vec<Row> {
     let rbac = |kind, plural| row("rbac.authorization.k8s.io", "v1", kind, plural);
     vec![
-        rbac("ClusterRoleBinding", "clusterrolebindings").cluster_wide(),
-        rbac("ClusterRole", "clusterroles").cluster_wide(),
-        rbac("RoleBinding", "rolebindings"),
-        rbac("Role", "roles"),
+        rbac("ClusterRoleBinding", "clusterrolebindings").by(&strategy::rbac::CLUSTER_ROLE_BINDING).cluster_wide(),
+        rbac("ClusterRole", "clusterroles").by(&strategy::rbac::CLUSTER_ROLE).cluster_wide(),
+        rbac("RoleBinding", "rolebindings").by(&strategy::rbac::ROLE_BINDING),
+        rbac("Role", "roles").by(&strategy::rbac::ROLE),
     ]
 }
 
 fn storage() -> Vec<Row> {
     let storage = |kind, plural| row("storage.k8s.io", "v1", kind, plural);
     vec![
-        storage("CSIDriver", "csidrivers").cluster_wide(),
-        storage("CSINode", "csinodes").cluster_wide(),
-        storage("CSIStorageCapacity", "csistoragecapacities"),
-        storage("StorageClass", "storageclasses").short(&["sc"]).cluster_wide(),
-        storage("VolumeAttachment", "volumeattachments").cluster_wide().status(),
-        storage("VolumeAttributesClass", "volumeattributesclasses").short(&["vac"]).cluster_wide(),
+        storage("CSIDriver", "csidrivers").by(&strategy::storage::CSI_DRIVER).cluster_wide(),
+        storage("CSINode", "csinodes").by(&strategy::storage::CSI_NODE).cluster_wide(),
+        storage("CSIStorageCapacity", "csistoragecapacities").by(&strategy::storage::CSI_STORAGE_CAPACITY),
+        storage("StorageClass", "storageclasses").by(&strategy::storage::STORAGE_CLASS).short(&["sc"]).cluster_wide(),
+        storage("VolumeAttachment", "volumeattachments")
+            .by(&strategy::storage::VOLUME_ATTACHMENT)
+            .cluster_wide()
+            .status(),
+        storage("VolumeAttributesClass", "volumeattributesclasses")
+            .by(&strategy::storage::VOLUME_ATTRIBUTES_CLASS)
+            .short(&["vac"])
+            .cluster_wide(),
     ]
 }
 
@@ -135,10 +165,15 @@ fn extensions() -> Vec<Row> {
         row("admissionregistration.k8s.io", "v1", kind, plural).categories(&["api-extensions"]).cluster_wide()
     };
     vec![
-        admission("MutatingWebhookConfiguration", "mutatingwebhookconfigurations"),
-        admission("ValidatingAdmissionPolicy", "validatingadmissionpolicies").status(),
-        admission("ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings"),
-        admission("ValidatingWebhookConfiguration", "validatingwebhookconfigurations"),
+        admission("MutatingWebhookConfiguration", "mutatingwebhookconfigurations")
+            .by(&strategy::admission::MUTATING_WEBHOOKS),
+        admission("ValidatingAdmissionPolicy", "validatingadmissionpolicies")
+            .by(&strategy::admission::VALIDATING_POLICY)
+            .status(),
+        admission("ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings")
+            .by(&strategy::admission::VALIDATING_BINDING),
+        admission("ValidatingWebhookConfiguration", "validatingwebhookconfigurations")
+            .by(&strategy::admission::VALIDATING_WEBHOOKS),
         // There are no custom kinds; kubectl reads their list before it says that a kind is unknown.
         row("apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions")
             .short(&["crd", "crds"])
@@ -150,9 +185,12 @@ fn extensions() -> Vec<Row> {
 
 fn cluster() -> Vec<Row> {
     vec![
-        row("scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses").short(&["pc"]).cluster_wide(),
+        row("scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses")
+            .by(&strategy::cluster::PRIORITY_CLASS)
+            .short(&["pc"])
+            .cluster_wide(),
         row("coordination.k8s.io", "v1", "Lease", "leases").by(&strategy::lease::LeaseStrategy),
-        row("node.k8s.io", "v1", "RuntimeClass", "runtimeclasses").cluster_wide(),
+        row("node.k8s.io", "v1", "RuntimeClass", "runtimeclasses").by(&strategy::cluster::RUNTIME_CLASS).cluster_wide(),
         row("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices")
             .by(&strategy::endpointslice::EndpointSliceStrategy),
     ]
@@ -161,9 +199,12 @@ fn cluster() -> Vec<Row> {
 fn resource() -> Vec<Row> {
     let resource = |kind, plural| row("resource.k8s.io", "v1", kind, plural);
     vec![
-        resource("DeviceClass", "deviceclasses").cluster_wide(),
-        resource("ResourceClaim", "resourceclaims").status(),
-        resource("ResourceClaimTemplate", "resourceclaimtemplates"),
-        resource("ResourceSlice", "resourceslices").cluster_wide().selectable(SLICE_FIELDS),
+        resource("DeviceClass", "deviceclasses").by(&strategy::devices::DEVICE_CLASS).cluster_wide(),
+        resource("ResourceClaim", "resourceclaims").by(&strategy::devices::RESOURCE_CLAIM).status(),
+        resource("ResourceClaimTemplate", "resourceclaimtemplates").by(&strategy::devices::RESOURCE_CLAIM_TEMPLATE),
+        resource("ResourceSlice", "resourceslices")
+            .by(&strategy::devices::RESOURCE_SLICE)
+            .cluster_wide()
+            .selectable(SLICE_FIELDS),
     ]
 }

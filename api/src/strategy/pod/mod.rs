@@ -21,11 +21,19 @@ use serde_json::{Value, json};
 pub use qos::qos_class;
 
 pub(super) use defaults::default_spec;
+pub(super) use scheduling::{node_selector, validate_toleration as toleration};
 pub(super) use validate::{RESTART_POLICIES, template_warnings, validate_template};
 
 use super::Strategy;
 use super::field::{at, child, deep, set, set_default, unset};
 use crate::error::FieldError;
+
+/// Sets the defaults of the pod spec at a path, if there is one.
+pub(super) fn default_spec_of(object: &mut Value, path: &[&str]) {
+    if deep(object, path).is_some() {
+        default_spec(path.iter().fold(object, |value, key| child(value, key)));
+    }
+}
 
 /// Pod.
 pub struct PodStrategy;

@@ -57,14 +57,7 @@ fn node_affinity(affinity: &Value, path: &str, errors: &mut Vec<FieldError>) {
     const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
     const PREFERRED: &str = "preferredDuringSchedulingIgnoredDuringExecution";
     if let Some(required) = at(affinity, REQUIRED) {
-        let path = format!("{path}.{REQUIRED}.nodeSelectorTerms");
-        let terms = list(required, "nodeSelectorTerms");
-        if terms.is_empty() {
-            errors.push(FieldError::required(path.clone(), "must have at least one node selector term"));
-        }
-        for (index, term) in terms.iter().enumerate() {
-            node_term(term, &format!("{path}[{index}]"), errors);
-        }
+        node_selector(required, &format!("{path}.{REQUIRED}"), errors);
     }
     for (index, preferred) in list(affinity, PREFERRED).iter().enumerate() {
         let path = format!("{path}.{PREFERRED}[{index}]");
@@ -72,6 +65,18 @@ fn node_affinity(affinity: &Value, path: &str, errors: &mut Vec<FieldError>) {
         if let Some(term) = at(preferred, "preference") {
             node_term(term, &format!("{path}.preference"), errors);
         }
+    }
+}
+
+/// Validates a node selector.
+pub(in crate::strategy) fn node_selector(selector: &Value, path: &str, errors: &mut Vec<FieldError>) {
+    let path = format!("{path}.nodeSelectorTerms");
+    let terms = list(selector, "nodeSelectorTerms");
+    if terms.is_empty() {
+        errors.push(FieldError::required(path.clone(), "must have at least one node selector term"));
+    }
+    for (index, term) in terms.iter().enumerate() {
+        node_term(term, &format!("{path}[{index}]"), errors);
     }
 }
 
@@ -168,7 +173,8 @@ fn topology_key(term: &Value, path: &str, errors: &mut Vec<FieldError>) {
     }
 }
 
-fn validate_toleration(toleration: &Value, path: &str, errors: &mut Vec<FieldError>) {
+/// Validates a toleration.
+pub(in crate::strategy) fn validate_toleration(toleration: &Value, path: &str, errors: &mut Vec<FieldError>) {
     let (key, operator, effect) = (text(toleration, "key"), text(toleration, "operator"), text(toleration, "effect"));
     if !key.is_empty() {
         for detail in label_key_errors(key) {
