@@ -121,6 +121,24 @@ pub struct AgentFlags {
     pub max_pods: u32,
 }
 
+/// Which of several processes that run the same loops does run them.
+#[derive(clap::Args, Debug, Clone)]
+#[command(next_help_heading = "Leader election")]
+pub struct ElectionFlags {
+    /// Run the loops only while holding the lease of their component; of several processes one leads and the others stand by
+    #[arg(long, default_value_t = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = clap::ArgAction::Set, value_name = "BOOL")]
+    pub leader_elect: bool,
+    /// How long others wait, after the last renewal they saw, before they take the lease
+    #[arg(long, default_value = "15s", value_name = "DURATION", value_parser = components::duration)]
+    pub leader_elect_lease_duration: std::time::Duration,
+    /// How long the leader goes on without being able to renew the lease
+    #[arg(long, default_value = "10s", value_name = "DURATION", value_parser = components::duration)]
+    pub leader_elect_renew_deadline: std::time::Duration,
+    /// How long between two tries to get or renew the lease
+    #[arg(long, default_value = "2s", value_name = "DURATION", value_parser = components::duration)]
+    pub leader_elect_retry_period: std::time::Duration,
+}
+
 /// Health and metrics of a component that runs alone.
 #[derive(clap::Args, Debug, Clone)]
 pub struct HealthFlags {
@@ -140,6 +158,8 @@ pub struct Up {
     pub controllers: ControllerFlags,
     #[command(flatten)]
     pub agent: AgentFlags,
+    #[command(flatten)]
+    pub election: ElectionFlags,
     /// Run no pods on this machine
     #[arg(long)]
     pub no_agent: bool,
@@ -160,12 +180,16 @@ pub struct Controllers {
     #[command(flatten)]
     pub controllers: ControllerFlags,
     #[command(flatten)]
+    pub election: ElectionFlags,
+    #[command(flatten)]
     pub health: HealthFlags,
 }
 
 /// `gantry scheduler`
 #[derive(clap::Args, Debug)]
 pub struct Scheduler {
+    #[command(flatten)]
+    pub election: ElectionFlags,
     #[command(flatten)]
     pub health: HealthFlags,
 }

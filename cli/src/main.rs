@@ -5,6 +5,7 @@
 mod args;
 mod client;
 mod components;
+mod election;
 mod logging;
 mod verbs;
 

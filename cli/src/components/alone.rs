@@ -1,5 +1,7 @@
 //! Each component in a process of its own, against an API server reached over the network.
 
+use std::sync::Arc;
+
 use anyhow::{Context, Result};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -8,9 +10,11 @@ use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
 use super::health::{self, Readiness};
+use super::leading::{Component, Health, Leading};
 use super::{agent_options, node_name, shutdown_on_signal, up};
 use crate::args;
 use crate::client::ClientFlags;
+use crate::election::{CONTROLLERS_LEASE, SCHEDULER_LEASE};
 
 /// `gantry apiserver`: the API server with its store; writes the kubeconfigs of the other components.
 pub async fn apiserver(options: args::ApiServer) -> Result<()> {
@@ -28,9 +32,12 @@ pub async fn controllers(options: args::Controllers, flags: &ClientFlags) -> Res
     let ca = authority(&flags.kubeconfig()?)?;
     let mut registry = Registry::default();
     let metrics = gantry_controllers::Metrics::new(&mut registry);
-    let ready = announce("controllers", options.health, registry, &shutdown).await?;
-    gantry_controllers::run(client, up::controller_options(&options.controllers, ca), metrics, ready, shutdown).await?;
-    Ok(())
+    let leading = Leading::new(&options.election, None, &mut registry)?;
+    let health = serve_health(options.health, registry, &shutdown).await?;
+    let options = up::controller_options(&options.controllers, ca);
+    let work =
+        move |client, ready, stop| gantry_controllers::run(client, options.clone(), metrics.clone(), ready, stop);
+    leading.run(Component { name: "controllers", lease: CONTROLLERS_LEASE, health }, client, shutdown, work).await
 }
 
 /// `gantry scheduler`
@@ -39,9 +46,12 @@ pub async fn scheduler(options: args::Scheduler, flags: &ClientFlags) -> Result<
     let client = flags.client().await?;
     let mut registry = Registry::default();
     let metrics = gantry_scheduler::Metrics::new(&mut registry);
-    let ready = announce("scheduler", options.health, registry, &shutdown).await?;
-    gantry_scheduler::run(client, gantry_scheduler::Options::default(), metrics, ready, shutdown).await?;
-    Ok(())
+    let leading = Leading::new(&options.election, None, &mut registry)?;
+    let health = serve_health(options.health, registry, &shutdown).await?;
+    let work = move |client, ready, stop| {
+        gantry_scheduler::run(client, gantry_scheduler::Options::default(), metrics.clone(), ready, stop)
+    };
+    leading.run(Component { name: "scheduler", lease: SCHEDULER_LEASE, health }, client, shutdown, work).await
 }
 
 /// `gantry agent`: its kubeconfig's certificate is also the one that it serves with.
@@ -51,26 +61,19 @@ pub async fn agent(options: args::Agent, flags: &ClientFlags) -> Result<()> {
     let serving = serving_identity(&flags.kubeconfig()?)?;
     let mut registry = Registry::default();
     let metrics = gantry_node_agent::Metrics::new(&mut registry);
-    let ready = announce("agent", options.health, registry, &shutdown).await?;
+    let health = serve_health(options.health, registry, &shutdown).await?;
+    let ready = move || health.ready("agent");
     let name = node_name(&options.agent)?;
     let agent = agent_options(&options.agent, name, options.data.data_dir, serving);
     gantry_node_agent::run(client, agent, metrics, ready, shutdown).await?;
     Ok(())
 }
 
-/// Serves health, and returns what says on standard error that the component is ready.
-async fn announce(
-    name: &'static str,
-    flags: args::HealthFlags,
-    registry: Registry,
-    shutdown: &CancellationToken,
-) -> Result<impl FnOnce() + Send + 'static + use<>> {
+/// Serves health and metrics of this process.
+async fn serve_health(flags: args::HealthFlags, registry: Registry, shutdown: &CancellationToken) -> Result<Health> {
     let readiness = Readiness::default();
     let address = health::serve(flags.health_listen, registry, readiness.clone(), shutdown.clone()).await?;
-    Ok(move || {
-        readiness.set();
-        up::say_ready(name, &format!("health at http://{address}"));
-    })
+    Ok(Health { readiness, detail: Arc::new(move || format!("health at http://{address}")) })
 }
 
 /// The PEM of the authority that signs the server's certificate.

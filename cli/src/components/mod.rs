@@ -3,6 +3,7 @@
 pub mod alone;
 pub mod health;
 pub mod identity;
+pub mod leading;
 pub mod reset;
 pub mod up;
 
@@ -63,18 +64,19 @@ pub fn shutdown_on_signal() -> Result<CancellationToken> {
 
 /// This machine's name as a node's name: lower case, as the host calls itself.
 pub fn node_name(flags: &AgentFlags) -> Result<String> {
-    if let Some(name) = &flags.node_name {
-        return Ok(name.clone());
+    match &flags.node_name {
+        Some(name) => Ok(name.clone()),
+        None => Ok(host_name().context("the host has no name that is UTF-8; use --node-name")?.to_lowercase()),
     }
+}
+
+/// What this machine calls itself.
+pub fn host_name() -> Option<String> {
     #[cfg(unix)]
-    let name = rustix::system::uname()
-        .nodename()
-        .to_str()
-        .context("the host's name is not UTF-8; use --node-name")?
-        .to_owned();
+    let name = rustix::system::uname().nodename().to_str().ok().map(str::to_owned);
     #[cfg(not(unix))]
-    let name = std::env::var("COMPUTERNAME").context("the host has no name; use --node-name")?;
-    Ok(name.to_lowercase())
+    let name = std::env::var("COMPUTERNAME").ok();
+    name
 }
 
 /// What the agent is told by the command line.

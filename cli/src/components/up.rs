@@ -1,6 +1,8 @@
 //! `gantry up`: everything in one process. The loops reach the API through its router, without sockets, as the same users
 //! that they are when they run apart.
 
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -10,8 +12,11 @@ use prometheus_client::registry::Registry;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::health::Readiness;
+use super::leading::{Component, Health, Leading};
 use super::{agent_options, identity, node_name, outward_ip, shutdown_on_signal};
 use crate::args;
+use crate::election::{CONTROLLERS_LEASE, SCHEDULER_LEASE};
 
 /// Starts all components and runs until a signal, or until one of them fails.
 pub async fn run(options: args::Up) -> Result<()> {
@@ -20,6 +25,8 @@ pub async fn run(options: args::Up) -> Result<()> {
     let mut registry = Registry::default();
     let controller_metrics = gantry_controllers::Metrics::new(&mut registry);
     let scheduler_metrics = gantry_scheduler::Metrics::new(&mut registry);
+    std::fs::create_dir_all(&options.data.data_dir).with_context(|| unusable(&options.data.data_dir))?;
+    let leading = Leading::new(&options.election, Some(&options.data.data_dir), &mut registry)?;
     let agent_metrics = (!options.no_agent).then(|| gantry_node_agent::Metrics::new(&mut registry));
     // A token of its own: it stops after the loops that talk to it.
     let serving = CancellationToken::new();
@@ -31,19 +38,29 @@ pub async fn run(options: args::Up) -> Result<()> {
     let ready = |name: &'static str| move || say_ready(name, &format!("after {:.2} s", start.elapsed().as_secs_f64()));
     let client = |user: &str, groups: &[&str]| kube::Client::new(server.in_process_client(user, groups), "default");
 
+    let component = |name, lease| {
+        let detail = Arc::new(move || format!("after {:.2} s", start.elapsed().as_secs_f64()));
+        Component { name, lease, health: Health { readiness: Readiness::default(), detail } }
+    };
+
     let mut parts: JoinSet<(&'static str, Result<()>)> = JoinSet::new();
     let loops = shutdown.child_token();
     {
         let client = client(gantry_apiserver::pki::CONTROLLER_MANAGER_USER, &[]);
         let controllers = controller_options(&options.controllers, server.pki().ca_pem().to_owned());
-        let run = gantry_controllers::run(client, controllers, controller_metrics, ready("controllers"), loops.clone());
-        parts.spawn(async move { ("controllers", run.await.map_err(Into::into)) });
+        let work = move |client, ready, stop| {
+            gantry_controllers::run(client, controllers.clone(), controller_metrics.clone(), ready, stop)
+        };
+        let (leading, part, loops) = (leading.clone(), component("controllers", CONTROLLERS_LEASE), loops.clone());
+        parts.spawn(async move { ("controllers", leading.run(part, client, loops, work).await) });
     }
     {
         let client = client(gantry_apiserver::pki::SCHEDULER_USER, &[]);
-        let scheduler = gantry_scheduler::Options::default();
-        let run = gantry_scheduler::run(client, scheduler, scheduler_metrics, ready("scheduler"), loops.clone());
-        parts.spawn(async move { ("scheduler", run.await.map_err(Into::into)) });
+        let work = move |client, ready, stop| {
+            gantry_scheduler::run(client, gantry_scheduler::Options::default(), scheduler_metrics.clone(), ready, stop)
+        };
+        let (part, loops) = (component("scheduler", SCHEDULER_LEASE), loops.clone());
+        parts.spawn(async move { ("scheduler", leading.run(part, client, loops, work).await) });
     }
     if let Some(metrics) = agent_metrics {
         let name = node_name(&options.agent)?;
@@ -76,6 +93,10 @@ pub async fn run(options: args::Up) -> Result<()> {
     result
 }
 
+fn unusable(dir: &Path) -> String {
+    format!("cannot make the data directory {}; --data-dir names another", dir.display())
+}
+
 /// What the end of a part means: an error is one, and so is an end that nobody asked for.
 fn part_ended(ended: Result<(&'static str, Result<()>), tokio::task::JoinError>, unasked: bool) -> Result<()> {
     let (name, result) = ended.context("a component panicked")?;
@@ -93,8 +114,7 @@ pub async fn start_api_server(
 ) -> Result<Handle> {
     let start = Instant::now();
     let dir = &data.data_dir;
-    std::fs::create_dir_all(dir)
-        .with_context(|| format!("cannot make the data directory {}; --data-dir names another", dir.display()))?;
+    std::fs::create_dir_all(dir).with_context(|| unusable(dir))?;
     let mut options = gantry_apiserver::Options::new(dir);
     options.listen = flags.listen;
     // Nobody can reach "all addresses": others are told this machine's own.
