@@ -127,6 +127,10 @@ fn bodies_that_are_no_such_object_are_bad_requests() {
             r#"{"spec":{"replicas":1,"replicas":2}}"#,
             "Deployment in version \"v1\" cannot be handled as a Deployment: strict decoding error: duplicate field \"spec.replicas\"",
         ),
+        (
+            r#"{"spec":{"twice":1,"replicas":1,"twice":2,"replicas":2,"late":3}}"#,
+            "Deployment in version \"v1\" cannot be handled as a Deployment: strict decoding error: unknown field \"spec.twice\", duplicate field \"spec.twice\", duplicate field \"spec.replicas\", unknown field \"spec.late\"",
+        ),
     ];
     for (body, message) in cases {
         let error = engine::decode(&deployments, body.as_bytes(), BodyFormat::Json, &mut context()).unwrap_err();

@@ -1,8 +1,10 @@
 //! Bytes to an object of the expected kind: parse, check the kind, clean by the schema, set defaults.
 
+use std::collections::HashSet;
+
 use serde_json::{Map, Value};
 
-use super::parse::{Parsed, duplicate_text, parse, summary};
+use super::parse::{Parsed, duplicate_text, fields_in_order, parse, summary};
 use super::{BodyFormat, Context, FieldValidation};
 use crate::error::{ApiError, quote};
 use crate::kinds::{Gvk, Resource};
@@ -115,7 +117,13 @@ fn decode_as(
     check_kind(&mut object, gvk)?;
     let mut unknown = Vec::new();
     clean(schema, &mut object, &mut unknown).map_err(|error| cannot_be(&object, gvk, &error.to_string()))?;
-    report_strict(&parsed.duplicates, &unknown, ctx).map_err(|text| cannot_be(&object, gvk, &text))?;
+    let in_order =
+        format == BodyFormat::Json && std::ptr::eq(schema.set(), SchemaSet::builtin()) && !parsed.duplicates.is_empty();
+    let faults = match in_order && !unknown.is_empty() {
+        true => faults_in_order(body, &parsed.duplicates, &unknown),
+        false => faults(&parsed.duplicates, &unknown),
+    };
+    report_strict(faults, ctx).map_err(|text| cannot_be(&object, gvk, &text))?;
     Ok(object)
 }
 
@@ -209,19 +217,43 @@ fn cannot_be(object: &Value, gvk: &Gvk, why: &str) -> ApiError {
     ApiError::bad_request(format!("{kind} in version {} cannot be handled as a {}: {why}", quote(version), gvk.kind))
 }
 
-/// Warns of unknown and duplicate fields, or refuses them with the text of a strict decoding error.
-pub(super) fn report_strict(duplicates: &[String], unknown: &[String], ctx: &mut Context<'_>) -> Result<(), String> {
-    if duplicates.is_empty() && unknown.is_empty() || ctx.field_validation == FieldValidation::Ignore {
+/// What a strict reader finds wrong with fields: those that occur twice, then those that the schema does not know.
+pub(super) fn faults(duplicates: &[String], unknown: &[String]) -> Vec<String> {
+    let unknown = unknown.iter().map(|path| unknown_text(path));
+    duplicates.iter().map(|path| duplicate_text(path)).chain(unknown).collect()
+}
+
+/// The same in the order of the text, as Kubernetes' reader of its own kinds' JSON meets them.
+fn faults_in_order(body: &[u8], duplicates: &[String], unknown: &[String]) -> Vec<String> {
+    let mut seen = HashSet::new();
+    let mut told = HashSet::new();
+    let mut faults = Vec::new();
+    for path in fields_in_order(body) {
+        let again = !seen.insert(path.clone());
+        let fault = match again {
+            true if duplicates.contains(&path) => duplicate_text(&path),
+            false if unknown.contains(&path) => unknown_text(&path),
+            _ => continue,
+        };
+        if told.insert(fault.clone()) {
+            faults.push(fault);
+        }
+    }
+    faults
+}
+
+fn unknown_text(path: &str) -> String {
+    format!("unknown field {}", quote(path))
+}
+
+/// Warns of [`faults`], or refuses them with the text of a strict decoding error.
+pub(super) fn report_strict(faults: Vec<String>, ctx: &mut Context<'_>) -> Result<(), String> {
+    if faults.is_empty() || ctx.field_validation == FieldValidation::Ignore {
         return Ok(());
     }
-    let texts = duplicates
-        .iter()
-        .map(|path| duplicate_text(path))
-        .chain(unknown.iter().map(|path| format!("unknown field {}", quote(path))));
     if ctx.field_validation == FieldValidation::Strict {
-        let texts: Vec<String> = texts.collect();
-        return Err(format!("strict decoding error: {}", texts.join(", ")));
+        return Err(format!("strict decoding error: {}", faults.join(", ")));
     }
-    ctx.warnings.extend(texts);
+    ctx.warnings.extend(faults);
     Ok(())
 }

@@ -47,7 +47,7 @@ fn json(body: &[u8]) -> Result<Parsed, serde_json::Error> {
     let mut parsed = Parsed::default();
     let mut path = String::new();
     let mut deserializer = serde_json::Deserializer::from_slice(body);
-    let seed = Seed { path: &mut path, duplicates: &mut parsed.duplicates, whole_floats: false };
+    let seed = Seed { path: &mut path, duplicates: &mut parsed.duplicates, visited: &mut None, whole_floats: false };
     parsed.value = seed.deserialize(&mut deserializer)?;
     deserializer.end()?;
     Ok(parsed)
@@ -68,10 +68,21 @@ fn yaml(body: &[u8]) -> Result<Parsed, String> {
     };
     let duplicates = &mut parsed.duplicates;
     let value = serde_saphyr::with_deserializer_from_slice_with_options(body, options, |deserializer| {
-        Seed { path: &mut path, duplicates, whole_floats: true }.deserialize(deserializer)
+        Seed { path: &mut path, duplicates, visited: &mut None, whole_floats: true }.deserialize(deserializer)
     });
     parsed.value = value.map_err(|error| format!("error converting YAML to JSON: yaml: {error}"))?;
     Ok(parsed)
+}
+
+/// The paths of a JSON text's fields in the order in which they stand there; one that stands there twice comes twice.
+pub fn fields_in_order(body: &[u8]) -> Vec<String> {
+    let mut visited = Some(Vec::new());
+    let mut deserializer = serde_json::Deserializer::from_slice(body);
+    let seed =
+        Seed { path: &mut String::new(), duplicates: &mut Vec::new(), visited: &mut visited, whole_floats: false };
+    // What stands before an error is in order, too; whoever asks has read the text already.
+    let _ = seed.deserialize(&mut deserializer);
+    visited.unwrap_or_default()
 }
 
 /// A JSON error in the words of Go's decoder, as far as they can be told.
@@ -123,6 +134,8 @@ pub fn duplicate_text(path: &str) -> String {
 struct Seed<'s> {
     path: &'s mut String,
     duplicates: &'s mut Vec<String>,
+    /// Every field's path in the order of the text, if somebody asks.
+    visited: &'s mut Option<Vec<String>>,
     /// YAML does not tell 1 from 1.0 once it is JSON, as Kubernetes converts it.
     whole_floats: bool,
 }
@@ -194,7 +207,8 @@ impl<'de> Visitor<'de> for Seed<'_> {
         let length = self.path.len();
         loop {
             fmt::Write::write_fmt(self.path, format_args!("[{}]", items.len())).map_err(A::Error::custom)?;
-            let seed = Seed { path: self.path, duplicates: self.duplicates, whole_floats: self.whole_floats };
+            let (path, duplicates, visited) = (&mut *self.path, &mut *self.duplicates, &mut *self.visited);
+            let seed = Seed { path, duplicates, visited, whole_floats: self.whole_floats };
             let item = seq.next_element_seed(seed)?;
             self.path.truncate(length);
             match item {
@@ -212,11 +226,15 @@ impl<'de> Visitor<'de> for Seed<'_> {
                 self.path.push('.');
             }
             self.path.push_str(&key);
+            if let Some(visited) = self.visited {
+                visited.push(self.path.clone());
+            }
             let known = map.contains_key(&key);
             if known && self.duplicates.len() < DUPLICATES_MAX && !self.duplicates.contains(self.path) {
                 self.duplicates.push(self.path.clone());
             }
-            let seed = Seed { path: self.path, duplicates: self.duplicates, whole_floats: self.whole_floats };
+            let (path, duplicates, visited) = (&mut *self.path, &mut *self.duplicates, &mut *self.visited);
+            let seed = Seed { path, duplicates, visited, whole_floats: self.whole_floats };
             let value = entries.next_value_seed(seed)?;
             self.path.truncate(length);
             map.insert(key, value);

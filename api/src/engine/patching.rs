@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::decode::{builtin_schema, clean, complete, report_strict, scale_kind};
+use super::decode::{builtin_schema, clean, complete, faults, report_strict, scale_kind};
 use super::parse::parse;
 use super::{BodyFormat, Context, PatchType};
 use crate::apply;
@@ -73,7 +73,7 @@ fn merged(
         ApiError::invalid("", "", "", vec![FieldError::invalid("patch", shown, why)])
     };
     clean(schema, &mut object, &mut unknown).map_err(|error| refuse(error.to_string()))?;
-    report_strict(&duplicates, &unknown, ctx).map_err(refuse)?;
+    report_strict(faults(&duplicates, &unknown), ctx).map_err(refuse)?;
     Ok(object)
 }
 
@@ -116,7 +116,7 @@ fn applied(
         return Err(ApiError::bad_request("error decoding YAML: an apply configuration must be an object"));
     }
     check_applied_kind(&configuration, gvk)?;
-    report_strict(&parsed.duplicates, &[], ctx)
+    report_strict(faults(&parsed.duplicates, &[]), ctx)
         .map_err(|why| ApiError::bad_request(format!("error strict decoding YAML: {why}")))?;
     // What does not fit the schema is refused by `apply`, with its own words; what fits is applied in canonical form.
     let mut canonical = configuration.clone();
