@@ -49,14 +49,14 @@ pub enum Error {
         reason: String,
     },
     /// A key, a value or a transaction is larger than the store takes.
-    #[error("{what} of {size} exceeds the limit of {limit}")]
+    #[error("{what} of {size} bytes exceeds {}", limit.map_or("what etcd was told to take".to_owned(), |limit| format!("the limit of {limit}")))]
     TooLarge {
         /// What is too large.
         what: &'static str,
-        /// Its size.
+        /// Its size in bytes.
         size: usize,
-        /// The limit.
-        limit: usize,
+        /// The limit; none if it is etcd's own (`--max-request-bytes`), which it does not tell.
+        limit: Option<usize>,
     },
     /// Another process has the embedded store open.
     #[error("{} is in use by another process", path.display())]
@@ -91,6 +91,9 @@ pub enum Error {
     /// The store cannot be reached at the moment; a retry may succeed.
     #[error("the store is unavailable")]
     Unavailable(#[source] Source),
+    /// etcd does not let this client in, or not at these keys: certificate, user, password or role are not right.
+    #[error("the store refuses access")]
+    Denied(#[source] Source),
     /// The engine in use cannot do this; the text says what to do instead.
     #[error("not supported by this store: {what}")]
     Unsupported {

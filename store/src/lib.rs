@@ -38,7 +38,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 pub use error::{Error, Source};
-pub use target::{EtcdOptions, Options, Retention, Target};
+pub use target::{EtcdLogin, EtcdOptions, EtcdTls, Options, Retention, Target};
 pub use watch::Watch;
 
 /// A point in the store's one order of changes. Never 0 for a stored key; strictly increasing over all keys.
@@ -270,7 +270,8 @@ pub trait Store: Send + Sync + 'static {
 /// # Errors
 ///
 /// Embedded: [`Error::Locked`] if another process has it open, [`Error::Format`], [`Error::Io`]. etcd:
-/// [`Error::Unavailable`] if no endpoint answers.
+/// [`Error::Unavailable`] if no endpoint answers, with what each endpoint's trouble is; [`Error::Denied`] if the
+/// certificate or the password is refused; [`Error::Io`] for a file that cannot be read.
 pub async fn open(target: &Target, options: Options) -> Result<Arc<dyn Store>, Error> {
     match target {
         Target::Embedded(path) => Ok(Arc::new(embedded::Embedded::open(path, &options).await?)),
@@ -297,7 +298,7 @@ fn check_ops(ops: &[Op]) -> Result<(), Error> {
     }
     let size = ops_bytes(ops);
     if size > TXN_BYTES_MAX {
-        return Err(Error::TooLarge { what: "transaction", size, limit: TXN_BYTES_MAX });
+        return Err(Error::TooLarge { what: "transaction", size, limit: Some(TXN_BYTES_MAX) });
     }
     Ok(())
 }
@@ -308,7 +309,7 @@ fn check_key(key: &str) -> Result<(), Error> {
         return Err(Error::invalid("an empty key"));
     }
     if key.len() > KEY_BYTES_MAX {
-        return Err(Error::TooLarge { what: "key", size: key.len(), limit: KEY_BYTES_MAX });
+        return Err(Error::TooLarge { what: "key", size: key.len(), limit: Some(KEY_BYTES_MAX) });
     }
     Ok(())
 }

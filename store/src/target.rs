@@ -11,7 +11,7 @@ use crate::Error;
 pub enum Target {
     /// A directory, made if need be, that the embedded engine keeps its file in.
     Embedded(PathBuf),
-    /// The endpoints of one etcd cluster, each `http://host:port`.
+    /// The endpoints of one etcd cluster, each `http://host:port`. With [`EtcdOptions::tls`] they are spoken to in TLS.
     Etcd(Vec<String>),
 }
 
@@ -101,11 +101,38 @@ pub struct EtcdOptions {
     pub key_prefix: String,
     /// How long a request may take.
     pub request_timeout: Duration,
+    /// How to talk TLS, if that is wanted.
+    pub tls: Option<EtcdTls>,
+    /// As whom to log in, if etcd asks for that.
+    pub login: Option<EtcdLogin>,
+}
+
+/// TLS towards etcd. All files are PEM and are read when the store is opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EtcdTls {
+    /// The authorities that etcd's certificates must come from.
+    pub ca_file: PathBuf,
+    /// The certificate (with its chain) and key to show etcd, if it asks for one.
+    pub client: Option<(PathBuf, PathBuf)>,
+}
+
+/// A user of etcd's own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EtcdLogin {
+    /// The user's name.
+    pub user: String,
+    /// The file that holds the password, which a line end may follow.
+    pub password_file: PathBuf,
 }
 
 impl Default for EtcdOptions {
     fn default() -> Self {
-        EtcdOptions { key_prefix: "/gantry".to_owned(), request_timeout: Duration::from_secs(10) }
+        EtcdOptions {
+            key_prefix: "/gantry".to_owned(),
+            request_timeout: Duration::from_secs(10),
+            tls: None,
+            login: None,
+        }
     }
 }
 

@@ -8,14 +8,13 @@ pub fn from_store(error: Error) -> ApiError {
     match error {
         Error::Compacted { .. } => expired_continue(),
         Error::FutureRevision { requested, current } => too_large_resource_version(requested, current),
-        Error::TooLarge { what, size, limit } => ApiError::new(
-            Reason::RequestEntityTooLarge,
-            format!("Request entity too large: {what} of {size} bytes; limit is {limit}"),
-        ),
+        Error::TooLarge { .. } => {
+            ApiError::new(Reason::RequestEntityTooLarge, format!("Request entity too large: {error}"))
+        }
         Error::UnknownOutcome(_) => {
             ApiError::new(Reason::Timeout, describe("Timeout: the write may or may not have happened", &error))
         }
-        Error::Unavailable(_) | Error::Closed | Error::NoSpace(_) | Error::WritesStopped { .. } => {
+        Error::Unavailable(_) | Error::Closed | Error::WritesStopped { .. } => {
             ApiError::new(Reason::ServiceUnavailable, describe("the store cannot be used at the moment", &error))
         }
         error => ApiError::internal(describe("the store failed", &error)),

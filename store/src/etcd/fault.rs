@@ -3,7 +3,7 @@
 use etcd_client::Error as ClientError;
 use tonic::Code;
 
-use crate::{Error, Source, TXN_BYTES_MAX};
+use crate::{Error, Source};
 
 /// Why a request failed, as far as a client can know.
 #[derive(Debug)]
@@ -12,6 +12,8 @@ pub(super) enum Fault {
     Compacted,
     /// The revision is in the future.
     Future,
+    /// The request was larger than this etcd takes.
+    TooLarge,
     /// The response was larger than this client takes: ask for less.
     ResponseTooLarge(Source),
     /// etcd refused, for good; nothing happened.
@@ -29,7 +31,8 @@ impl Fault {
             Fault::Refused(error) => error,
             Fault::Busy(source) | Fault::Lost(source) => Error::Unavailable(source),
             Fault::ResponseTooLarge(source) => Error::Engine(source),
-            // Callers that ask for a revision handle these; others never get them.
+            // Callers that ask for a revision, or write, handle these; others never get them.
+            Fault::TooLarge => Error::Engine("the request is too large".into()),
             Fault::Compacted => Error::Engine("the revision has been compacted".into()),
             Fault::Future => Error::Engine("the revision is in the future".into()),
         }
@@ -61,22 +64,33 @@ impl From<ClientError> for Fault {
         } else if says("database space exceeded") {
             Fault::Refused(Error::NoSpace(error.into()))
         } else if says("request is too large") {
-            Fault::Refused(Error::TooLarge { what: "transaction", size: TXN_BYTES_MAX, limit: TXN_BYTES_MAX })
+            Fault::TooLarge
+        } else if says("received message larger than max") {
+            // What etcd's gRPC server says before etcd itself has seen the request.
+            Fault::TooLarge
         } else if says("message length too large") {
             Fault::ResponseTooLarge(error.into())
         } else if says("too many requests") || says("no leader") {
             // Refused before it was proposed to the cluster.
             Fault::Busy(error.into())
+        } else if is_denial(code, message) {
+            Fault::Refused(Error::Denied(error.into()))
         } else {
             match code {
                 Code::InvalidArgument | Code::Unimplemented | Code::NotFound => Fault::Refused(Error::invalid(message)),
-                Code::PermissionDenied | Code::Unauthenticated | Code::FailedPrecondition => {
-                    Fault::Refused(Error::Engine(error.into()))
-                }
+                Code::FailedPrecondition => Fault::Refused(Error::Engine(error.into())),
                 _ => Fault::Lost(error.into()),
             }
         }
     }
+}
+
+/// Whether etcd does not let this client in. It tells a wrong password, and that it wants one, as invalid arguments.
+fn is_denial(code: Code, message: &str) -> bool {
+    matches!(code, Code::PermissionDenied | Code::Unauthenticated)
+        || ["authentication failed", "user name is empty", "authentication is not enabled"]
+            .iter()
+            .any(|text| message.contains(text))
 }
 
 #[cfg(test)]
@@ -99,6 +113,19 @@ mod tests {
             assert!(fault(code, "transport error").is_passing());
             assert!(matches!(fault(code, "transport error").of_read(), Error::Unavailable(_)));
         }
+        for (code, message) in [
+            (Code::PermissionDenied, "etcdserver: permission denied"),
+            (Code::Unauthenticated, "etcdserver: invalid auth token"),
+            (Code::InvalidArgument, "etcdserver: user name is empty"),
+            (Code::InvalidArgument, "etcdserver: authentication failed, invalid user ID or password"),
+            (Code::FailedPrecondition, "etcdserver: authentication is not enabled"),
+        ] {
+            assert!(matches!(fault(code, message).of_write(), Error::Denied(_)), "{message}");
+        }
+        let large = fault(Code::InvalidArgument, "etcdserver: request is too large");
+        assert!(matches!(large, Fault::TooLarge));
+        let larger = fault(Code::ResourceExhausted, "grpc: received message larger than max (2097300 vs. 2097152)");
+        assert!(matches!(larger, Fault::TooLarge));
         let leaderless = fault(Code::Unavailable, "etcdserver: no leader");
         assert!(matches!(leaderless.of_write(), Error::Unavailable(_)));
     }

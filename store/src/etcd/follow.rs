@@ -33,6 +33,9 @@ pub(super) struct Follower {
     fragments: Vec<PbEvent>,
     ready: VecDeque<EventBatch>,
     pause: Duration,
+    /// etcd ended the watch, perhaps because the token has ended: it says so only in the stream, where no token is
+    /// renewed by itself.
+    log_in_again: bool,
 }
 
 struct Connection {
@@ -64,6 +67,7 @@ impl Follower {
             fragments: Vec::new(),
             ready: VecDeque::new(),
             pause: RECONNECT_PAUSE.0,
+            log_in_again: false,
         }
     }
 
@@ -127,6 +131,10 @@ impl Follower {
                 () = tokio::time::sleep(self.pause) => {}
             }
             self.pause = (self.pause * 2).min(RECONNECT_PAUSE.1);
+            if self.log_in_again {
+                let renewed = self.shared.once(self.shared.client.refresh_token(), self.shared.request_timeout).await;
+                self.log_in_again = renewed.is_err();
+            }
             match self.connect().await {
                 Ok(()) => return Ok(()),
                 Err(Fault::Refused(Error::Closed)) => return Err(Error::Closed),
@@ -144,6 +152,7 @@ impl Follower {
             }
             tracing::debug!(reason = response.cancel_reason, "etcd ended a watch; making it again");
             self.connection = None;
+            self.log_in_again = self.shared.logs_in;
             return Ok(());
         }
         self.pause = RECONNECT_PAUSE.0;

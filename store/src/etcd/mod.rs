@@ -1,8 +1,10 @@
 //! The etcd engine: keys under a prefix of an etcd cluster (3.4 or later), which other processes may use as well.
 //!
 //! A transaction is etcd's, its preconditions comparisons whose failure reads the keys in the same step. A list is
-//! ranges at one revision. A watch is [`follow`]ed across lost connections. Leases are not used.
+//! ranges at one revision. A watch is [`follow`]ed across lost connections. Leases are not used: an object that ends with
+//! time is the API server's business, which works the same on every engine.
 
+mod connect;
 mod fault;
 mod follow;
 mod keys;
@@ -14,8 +16,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use etcd_client::proto::PbTxnOpResponse;
 use etcd_client::{
-    Client, Compare, CompareOp, ConnectOptions, Error as ClientError, GetOptions, GetResponse, KvClient,
-    ResponseHeader, Txn, TxnOp,
+    Client, Compare, CompareOp, Error as ClientError, GetOptions, GetResponse, KvClient, ResponseHeader, Txn, TxnOp,
 };
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
@@ -26,7 +27,7 @@ use self::follow::Follower;
 use self::keys::{Root, range_end, range_start, revision, wire};
 use crate::{
     Error, FIRST_REVISION, KeyValue, Op, Options, PAGE_BYTES_MAX, Page, Precondition, Revision, Status, Store, Watch,
-    check_key, check_ops, page_limit,
+    check_key, check_ops, ops_bytes, page_limit,
 };
 
 /// The largest response taken. The ranges asked for are sized to stay far below it.
@@ -37,8 +38,6 @@ const RANGE_ITEMS_FIRST: usize = 24;
 const RANGE_ITEMS: (usize, usize) = (4, 2_000);
 /// What a further range should come to.
 const RANGE_BYTES_WANTED: usize = 8 << 20;
-/// Pings that find out that a connection is dead; etcd refuses more than one in 5 s.
-const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5));
 /// The pause before a read is tried again, and the longest that it grows to.
 const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
@@ -53,6 +52,8 @@ struct Shared {
     kv: KvClient,
     root: Root,
     request_timeout: Duration,
+    /// Whether there are tokens to renew.
+    logs_in: bool,
     progress_interval: Duration,
     /// Whether this etcd's answers to progress requests can be trusted.
     progress_requests: bool,
@@ -64,26 +65,18 @@ struct Shared {
 impl Etcd {
     /// Connects to a cluster.
     pub(crate) async fn connect(endpoints: &[String], options: &Options) -> Result<Self, Error> {
-        let request_timeout = options.etcd.request_timeout;
-        let connect_options = ConnectOptions::new()
-            .with_connect_timeout(request_timeout)
-            .with_keep_alive(KEEP_ALIVE.0, KEEP_ALIVE.1)
-            .with_keep_alive_while_idle(true)
-            .with_require_leader(true);
-        let unavailable = |error: ClientError| Error::Unavailable(error.into());
-        let client = Client::connect(endpoints, Some(connect_options)).await.map_err(unavailable)?;
-        let status = timeout(request_timeout, client.maintenance_client().status()).await;
-        let status = status.map_err(|elapsed| Error::Unavailable(elapsed.into()))?.map_err(unavailable)?;
-        let progress_requests = answers_progress_in_order(status.version());
+        let (client, version) = connect::connect(endpoints, &options.etcd).await?;
+        let progress_requests = answers_progress_in_order(&version);
         if !progress_requests {
-            tracing::warn!(version = status.version(), "this etcd cannot be asked for the progress of watches");
+            tracing::warn!(version, "this etcd cannot be asked for the progress of watches");
         }
         Ok(Etcd {
             shared: Arc::new(Shared {
                 kv: client.kv_client().max_decoding_message_size(RESPONSE_BYTES_MAX),
                 client,
                 root: Root::new(&options.etcd.key_prefix),
-                request_timeout,
+                request_timeout: options.etcd.request_timeout,
+                logs_in: options.etcd.login.is_some(),
                 progress_interval: options.progress_interval,
                 progress_requests,
                 progress_wanted: watch::Sender::new(0),
@@ -220,7 +213,10 @@ impl Store for Etcd {
         }
         let txn = Txn::new().when(compares).and_then(writes).or_else(reads);
         let mut kv = shared.kv.clone();
-        let response = shared.once(kv.txn(txn), shared.request_timeout).await.map_err(Fault::of_write)?;
+        let response = shared.once(kv.txn(txn), shared.request_timeout).await.map_err(|fault| match fault {
+            Fault::TooLarge => Error::TooLarge { what: "transaction", size: ops_bytes(&ops), limit: None },
+            fault => fault.of_write(),
+        })?;
         if response.succeeded() {
             return header(response.header());
         }

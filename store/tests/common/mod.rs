@@ -2,9 +2,10 @@
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+pub mod certs;
 pub mod etcd;
+pub mod net;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use futures::StreamExt;
 use gantry_store::{Error, EventBatch, KeyValue, Op, Options, Precondition, Retention, Revision, Store, Target, Watch};
 use tempfile::TempDir;
 
-use etcd::EtcdProcess;
+use etcd::{EtcdCluster, Setup};
 
 /// Longer than anything here takes on a loaded machine.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -23,7 +24,7 @@ pub struct Engine {
     pub target: Target,
     pub options: Options,
     _dir: Option<TempDir>,
-    pub etcd: Option<EtcdProcess>,
+    pub etcd: Option<EtcdCluster>,
 }
 
 impl Engine {
@@ -33,11 +34,15 @@ impl Engine {
         Engine { target, options: test_options(), _dir: Some(dir), etcd: None }
     }
 
-    /// None where etcd is not installed.
+    /// Three members that want certificates and a password. None where etcd is not installed.
     pub async fn etcd() -> Option<Self> {
-        let etcd = EtcdProcess::start().await?;
-        let target = Target::parse(&format!("etcd://{}", etcd.endpoint()), &PathBuf::new()).unwrap();
-        Some(Engine { target, options: test_options(), _dir: None, etcd: Some(etcd) })
+        Self::etcd_with(Setup { tls: true, auth: true, ..Setup::default() }).await
+    }
+
+    pub async fn etcd_with(setup: Setup) -> Option<Self> {
+        let etcd = EtcdCluster::start(setup).await?;
+        let options = Options { etcd: etcd.options(), ..test_options() };
+        Some(Engine { target: etcd.target(), options, _dir: None, etcd: Some(etcd) })
     }
 
     pub fn is_etcd(&self) -> bool {
@@ -50,7 +55,7 @@ impl Engine {
 }
 
 /// No compaction behind a test's back.
-fn test_options() -> Options {
+pub fn test_options() -> Options {
     Options {
         retention: Retention { age: Duration::from_secs(3600), revisions: u64::MAX },
         progress_interval: Duration::from_millis(200),

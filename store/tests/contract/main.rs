@@ -1,6 +1,6 @@
 //! One suite, every engine: what [`gantry_store::Store`] promises, as scenarios. The functions in [`cases`] know no
-//! engine; the modules at the end of this file run each on each. etcd is a real process; where it isn't
-//! installed its tests say so and pass, except with `CI=true`.
+//! engine; the modules at the end of this file run each on each. etcd is a real cluster of three members, with TLS, client
+//! certificates and a password; where it isn't installed its tests say so and pass, except with `CI=true`.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test ends where it fails, and says how it went")]
 
