@@ -76,12 +76,54 @@ pub struct ApiFlags {
     /// The address that others reach the API server at; by default the listening one, or this machine's when it listens on all
     #[arg(long, value_name = "IP")]
     pub advertise: Option<IpAddr>,
-    /// `embedded`, or `etcd://HOST:PORT[,HOST:PORT…]`
-    #[arg(long, default_value = "embedded", value_name = "STORE")]
-    pub store: String,
+    #[command(flatten)]
+    pub store: StoreFlags,
     /// The range that Services get their addresses from
     #[arg(long, default_value = "10.96.0.0/16", value_name = "CIDR")]
     pub service_cidr: String,
+}
+
+/// Which store, and how it is reached.
+#[derive(clap::Args, Debug, Clone)]
+pub struct StoreFlags {
+    /// `embedded`, `embedded:DIR`, or `etcd://HOST:PORT[,HOST:PORT…]`
+    #[arg(long, default_value = "embedded", value_name = "STORE")]
+    pub store: String,
+    /// How long the embedded store keeps what was changed, for watches and lists that go on; etcd has its own setting
+    #[arg(long, default_value = "10m", value_name = "DURATION", value_parser = components::duration)]
+    pub store_retention: std::time::Duration,
+    /// Talk TLS to etcd, whose certificates come from the authorities in this PEM file
+    #[arg(long, value_name = "FILE")]
+    pub etcd_cafile: Option<PathBuf>,
+    /// The certificate to show etcd
+    #[arg(long, value_name = "FILE", requires = "etcd_keyfile", requires = "etcd_cafile")]
+    pub etcd_certfile: Option<PathBuf>,
+    /// Its key
+    #[arg(long, value_name = "FILE", requires = "etcd_certfile")]
+    pub etcd_keyfile: Option<PathBuf>,
+    /// The user of etcd to log in as
+    #[arg(long, value_name = "NAME", requires = "etcd_password_file")]
+    pub etcd_user: Option<String>,
+    /// The file that holds this user's password
+    #[arg(long, value_name = "FILE", requires = "etcd_user")]
+    pub etcd_password_file: Option<PathBuf>,
+    /// What all keys in etcd start with; clusters that share an etcd need different ones
+    #[arg(long, default_value = "/gantry", value_name = "PREFIX")]
+    pub etcd_prefix: String,
+}
+
+impl StoreFlags {
+    /// How the store is opened.
+    pub fn options(&self) -> gantry_store::Options {
+        let client = self.etcd_certfile.clone().zip(self.etcd_keyfile.clone());
+        let login = self.etcd_user.clone().zip(self.etcd_password_file.clone());
+        let mut options = gantry_store::Options::default();
+        options.retention.age = self.store_retention;
+        options.etcd.key_prefix.clone_from(&self.etcd_prefix);
+        options.etcd.tls = self.etcd_cafile.clone().map(|ca_file| gantry_store::EtcdTls { ca_file, client });
+        options.etcd.login = login.map(|(user, password_file)| gantry_store::EtcdLogin { user, password_file });
+        options
+    }
 }
 
 /// The controllers' flags.

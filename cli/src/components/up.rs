@@ -121,7 +121,8 @@ pub async fn start_api_server(
     let listens_on_all = flags.listen.ip().is_unspecified();
     options.advertise = flags.advertise.or_else(|| outward_ip().filter(|_| listens_on_all));
     options.pki_dir = identity::pki_dir(dir);
-    options.store = gantry_store::Target::parse(&flags.store, &dir.join("store"))?;
+    options.store = gantry_store::Target::parse(&flags.store.store, &dir.join("store"))?;
+    options.store_options = flags.store.options();
     options.service_cidr =
         flags.service_cidr.parse().with_context(|| format!("--service-cidr {}", flags.service_cidr))?;
     let server = gantry_apiserver::start(options, registry, shutdown).await?;
