@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{Column, Doc, Printer, Row, age_of, items, name_of, text_or};
+use super::{Column, Doc, OBJECT_META, Printer, Row, Show, age_of, items, name_of, text_or};
 use crate::meta;
 
 const NODE_INFO: &str = "io.k8s.api.core.v1.NodeSystemInfo";
@@ -96,5 +96,83 @@ pub(super) static LEASE: Printer = Printer::new(
 );
 
 /// A kind without columns of its own.
-pub(super) static OTHER: Printer =
-    Printer::new(&[Column::NAME, Column::AGE], |object, now| vec![name_of(object), age_of(object, now)].into());
+pub(super) static OTHER: Printer = Printer::each(&[
+    (Column::NAME, Show::Name),
+    (
+        Column { kind: "date", ..Column::text("Created At", Doc::Field(OBJECT_META, "creationTimestamp")) },
+        Show::Text(&["metadata", "creationTimestamp"], ""),
+    ),
+]);
+
+/// A kind that shows its age and nothing else.
+pub(super) static NAME_AGE: Printer = Printer::each(&[(Column::NAME, Show::Name), (Column::AGE, Show::Age)]);
+
+pub(super) static COMPONENT_STATUS: Printer = Printer::new(
+    &[
+        Column::NAME,
+        Column::text("Status", Doc::Text("Status of the component conditions")),
+        Column::text("Message", Doc::Text("Message of the component conditions")),
+        Column::text("Error", Doc::Text("Error of the component conditions")),
+    ],
+    |component, _| {
+        let mut healthy = items(component, &["conditions"]).iter().filter(|c| meta::str_at(c, &["type"]) == "Healthy");
+        let none = Value::Null;
+        let condition = healthy.next().unwrap_or(&none);
+        let status = match meta::str_at(condition, &["status"]) {
+            "" => "Unknown",
+            "True" => "Healthy",
+            _ => "Unhealthy",
+        };
+        let text = |key: &str| json!(meta::str_at(condition, &[key]));
+        vec![name_of(component), json!(status), text("message"), text("error")].into()
+    },
+);
+
+const PRIORITY: &str = "io.k8s.api.scheduling.v1.PriorityClass";
+
+pub(super) static PRIORITY_CLASS: Printer = Printer::each(&[
+    (Column::NAME, Show::Name),
+    (Column::integer("Value", Doc::Field(PRIORITY, "value")), Show::Number(&["value"])),
+    (Column::flag("Global-Default", Doc::Field(PRIORITY, "globalDefault")), Show::Flag(&["globalDefault"])),
+    (Column::AGE, Show::Age),
+    (Column::text("PreemptionPolicy", Doc::Field(PRIORITY, "preemptionPolicy")), Show::Text(&["preemptionPolicy"], "")),
+]);
+
+pub(super) static RUNTIME_CLASS: Printer = Printer::each(&[
+    (Column::NAME, Show::Name),
+    (Column::text("Handler", Doc::Field("io.k8s.api.node.v1.RuntimeClass", "handler")), Show::Text(&["handler"], "")),
+    (Column::AGE, Show::Age),
+]);
+
+pub(super) static RESOURCE_CLAIM: Printer = Printer::each(&[
+    (Column::NAME, Show::Name),
+    (
+        Column::text("State", Doc::Text("A summary of the current state (allocated, pending, reserved, etc.).")),
+        Show::With(|claim, _| {
+            let deleted = meta::is_deleting(claim);
+            let allocated = meta::get(claim, &["status", "allocation"]).is_some();
+            let reserved = allocated && !items(claim, &["status", "reservedFor"]).is_empty();
+            let states = [
+                ("deleted", deleted),
+                ("pending", !allocated && !deleted),
+                ("allocated", allocated),
+                ("reserved", reserved),
+            ];
+            json!(states.iter().filter(|(_, is)| *is).map(|(name, _)| *name).collect::<Vec<_>>().join(","))
+        }),
+    ),
+    (Column::AGE, Show::Age),
+]);
+
+const SLICE: &str = "io.k8s.api.resource.v1.ResourceSliceSpec";
+
+pub(super) static RESOURCE_SLICE: Printer = Printer::each(&[
+    (Column::NAME, Show::Name),
+    (Column::text("Node", Doc::Field(SLICE, "nodeName")), Show::Text(&["spec", "nodeName"], "")),
+    (Column::text("Driver", Doc::Field(SLICE, "driver")), Show::Text(&["spec", "driver"], "")),
+    (
+        Column::text("Pool", Doc::Field("io.k8s.api.resource.v1.ResourcePool", "name")),
+        Show::Text(&["spec", "pool", "name"], ""),
+    ),
+    (Column::AGE, Show::Age),
+]);

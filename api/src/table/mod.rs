@@ -6,18 +6,23 @@
 //!
 //! As in Kubernetes every column is always sent; those with a priority above 0 are shown by `-o wide` only.
 
+mod access;
 mod apps;
+mod autoscaler;
 mod cluster;
 mod config;
 mod custom;
 mod duration;
 mod event;
+mod ingress;
 mod jsonpath;
 mod lean;
 mod network;
 mod pod;
+mod storage;
 #[cfg(test)]
 mod tests;
+mod workloads;
 
 use std::sync::OnceLock;
 
@@ -36,6 +41,7 @@ use crate::error::ApiError;
 use crate::kinds::Resource;
 use crate::meta;
 use crate::schema::Descriptions;
+use crate::selector::{format_label_selector, format_labels};
 
 /// What each row carries besides its cells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -89,6 +95,10 @@ impl Column {
         Column { name, kind: "integer", format: "", priority: 0, doc }
     }
 
+    const fn flag(name: &'static str, doc: Doc) -> Column {
+        Column { name, kind: "boolean", format: "", priority: 0, doc }
+    }
+
     const fn wide(name: &'static str, doc: Doc) -> Column {
         Column { name, kind: "string", format: "", priority: 1, doc }
     }
@@ -124,17 +134,101 @@ impl From<Vec<Value>> for Row {
     }
 }
 
+/// What a cell shows of an object.
+enum Show {
+    /// Its name.
+    Name,
+    /// Its age.
+    Age,
+    /// The text at a path, or another if there is none.
+    Text(&'static [&'static str], &'static str),
+    /// The number at a path.
+    Number(&'static [&'static str]),
+    /// The number at a path as it stands, or a text if there is none.
+    NumberOr(&'static [&'static str], &'static str),
+    /// The truth at a path.
+    Flag(&'static [&'static str]),
+    /// How many items the list at a path has.
+    Count(&'static [&'static str]),
+    /// Texts of a list, joined.
+    Joined(&'static [&'static str], &'static str),
+    /// How long ago the time at a path was; `<none>` if there is none.
+    Since(&'static [&'static str]),
+    /// A label selector.
+    Selector(&'static [&'static str]),
+    /// A map of labels.
+    Labels(&'static [&'static str]),
+    /// A field of each item of a list, joined by commas.
+    Each(&'static [&'static str], &'static str),
+    /// Whatever else.
+    With(fn(&Value, Timestamp) -> Value),
+}
+
+impl Show {
+    fn cell(&self, object: &Value, now: Timestamp) -> Value {
+        match self {
+            Show::Name => name_of(object),
+            Show::Age => age_of(object, now),
+            Show::Text(path, otherwise) => json!(text_or(object, path, otherwise)),
+            Show::Number(path) => json!(number(object, path)),
+            Show::NumberOr(path, otherwise) => {
+                meta::get(object, path).filter(|n| n.is_i64()).cloned().unwrap_or_else(|| json!(otherwise))
+            }
+            Show::Flag(path) => json!(meta::get(object, path) == Some(&Value::Bool(true))),
+            Show::Count(path) => json!(items(object, path).len()),
+            Show::Joined(path, otherwise) => {
+                let texts: Vec<&str> = items(object, path).iter().filter_map(Value::as_str).collect();
+                json!(if texts.is_empty() { (*otherwise).to_owned() } else { texts.join(",") })
+            }
+            Show::Since(path) if meta::str_at(object, path).is_empty() => json!("<none>"),
+            Show::Since(path) => since(object, path, now),
+            Show::Selector(path) => json!(format_label_selector(meta::get(object, path))),
+            Show::Labels(path) => json!(format_labels(meta::get(object, path))),
+            Show::Each(path, field) => {
+                let texts: Vec<&str> = items(object, path).iter().map(|item| meta::str_at(item, &[field])).collect();
+                json!(texts.join(","))
+            }
+            Show::With(show) => show(object, now),
+        }
+    }
+}
+
+/// How the cells of a row are made.
+enum Cells {
+    /// All by one function.
+    Row(&'static [Column], fn(&Value, Timestamp) -> Row),
+    /// One by one.
+    Each(&'static [(Column, Show)]),
+}
+
 /// How a built-in kind is printed.
 struct Printer {
-    columns: &'static [Column],
-    row: fn(&Value, Timestamp) -> Row,
+    cells: Cells,
+    keep: Keep,
     /// The column definitions as JSON, made at first use.
     header: OnceLock<String>,
 }
 
 impl Printer {
     const fn new(columns: &'static [Column], row: fn(&Value, Timestamp) -> Row) -> Printer {
-        Printer { columns, row, header: OnceLock::new() }
+        Printer { cells: Cells::Row(columns, row), keep: Keep::Printed, header: OnceLock::new() }
+    }
+
+    const fn each(cells: &'static [(Column, Show)]) -> Printer {
+        Printer { cells: Cells::Each(cells), keep: Keep::Printed, header: OnceLock::new() }
+    }
+
+    /// A printer that needs fields which others skip.
+    const fn of_all(mut self) -> Printer {
+        self.keep = Keep::Everything;
+        self
+    }
+
+    fn row(&self, object: &Value, now: Timestamp) -> Row {
+        match self.cells {
+            Cells::Row(_, row) => row(object, now),
+            Cells::Each(cells) => cells.iter().map(|(_, show)| show.cell(object, now)).collect::<Vec<_>>().into(),
+        }
     }
 
     fn of(resource: &Resource) -> &'static Printer {
@@ -142,15 +236,45 @@ impl Printer {
             ("", "Pod") => &pod::POD,
             ("", "Node") => &cluster::NODE,
             ("", "Namespace") => &cluster::NAMESPACE,
+            ("", "ComponentStatus") => &cluster::COMPONENT_STATUS,
+            ("", "ServiceAccount") | ("resource.k8s.io", "DeviceClass" | "ResourceClaimTemplate") => &cluster::NAME_AGE,
             ("coordination.k8s.io", "Lease") => &cluster::LEASE,
             ("", "Service") => &network::SERVICE,
             ("", "Endpoints") => &network::ENDPOINTS,
             ("discovery.k8s.io", "EndpointSlice") => &network::ENDPOINT_SLICE,
+            ("networking.k8s.io", "Ingress") => &ingress::INGRESS,
+            ("networking.k8s.io", "IngressClass") => &ingress::INGRESS_CLASS,
+            ("networking.k8s.io", "NetworkPolicy") => &ingress::NETWORK_POLICY,
+            ("networking.k8s.io", "ServiceCIDR") => &ingress::SERVICE_CIDR,
+            ("networking.k8s.io", "IPAddress") => &ingress::IP_ADDRESS,
             ("", "ConfigMap") => &config::CONFIG_MAP,
             ("", "Secret") => &config::SECRET,
+            ("", "ResourceQuota") => &config::RESOURCE_QUOTA,
             ("" | "events.k8s.io", "Event") => &event::EVENT,
             ("apps", "Deployment") => &apps::DEPLOYMENT,
             ("apps", "ReplicaSet") => &apps::REPLICA_SET,
+            ("apps", "StatefulSet") => &workloads::STATEFUL_SET,
+            ("apps", "DaemonSet") => &workloads::DAEMON_SET,
+            ("apps", "ControllerRevision") => &workloads::CONTROLLER_REVISION,
+            ("", "ReplicationController") => &workloads::REPLICATION_CONTROLLER,
+            ("", "PodTemplate") => &workloads::POD_TEMPLATE,
+            ("batch", "Job") => &workloads::JOB,
+            ("batch", "CronJob") => &workloads::CRON_JOB,
+            ("autoscaling", "HorizontalPodAutoscaler") => &autoscaler::AUTOSCALER,
+            ("policy", "PodDisruptionBudget") => &workloads::POD_DISRUPTION_BUDGET,
+            ("", "PersistentVolume") => &storage::PERSISTENT_VOLUME,
+            ("", "PersistentVolumeClaim") => &storage::PERSISTENT_VOLUME_CLAIM,
+            ("storage.k8s.io", kind) => storage::of(kind),
+            ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => &access::ROLE_BINDING,
+            ("certificates.k8s.io", "CertificateSigningRequest") => &access::CERTIFICATE_SIGNING_REQUEST,
+            ("apiregistration.k8s.io", "APIService") => &access::API_SERVICE,
+            ("admissionregistration.k8s.io", kind) => access::admission(kind),
+            ("flowcontrol.apiserver.k8s.io", "FlowSchema") => &access::FLOW_SCHEMA,
+            ("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration") => &access::PRIORITY_LEVEL,
+            ("scheduling.k8s.io", "PriorityClass") => &cluster::PRIORITY_CLASS,
+            ("node.k8s.io", "RuntimeClass") => &cluster::RUNTIME_CLASS,
+            ("resource.k8s.io", "ResourceClaim") => &cluster::RESOURCE_CLAIM,
+            ("resource.k8s.io", "ResourceSlice") => &cluster::RESOURCE_SLICE,
             _ => &cluster::OTHER,
         }
     }
@@ -158,7 +282,11 @@ impl Printer {
     fn header(&self) -> &str {
         self.header.get_or_init(|| {
             let descriptions = Descriptions::load();
-            let columns: Vec<Value> = self.columns.iter().map(|column| column.definition(&descriptions)).collect();
+            let define = |column: &Column| column.definition(&descriptions);
+            let columns: Vec<Value> = match self.cells {
+                Cells::Row(columns, _) => columns.iter().map(define).collect(),
+                Cells::Each(cells) => cells.iter().map(|(column, _)| define(column)).collect(),
+            };
             Value::Array(columns).to_string()
         })
     }
@@ -182,7 +310,7 @@ impl Columns<'_> {
     /// Parses what the columns need of an object.
     fn parse(&self, object: &[u8]) -> Result<Value, ApiError> {
         let keep = match self {
-            Columns::Builtin(_) => Keep::Printed,
+            Columns::Builtin(printer) => printer.keep,
             Columns::Custom(_) => Keep::Everything,
         };
         lean::parse(object, keep)
@@ -190,7 +318,7 @@ impl Columns<'_> {
 
     fn row(&self, object: &Value, now: Timestamp) -> Row {
         match self {
-            Columns::Builtin(printer) => (printer.row)(object, now),
+            Columns::Builtin(printer) => printer.row(object, now),
             Columns::Custom(columns) => columns.row(object, now),
         }
     }
