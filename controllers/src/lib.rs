@@ -8,6 +8,7 @@
 //! ```
 
 mod deployment;
+mod disruption;
 mod endpoints;
 mod endpointslice;
 mod garbage_collector;
@@ -19,6 +20,7 @@ mod node_ipam;
 mod node_lifecycle;
 mod pod_gc;
 mod replicas;
+mod resource_quota;
 mod taint_eviction;
 
 use std::sync::Arc;
@@ -144,6 +146,8 @@ struct Controllers {
     deployment: Arc<deployment::DeploymentController>,
     replicaset: Arc<replicas::ReplicasController<ReplicaSet>>,
     replicationcontroller: Arc<replicas::ReplicasController<ReplicationController>>,
+    resource_quota: Arc<resource_quota::QuotaController>,
+    disruption: Arc<disruption::DisruptionController>,
     garbage_collector: Arc<garbage_collector::GarbageCollector>,
     namespace: Arc<namespace::NamespaceController>,
     namespace_defaults: Arc<namespace_defaults::NamespaceDefaultsController>,
@@ -160,10 +164,13 @@ impl Controllers {
         let setting = |reason| Error::Setting { setting: "cluster_cidr", reason };
         let (garbage_collector, monitors) = garbage_collector::GarbageCollector::new(context.clone());
         tasks.spawn(monitors);
+        let graph = garbage_collector.shared().clone();
         Ok(Controllers {
             deployment: deployment::DeploymentController::new(context.clone()),
             replicaset: replicas::ReplicasController::new(context.clone()),
             replicationcontroller: replicas::ReplicasController::new(context.clone()),
+            resource_quota: resource_quota::QuotaController::new(context.clone(), graph.clone()),
+            disruption: disruption::DisruptionController::new(context.clone(), graph),
             garbage_collector,
             namespace: namespace::NamespaceController::new(context.clone()),
             namespace_defaults: namespace_defaults::NamespaceDefaultsController::new(context.clone()),
@@ -186,6 +193,8 @@ impl Controllers {
         start!(deployment, workers);
         start!(replicaset, workers);
         start!(replicationcontroller, workers);
+        start!(resource_quota, workers);
+        start!(disruption, workers);
         start!(garbage_collector, workers);
         start!(namespace, workers);
         start!(namespace_defaults, workers);

@@ -315,7 +315,7 @@ impl Registry {
         self.store.txn(ops).await.map(|_| ())
     }
 
-    async fn put(&self, current: &Current, bytes: Bytes) -> Result<Bytes, Error> {
+    pub(super) async fn put(&self, current: &Current, bytes: Bytes) -> Result<Bytes, Error> {
         let precondition = Some(Precondition::ModRevision(current.revision));
         let op = Op::Put { key: current.key.clone(), value: bytes.clone(), precondition };
         let revision = self.store.txn(vec![op]).await?;
@@ -332,7 +332,7 @@ impl Registry {
     }
 }
 
-fn check_preconditions(
+pub(super) fn check_preconditions(
     resource: &Resource,
     name: &str,
     object: &Value,

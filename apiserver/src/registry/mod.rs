@@ -12,6 +12,7 @@
 mod create;
 mod delete;
 pub mod errors;
+mod eviction;
 mod expiry;
 mod list;
 mod pods;

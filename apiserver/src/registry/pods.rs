@@ -1,4 +1,4 @@
-//! The action subresources of pods that change what is stored: binding and eviction.
+//! Binding, the action subresource of pods by which the scheduler decides.
 
 use gantry_api::kinds::Resource;
 use gantry_api::{ApiError, FieldError, meta};
@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::update::Target;
-use super::{Caller, DeleteOptions, Deleted, Registry, Written};
+use super::{Caller, Registry, Written};
 use crate::admission::{Attributes, Operation};
 
 impl Registry {
@@ -71,39 +71,22 @@ impl Registry {
         })
         .await
     }
-
-    /// Evicts a pod: a deletion that may be refused. Nothing refuses one yet, as there are no disruption budgets.
-    pub async fn evict(
-        &self,
-        pods: &Resource,
-        namespace: &str,
-        name: &str,
-        eviction: &Value,
-        caller: &Caller,
-    ) -> Result<Deleted, ApiError> {
-        let named = meta::name(eviction);
-        if !named.is_empty() && named != name {
-            return Err(ApiError::bad_request("name in URL does not match name in Eviction object"));
-        }
-        let target = Target { resource: pods, subresource: "eviction", namespace, name };
-        let mut admitted = eviction.clone();
-        self.admit(&Attributes::new(Operation::Create, target, caller), &mut admitted).await?;
-        let mut options = DeleteOptions::from_value(admitted.get("deleteOptions").unwrap_or(&Value::Null))?;
-        options.dry_run |= caller.dry_run;
-        let target = Target { subresource: "", ..target };
-        self.delete_once(target, &options, caller, false).await
-    }
 }
 
 fn set_scheduled(pod: &mut Value, now: Timestamp) {
-    let status = meta::object_mut(pod, "status");
-    let conditions = status.entry("conditions").or_insert_with(|| json!([]));
-    let Some(conditions) = conditions.as_array_mut() else { return };
     let scheduled = json!({
         "type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": meta::time(now),
     });
-    match conditions.iter_mut().find(|condition| condition["type"] == "PodScheduled") {
-        Some(condition) => *condition = scheduled,
-        None => conditions.push(scheduled),
+    set_condition(pod, scheduled);
+}
+
+/// Sets a condition of a pod, by its type.
+pub(super) fn set_condition(pod: &mut Value, condition: Value) {
+    let status = meta::object_mut(pod, "status");
+    let conditions = status.entry("conditions").or_insert_with(|| json!([]));
+    let Some(conditions) = conditions.as_array_mut() else { return };
+    match conditions.iter_mut().find(|present| present["type"] == condition["type"]) {
+        Some(present) => *present = condition,
+        None => conditions.push(condition),
     }
 }

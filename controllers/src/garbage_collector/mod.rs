@@ -8,6 +8,7 @@
 //! owner itself, and its UID compared, before a dependent goes. The graph of owners is in [`graph`], the
 //! decisions are in [`plan`], what feeds them is in [`monitor`].
 
+pub mod counts;
 mod graph;
 mod monitor;
 mod plan;
@@ -25,6 +26,7 @@ use kube::api::{DeleteParams, DynamicObject, Patch, Preconditions};
 use kube::discovery::ApiResource;
 use serde_json::{Value, json};
 
+use self::counts::Counts;
 use self::graph::{FOREGROUND, Graph, Node, ORPHAN};
 use self::plan::{Need, Policy, Presence, Verdict, judge, need, presence};
 use crate::machinery::context::Context;
@@ -42,6 +44,8 @@ pub struct Shared {
     graph: Mutex<Graph>,
     queue: Queue<String>,
     served: Mutex<Vec<Served>>,
+    /// How many objects there are, for quotas.
+    counts: Arc<Counts>,
     /// Every watched type has delivered its first list.
     complete: AtomicBool,
 }
@@ -59,18 +63,40 @@ impl Shared {
 
     fn observe(&self, uid: &str, node: Node) {
         if !uid.is_empty() {
-            let affected = self.graph().observe(uid, node);
+            let (affected, new) = {
+                let mut graph = self.graph();
+                let new = graph.get(uid).is_none().then(|| node.clone());
+                (graph.observe(uid, node), new)
+            };
+            if let Some(node) = new {
+                self.counts.added(&node);
+            }
             self.look_at(affected);
         }
     }
 
     fn remove(&self, uid: &str) {
-        let affected = self.graph().remove(uid);
+        let (affected, gone) = {
+            let mut graph = self.graph();
+            let gone = graph.get(uid).cloned();
+            (graph.remove(uid), gone)
+        };
+        if let Some(node) = gone {
+            self.counts.removed(&node);
+        }
         self.look_at(affected);
     }
 
     fn forget(&self, uid: &str) {
-        self.graph().forget(uid);
+        let gone = {
+            let mut graph = self.graph();
+            let gone = graph.get(uid).cloned();
+            graph.forget(uid);
+            gone
+        };
+        if let Some(node) = gone {
+            self.counts.removed(&node);
+        }
     }
 
     fn set_served(&self, served: Vec<Served>) {
@@ -86,12 +112,18 @@ impl Shared {
         self.complete.store(complete, Ordering::Release);
     }
 
-    fn is_complete(&self) -> bool {
+    /// How many objects of each type there are, for quotas.
+    pub fn counts(&self) -> &Arc<Counts> {
+        &self.counts
+    }
+
+    /// Whether every watched type has delivered its first list.
+    pub fn is_complete(&self) -> bool {
         self.complete.load(Ordering::Acquire)
     }
 
     /// The served type that a reference names. Its version does not matter: any shows the same object.
-    fn resolve(&self, reference: &OwnerReference) -> Option<Served> {
+    pub fn resolve(&self, reference: &OwnerReference) -> Option<Served> {
         let group = reference.api_version.rsplit_once('/').map_or("", |(group, _)| group);
         let served = self.served.lock().unwrap_or_else(PoisonError::into_inner);
         served.iter().find(|s| s.resource.group == group && s.resource.kind == reference.kind).cloned()
@@ -121,6 +153,11 @@ impl GarbageCollector {
         let collector =
             GarbageCollector { events: context.events.for_component("garbage-collector-controller"), shared, context };
         (Arc::new(collector), watching)
+    }
+
+    /// What it knows of all objects.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
     }
 
     fn api(&self, resource: &ApiResource, namespaced: bool, namespace: &str) -> Api<DynamicObject> {

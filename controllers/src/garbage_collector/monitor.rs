@@ -77,10 +77,13 @@ pub fn feed_from_caches(caches: &Caches, shared: &Arc<Shared>) -> HashSet<(Strin
             covered.insert((resource.group, resource.plural));
         };
     }
-    use k8s_openapi::api::{apps, coordination, core, discovery};
+    use k8s_openapi::api::{apps, coordination, core, discovery, policy};
     feed!(pods, true, core::v1::Pod);
     feed!(replica_sets, true, apps::v1::ReplicaSet);
     feed!(replication_controllers, true, core::v1::ReplicationController);
+    feed!(resource_quotas, true, core::v1::ResourceQuota);
+    feed!(claims, true, core::v1::PersistentVolumeClaim);
+    feed!(disruption_budgets, true, policy::v1::PodDisruptionBudget);
     feed!(deployments, true, apps::v1::Deployment);
     feed!(nodes, false, core::v1::Node);
     feed!(leases, true, coordination::v1::Lease);

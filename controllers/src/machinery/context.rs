@@ -6,9 +6,11 @@ use std::time::Duration;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Endpoints, Namespace, Node, Pod, ReplicationController, Service, ServiceAccount,
+    ConfigMap, Endpoints, Namespace, Node, PersistentVolumeClaim, Pod, ReplicationController, ResourceQuota, Service,
+    ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::runtime::watcher::Config;
 use kube::{Api, Client, ResourceExt};
 use tokio::task::JoinSet;
@@ -56,6 +58,12 @@ pub struct Caches {
     pub replica_sets: Arc<Cache<ReplicaSet>>,
     /// ReplicationControllers, indexed by controller and being orphans.
     pub replication_controllers: Arc<Cache<ReplicationController>>,
+    /// ResourceQuotas.
+    pub resource_quotas: Arc<Cache<ResourceQuota>>,
+    /// PersistentVolumeClaims.
+    pub claims: Arc<Cache<PersistentVolumeClaim>>,
+    /// PodDisruptionBudgets.
+    pub disruption_budgets: Arc<Cache<PodDisruptionBudget>>,
     /// Deployments.
     pub deployments: Arc<Cache<Deployment>>,
     /// Nodes.
@@ -109,6 +117,9 @@ impl Default for Caches {
             replication_controllers: Arc::new(Cache::new(|set: &ReplicationController| {
                 owners::controller_index(&set.metadata)
             })),
+            resource_quotas: Arc::new(Cache::new(|_| Vec::new())),
+            claims: Arc::new(Cache::new(|_| Vec::new())),
+            disruption_budgets: Arc::new(Cache::new(|_| Vec::new())),
             deployments: Arc::new(Cache::new(|_| Vec::new())),
             nodes: Arc::new(Cache::new(|_| Vec::new())),
             leases: Arc::new(Cache::new(|_| Vec::new())),
@@ -146,6 +157,9 @@ impl Caches {
         start!(pods, Config::default(), pods::strip);
         start!(replica_sets, Config::default(), |_| ());
         start!(replication_controllers, Config::default(), |_| ());
+        start!(resource_quotas, Config::default(), |_| ());
+        start!(claims, Config::default(), |_| ());
+        start!(disruption_budgets, Config::default(), |_| ());
         start!(deployments, Config::default(), |_| ());
         start!(nodes, Config::default(), strip_node);
         start!(leases, Config::default(), |_| ());
@@ -163,6 +177,9 @@ impl Caches {
         self.pods.synced().await;
         self.replica_sets.synced().await;
         self.replication_controllers.synced().await;
+        self.resource_quotas.synced().await;
+        self.claims.synced().await;
+        self.disruption_budgets.synced().await;
         self.deployments.synced().await;
         self.nodes.synced().await;
         self.leases.synced().await;

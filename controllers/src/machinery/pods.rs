@@ -84,11 +84,13 @@ pub fn strip(pod: &mut Pod) {
                 name: std::mem::take(&mut container.name),
                 ports: container.ports.take(),
                 restart_policy: container.restart_policy.take(),
+                // Quotas count them.
+                resources: container.resources.take(),
                 ..Container::default()
             };
         }
         spec.volumes = None;
-        spec.affinity = None;
+        // Quotas ask whether it reaches across namespaces; few pods have one.
         spec.topology_spread_constraints = None;
         spec.image_pull_secrets = None;
         spec.security_context = None;
@@ -96,13 +98,11 @@ pub fn strip(pod: &mut Pod) {
         spec.ephemeral_containers = None;
     }
     if let Some(status) = &mut pod.status {
-        status.init_container_statuses = None;
         status.ephemeral_container_statuses = None;
-        for container in status.container_statuses.iter_mut().flatten() {
+        let statuses = status.container_statuses.iter_mut().chain(status.init_container_statuses.iter_mut());
+        for container in statuses.flatten() {
             container.state = None;
             container.last_state = None;
-            container.resources = None;
-            container.allocated_resources = None;
             container.volume_mounts = None;
             container.image.clear();
             container.image_id.clear();
