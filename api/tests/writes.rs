@@ -239,6 +239,17 @@ fn finalizers_cannot_be_added_to_what_is_being_deleted() {
 }
 
 #[test]
+fn a_scale_shows_a_plain_map_of_labels_as_a_selector_and_none_as_nothing() {
+    let controllers = resource("", "replicationcontrollers");
+    let selector = |selector: Value| {
+        let view = engine::scale_view(&controllers, &json!({"spec": {"selector": selector}})).unwrap();
+        view["status"].get("selector").cloned()
+    };
+    assert_eq!(selector(json!({"app": "web", "tier": "front"})), Some(json!("app=web,tier=front")));
+    assert_eq!(selector(json!({})), None);
+}
+
+#[test]
 fn a_scale_is_a_view_that_can_be_written() {
     let deployments = resource("apps", "deployments");
     let mut object = create(DEPLOYMENT).unwrap();

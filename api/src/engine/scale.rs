@@ -4,7 +4,8 @@ use serde_json::{Map, Value, json};
 
 use crate::error::{ApiError, FieldError};
 use crate::kinds::{Resource, ScalePaths};
-use crate::{meta, selector};
+use crate::meta;
+use crate::selector::{self, LabelSelector};
 
 fn paths(resource: &Resource) -> Result<&ScalePaths, ApiError> {
     resource.subresources.scale.as_ref().ok_or_else(|| ApiError::not_found(&resource.qualified(), "scale"))
@@ -26,7 +27,14 @@ pub fn scale_view(resource: &Resource, object: &Value) -> Result<Value, ApiError
     let mut status = json!({ "replicas": at(object, &paths.status).and_then(Value::as_i64).unwrap_or(0) });
     let selector = match at(object, &paths.selector) {
         Some(Value::String(text)) => text.clone(),
-        Some(other) => selector::format_label_selector(Some(other)),
+        // A ReplicationController's is a plain map of labels.
+        Some(Value::Object(labels)) if !labels.is_empty() && labels.values().all(Value::is_string) => {
+            selector::format_labels(at(object, &paths.selector))
+        }
+        Some(other) => {
+            let selector = LabelSelector::from_object(other);
+            selector.map_err(|error| ApiError::internal(error.message))?.to_string()
+        }
         None => String::new(),
     };
     if !selector.is_empty() {

@@ -181,9 +181,8 @@ fn fixed_width(time: &str) -> String {
     format!("{seconds}.{fraction:0<9}{zone}")
 }
 
-/// Where in the file the last `lines` lines begin. A line that goes on in others counts once.
-async fn tail_start(file: &mut File, lines: u64) -> io::Result<u64> {
-    let end = file.seek(io::SeekFrom::End(0)).await?;
+/// Where in the file, up to `end`, the last `lines` lines begin. A line that goes on in others counts once.
+async fn tail_start(file: &mut File, end: u64, lines: u64) -> io::Result<u64> {
     if lines == 0 {
         return Ok(end);
     }
@@ -255,11 +254,14 @@ pub(super) async fn stream(
     out: mpsc::Sender<io::Result<Bytes>>,
 ) -> io::Result<()> {
     let mut file = File::open(path).await?;
+    let end = file.seek(io::SeekFrom::End(0)).await?;
     let start = match options.tail_lines {
-        Some(lines) => tail_start(&mut file, lines).await?,
+        Some(lines) => tail_start(&mut file, end, lines).await?,
         None => 0,
     };
     file.seek(io::SeekFrom::Start(start)).await?;
+    // Who does not follow gets what was there when it asked: of a log that grows, no more lines than it wants.
+    let mut file = file.take(if options.follow { u64::MAX } else { end - start });
     let mut filter = Filter::new(options);
     let mut pending = Vec::new();
     let mut delay = POLL_DELAY.0;
@@ -313,6 +315,8 @@ fn take_lines(bytes: &[u8], filter: &mut Filter, at_end: bool) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -336,6 +340,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("0.log");
         std::fs::write(&path, log).unwrap();
+        read_file(path, options).await
+    }
+
+    async fn read_file(path: PathBuf, options: LogOptions) -> String {
         let (sender, mut receiver) = mpsc::channel(1);
         let reading = tokio::spawn(async move { stream(&path, &options, std::sync::Arc::default(), sender).await });
         let mut text = Vec::new();
@@ -376,6 +384,31 @@ mod tests {
         let tail = read(&log, &[("tailLines", "3000")]).await;
         assert_eq!(tail.lines().count(), 3000);
         assert!(tail.starts_with("line 2000 "));
+    }
+
+    #[tokio::test]
+    async fn a_tail_of_a_log_that_grows_has_no_more_lines_than_were_asked_for() {
+        use std::io::Write as _;
+        use std::sync::atomic::{AtomicBool, Ordering};
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("0.log");
+        let mut file = std::fs::File::create(&path).unwrap();
+        writeln!(file, "2026-11-22T10:00:02Z stdout F first").unwrap();
+        let enough = std::sync::Arc::new(AtomicBool::new(false));
+        let until = enough.clone();
+        let writing = std::thread::spawn(move || {
+            while !until.load(Ordering::Relaxed) {
+                // As the runtime writes: a line at once.
+                file.write_all(b"2026-11-22T10:00:02Z stdout F more\n").unwrap();
+            }
+        });
+        for _ in 0..100 {
+            let query = [("tailLines".to_owned(), "1".to_owned())];
+            let options = LogOptions::parse(&query, Timestamp::UNIX_EPOCH).unwrap();
+            assert_eq!(read_file(path.clone(), options).await.lines().count(), 1);
+        }
+        enough.store(true, Ordering::Relaxed);
+        writing.join().unwrap();
     }
 
     #[tokio::test]
