@@ -181,13 +181,12 @@ fn fixed_width(time: &str) -> String {
     format!("{seconds}.{fraction:0<9}{zone}")
 }
 
-/// Where in the file, up to `end`, the last `lines` lines begin. A line that goes on in others counts once.
-async fn tail_start(file: &mut File, end: u64, lines: u64) -> io::Result<u64> {
-    if lines == 0 {
-        return Ok(end);
-    }
+/// Where in the file the last `lines` lines begin, and where they end. A line that goes on in others counts once; one that
+/// is just being written does not count.
+async fn tail(file: &mut File, lines: u64) -> io::Result<(u64, u64)> {
+    let mut at = file.seek(io::SeekFrom::End(0)).await?;
+    let mut end = None;
     let mut found = 0;
-    let mut at = end;
     let mut buffer = vec![0; READ_LEN];
     while at > 0 {
         let len = READ_LEN.min(usize::try_from(at).unwrap_or(READ_LEN));
@@ -196,20 +195,21 @@ async fn tail_start(file: &mut File, end: u64, lines: u64) -> io::Result<u64> {
         file.read_exact(&mut buffer[..len]).await?;
         for index in memchr_reverse(&buffer[..len]) {
             let start = at + index as u64 + 1;
-            if start == end {
-                continue;
+            let end = *end.get_or_insert(start);
+            if lines == 0 {
+                return Ok((end, end));
             }
-            // Behind each newline begins a line. It begins one of the lines that count
-            // unless the one before it goes on.
-            if !is_partial_before(file, start).await? {
+            // Behind each newline but the last begins a line. It begins one of the lines that count unless the one before
+            // it goes on.
+            if start < end && !is_partial_before(file, start).await? {
                 found += 1;
                 if found == lines {
-                    return Ok(start);
+                    return Ok((start, end));
                 }
             }
         }
     }
-    Ok(0)
+    Ok((0, end.unwrap_or(0)))
 }
 
 fn memchr_reverse(bytes: &[u8]) -> impl Iterator<Item = usize> + '_ {
@@ -254,13 +254,12 @@ pub(super) async fn stream(
     out: mpsc::Sender<io::Result<Bytes>>,
 ) -> io::Result<()> {
     let mut file = File::open(path).await?;
-    let end = file.seek(io::SeekFrom::End(0)).await?;
-    let start = match options.tail_lines {
-        Some(lines) => tail_start(&mut file, end, lines).await?,
-        None => 0,
+    let (start, end) = match options.tail_lines {
+        Some(lines) => tail(&mut file, lines).await?,
+        None => (0, u64::MAX),
     };
     file.seek(io::SeekFrom::Start(start)).await?;
-    // Who does not follow gets what was there when it asked: of a log that grows, no more lines than it wants.
+    // Who does not follow gets, of a log that grows, no more lines than it wants.
     let mut file = file.take(if options.follow { u64::MAX } else { end - start });
     let mut filter = Filter::new(options);
     let mut pending = Vec::new();
