@@ -15,8 +15,10 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
+use crate::custom::Converter;
 use crate::error::ApiError;
-use crate::kinds::Resource;
+use crate::kinds::{FieldPath, Resource};
+use crate::schema::Text;
 
 /// The few decoded fields of an object that the watch cache keeps beside its bytes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -30,7 +32,7 @@ pub struct ObjectFacts {
     /// Labels.
     pub labels: BTreeMap<String, String>,
     /// Selectable fields by label, with `metadata.name` and `metadata.namespace`.
-    pub fields: BTreeMap<&'static str, String>,
+    pub fields: BTreeMap<Text, String>,
     /// The UIDs of its owners.
     pub owners: Vec<String>,
     /// Whether it is being deleted.
@@ -126,6 +128,23 @@ pub fn decode_in_version(resource: &Resource, stored: &[u8]) -> Result<Value, Ap
     }
 }
 
+/// Stored bytes in the form that the kind has by now: those of a custom kind whose schema has changed since they were written
+/// lose what it no longer knows and gain its defaults. `resource` is the stored version.
+pub fn settled<'a>(resource: &Resource, stored: &'a [u8]) -> Cow<'a, [u8]> {
+    let Some(custom) = &resource.custom else { return Cow::Borrowed(stored) };
+    let Ok(mut object) = decode(stored) else { return Cow::Borrowed(stored) };
+    let api_version = resource.api_version();
+    if object.get("apiVersion").and_then(Value::as_str) != Some(api_version.as_str()) {
+        if custom.converter != Converter::None {
+            return Cow::Borrowed(stored);
+        }
+        object["apiVersion"] = Value::from(api_version);
+    }
+    custom.settle(&mut object);
+    let bytes = encode(&object);
+    if bytes == stored { Cow::Borrowed(stored) } else { Cow::Owned(bytes.to_vec()) }
+}
+
 /// Stored bytes with their resourceVersion, without parsing.
 pub fn with_resource_version(stored: &[u8], revision: u64) -> Bytes {
     let Some(at) = memmem::find(stored, METADATA) else { return Bytes::copy_from_slice(stored) };
@@ -167,24 +186,24 @@ pub fn facts(resource: &Resource, stored: &[u8]) -> Result<ObjectFacts, ApiError
         None => StoredMeta::default(),
     };
     let mut fields = BTreeMap::new();
-    fields.insert("metadata.name", meta.name.clone());
+    fields.insert(Cow::Borrowed("metadata.name"), meta.name.clone());
     if resource.namespaced {
-        fields.insert("metadata.namespace", meta.namespace.clone());
+        fields.insert(Cow::Borrowed("metadata.namespace"), meta.namespace.clone());
     }
     // The structs below the top are opened once each, not once a field.
     let mut opened: BTreeMap<&str, Option<Shallow<'_>>> = BTreeMap::new();
-    for field in resource.selectable_fields {
-        let raw = match field.path {
-            [one] => top.get(*one).copied(),
-            [first, rest @ ..] => opened
+    for field in resource.selectable_fields.iter() {
+        let raw = match (field.path.first(), field.path.segment(1)) {
+            (Some(one), None) => top.get(one).copied(),
+            (Some(first), Some(_)) => opened
                 .entry(first)
-                .or_insert_with(|| top.get(*first).and_then(|raw| serde_json::from_str(raw.get()).ok()))
+                .or_insert_with(|| top.get(first).and_then(|raw| serde_json::from_str(raw.get()).ok()))
                 .as_ref()
-                .and_then(|map| pluck(map, rest)),
-            [] => None,
+                .and_then(|map| pluck(map, &field.path, 1)),
+            (None, _) => None,
         };
-        let text = raw.and_then(scalar_text).unwrap_or_else(|| field.absent.to_owned());
-        fields.insert(field.label, text);
+        let text = raw.and_then(scalar_text).unwrap_or_else(|| field.absent.clone().into_owned());
+        fields.insert(field.label.clone(), text);
     }
     Ok(ObjectFacts {
         namespace: meta.namespace,
@@ -198,14 +217,13 @@ pub fn facts(resource: &Resource, stored: &[u8]) -> Result<ObjectFacts, ApiError
     })
 }
 
-fn pluck<'a>(map: &Shallow<'a>, path: &[&str]) -> Option<&'a RawValue> {
-    let (first, rest) = path.split_first()?;
-    let raw = *map.get(*first)?;
-    if rest.is_empty() {
+fn pluck<'a>(map: &Shallow<'a>, path: &FieldPath, at: usize) -> Option<&'a RawValue> {
+    let raw = *map.get(path.segment(at)?)?;
+    if path.segment(at + 1).is_none() {
         return Some(raw);
     }
     let inner: Shallow<'a> = serde_json::from_str(raw.get()).ok()?;
-    pluck(&inner, rest)
+    pluck(&inner, path, at + 1)
 }
 
 fn scalar_text(raw: &RawValue) -> Option<String> {

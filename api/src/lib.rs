@@ -15,6 +15,7 @@
 
 pub mod apply;
 pub mod codec;
+pub mod custom;
 pub mod discovery;
 pub mod engine;
 pub mod error;

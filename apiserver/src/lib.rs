@@ -20,6 +20,7 @@ pub mod auth;
 mod bootstrap;
 pub mod cacher;
 pub mod cidr;
+mod custom;
 pub mod http;
 pub mod pki;
 pub mod registry;
@@ -46,7 +47,7 @@ use crate::cacher::Cacher;
 use crate::cidr::Cidr;
 use crate::http::{App, Documents, InProcess, Metrics, NodeProxy};
 use crate::pki::Pki;
-use crate::registry::{Registry, ServiceAddresses};
+use crate::registry::{LiveCatalog, Registry, ServiceAddresses};
 
 /// How the API server is run.
 #[derive(Debug, Clone)]
@@ -196,7 +197,8 @@ pub async fn start(options: Options, metrics: MetricsRegistry, shutdown: Cancell
     let facts = bootstrap::Facts { advertise, service_ip: addresses.first() };
     let webhooks = Arc::new(webhook_client(&cacher, &catalog));
     let chain = admission::Chain::new(&webhooks);
-    let registry = Arc::new(Registry::new(catalog, Arc::clone(&store), Arc::clone(&cacher), chain, addresses));
+    let live = Arc::new(LiveCatalog::new(Catalog::builtin()));
+    let registry = Arc::new(Registry::new(live, Arc::clone(&store), Arc::clone(&cacher), chain, addresses));
     let app = Arc::new(app(&options, &keys, registry, advertise, metrics, shutdown.clone()));
     let handle = Handle { app: Arc::clone(&app), address, pki: Arc::clone(&pki), tasks: tasks.clone() };
 
@@ -205,6 +207,7 @@ pub async fn start(options: Options, metrics: MetricsRegistry, shutdown: Cancell
         async move { run(app, listener, keys.tls, store, feed, shutdown).await }
     });
 
+    custom::load(&app.registry);
     if let Err(error) = bootstrap::ensure(&app.registry, &facts).await {
         shutdown.cancel();
         tasks.close();
@@ -215,6 +218,10 @@ pub async fn start(options: Options, metrics: MetricsRegistry, shutdown: Cancell
     tasks.spawn({
         let (app, shutdown) = (Arc::clone(&app), shutdown.clone());
         async move { bootstrap::keep(&app.registry, &facts, shutdown).await }
+    });
+    tasks.spawn({
+        let (registry, shutdown) = (Arc::clone(&app.registry), shutdown.clone());
+        async move { custom::run(registry, shutdown).await }
     });
     tasks.spawn(async move { registry::expire_events(&app.registry, shutdown).await });
     tasks.close();
@@ -251,7 +258,7 @@ fn app(
         authenticator: Authenticator::new(Arc::clone(&keys.tokens), Arc::clone(&cacher), &catalog),
         authorizer: Box::new(authorizer(&cacher, &catalog)),
         tokens: Arc::clone(&keys.tokens),
-        documents: Documents::new(catalog, advertise),
+        documents: Documents::new(Arc::clone(registry.live_catalog()), advertise),
         proxy: NodeProxy::new(Arc::clone(&keys.node_client)),
         metrics: Metrics::new(&mut metrics),
         exposition: metrics,

@@ -85,7 +85,7 @@ pub fn finish_update(
     let mut errors = Vec::new();
     object_meta::validate(resource, resource.strategy.name_rule(), new, &mut errors);
     object_meta::validate_update(old, new, &mut errors);
-    if subresource.is_none() {
+    if subresource.is_none() && !resource.strategy.validates_updates_by_change() {
         resource.strategy.validate_create(new, &mut errors);
     }
     resource.strategy.validate_update(subresource, old, new, &mut errors);
@@ -140,10 +140,15 @@ fn bump_generation(resource: &Resource, subresource: Option<&str>, old: &Value, 
     if !resource.strategy.tracks_generation() || matches!(subresource, Some("status" | "approval" | "binding")) {
         return;
     }
+    let counts_status = resource.strategy.status_counts_as_spec();
     let wanted = |object: &Value| {
         let parts = object.as_object().into_iter().flatten();
         parts
-            .filter(|(key, _)| !matches!(key.as_str(), "metadata" | "status" | "apiVersion" | "kind"))
+            .filter(|(key, _)| match key.as_str() {
+                "metadata" | "apiVersion" | "kind" => false,
+                "status" => counts_status,
+                _ => true,
+            })
             .map(|(key, value)| (key.clone(), value.clone()))
             .collect::<Map<String, Value>>()
     };

@@ -7,14 +7,17 @@ pub(crate) mod autoscaling;
 mod builtin;
 mod events;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use serde_json::Value;
 
+use crate::custom::CustomKind;
 use crate::error::ApiError;
-use crate::schema::{SchemaRef, SchemaSet};
+use crate::schema::{SchemaRef, SchemaSet, Text};
 use crate::strategy::Strategy;
 
 /// A verb of the API.
@@ -145,11 +148,55 @@ impl Subresources {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SelectableField {
     /// The selector's label: `spec.nodeName`.
-    pub label: &'static str,
-    /// The path in the object, by segments. Empty lists are not found and give the default.
-    pub path: &'static [&'static str],
+    pub label: Text,
+    /// The path in the object. Empty lists are not found and give the default.
+    pub path: FieldPath,
     /// The value when the path is absent.
-    pub absent: &'static str,
+    pub absent: Text,
+}
+
+/// A path of struct fields.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FieldPath {
+    /// Of a built-in kind.
+    Fixed(&'static [&'static str]),
+    /// Of a custom kind.
+    Own(Vec<String>),
+}
+
+impl FieldPath {
+    /// The first segment and how many follow.
+    pub fn first(&self) -> Option<&str> {
+        self.segment(0)
+    }
+
+    /// The segment at this place.
+    pub fn segment(&self, at: usize) -> Option<&str> {
+        match self {
+            FieldPath::Fixed(path) => path.get(at).copied(),
+            FieldPath::Own(path) => path.get(at).map(String::as_str),
+        }
+    }
+}
+
+/// A strategy: one of the program's own, or that of a custom kind.
+#[derive(Clone)]
+pub enum StrategyRef {
+    /// Of a built-in kind.
+    Fixed(&'static dyn Strategy),
+    /// Of a custom kind.
+    Own(Arc<dyn Strategy>),
+}
+
+impl Deref for StrategyRef {
+    type Target = dyn Strategy;
+
+    fn deref(&self) -> &Self::Target {
+        match self {
+            StrategyRef::Fixed(strategy) => *strategy,
+            StrategyRef::Own(strategy) => strategy.as_ref(),
+        }
+    }
 }
 
 /// A version that is stored in another version's form.
@@ -198,13 +245,15 @@ pub struct Resource {
     /// (`TokenReview`).
     pub storage_prefix: String,
     /// The fields that field selectors may name, besides `metadata.name` and `metadata.namespace`.
-    pub selectable_fields: &'static [SelectableField],
+    pub selectable_fields: Cow<'static, [SelectableField]>,
     /// What the schema cannot say.
-    pub strategy: &'static dyn Strategy,
+    pub strategy: StrategyRef,
     /// How this version is stored, if not as it is.
     pub conversion: Option<Arc<dyn Conversion>>,
     /// The schema.
     pub source: SchemaSource,
+    /// What a CustomResourceDefinition says beyond that; none for a built-in kind.
+    pub custom: Option<Arc<CustomKind>>,
 }
 
 impl fmt::Debug for Resource {
@@ -297,9 +346,12 @@ impl Catalog {
 
     /// Adds a resource or replaces the one of the same group, version and plural.
     pub fn insert(&mut self, resource: Resource) {
+        self.add(Arc::new(resource));
+    }
+
+    fn add(&mut self, resource: Arc<Resource>) {
         let gvr = (resource.group.clone(), resource.version.clone(), resource.plural.clone());
         let gvk = (resource.group.clone(), resource.version.clone(), resource.kind.clone());
-        let resource = Arc::new(resource);
         let at = match self.by_gvr.get(&gvr) {
             Some(&at) => {
                 self.resources[at] = resource;
@@ -312,6 +364,20 @@ impl Catalog {
         };
         self.by_gvr.insert(gvr, at);
         self.by_gvk.insert(gvk, at);
+    }
+
+    /// A catalog of the same built-in kinds and of these custom ones. A built-in kind is never replaced.
+    pub fn with_custom(&self, custom: impl IntoIterator<Item = Arc<Resource>>) -> Catalog {
+        let mut catalog = Catalog::default();
+        for resource in self.resources.iter().filter(|resource| resource.custom.is_none()) {
+            catalog.add(Arc::clone(resource));
+        }
+        for resource in custom {
+            if catalog.resource(&resource.group, &resource.version, &resource.plural).is_none() {
+                catalog.add(resource);
+            }
+        }
+        catalog
     }
 
     /// The resource with this plural.

@@ -9,6 +9,9 @@
 
 mod builtin;
 mod describe;
+pub mod format;
+pub mod rules;
+mod structural;
 pub mod walk;
 
 use std::borrow::Cow;
@@ -16,6 +19,7 @@ use std::borrow::Cow;
 use serde_json::Value;
 
 pub use describe::Descriptions;
+pub use structural::Structural;
 
 /// Text that is static for built-in types and owned for others.
 pub type Text = Cow<'static, str>;
@@ -128,6 +132,8 @@ pub(crate) struct Node {
     pub embedded: bool,
     /// The named type whose structure this use has.
     pub target: Option<SchemaId>,
+    /// This node stands for a node of the built-in set.
+    pub builtin: Option<SchemaId>,
     /// Items of a list, values of a map.
     pub element: Option<SchemaId>,
     /// Where this struct's fields stand in [`SchemaSet::fields`], sorted by name.
@@ -145,6 +151,9 @@ pub struct SchemaSet {
     pub(crate) fields: Vec<Field>,
     /// Named types, sorted by name.
     pub(crate) types: Vec<(Text, SchemaId)>,
+    /// Whether these are the schemas of custom kinds, which [`walk::clean`] treats as Kubernetes does: values of a
+    /// wrong type stay for the validation to refuse.
+    pub(crate) custom: bool,
 }
 
 impl SchemaSet {
@@ -161,7 +170,10 @@ impl SchemaSet {
 
     /// A handle on the node with this id. Ids come from the same set.
     pub fn at(&self, id: SchemaId) -> SchemaRef<'_> {
-        SchemaRef { set: self, id }
+        match self.nodes[id.0 as usize].builtin {
+            Some(id) => SchemaRef { set: SchemaSet::builtin(), id },
+            None => SchemaRef { set: self, id },
+        }
     }
 
     /// All named types, sorted by name.
@@ -204,6 +216,11 @@ impl<'a> SchemaRef<'a> {
     /// This node's id in its set.
     pub fn id(&self) -> SchemaId {
         self.id
+    }
+
+    /// Whether this is (a part of) the schema of a custom kind.
+    pub fn is_custom(&self) -> bool {
+        self.set.custom
     }
 
     /// The set this schema belongs to.

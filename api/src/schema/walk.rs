@@ -98,6 +98,9 @@ impl Walker<'_> {
         path: Option<&Path<'_>>,
         owner: &str,
     ) -> Result<(), TypeError> {
+        if schema.is_custom() {
+            return self.custom(schema, value, path);
+        }
         match (schema.kind(), &mut *value) {
             (TypeKind::Any, _) => Ok(()),
             (TypeKind::Object, Value::Object(map)) => self.fields(schema, map, path),
@@ -163,6 +166,65 @@ impl Walker<'_> {
             !is_empty_collection(entry, field.kind())
                 || key == "managedFields"
                 || schema.required().iter().any(|r| r == key)
+        });
+        failed.map_or(Ok(()), Err)
+    }
+}
+
+/// Values of custom kinds: only unknown fields go, and nulls where there is a default. What has a wrong type stays for the
+/// validation, except in the metadata, which is built in.
+impl Walker<'_> {
+    fn custom(
+        &mut self,
+        schema: SchemaRef<'_>,
+        value: &mut Value,
+        path: Option<&Path<'_>>,
+    ) -> Result<(), TypeError> {
+        match (schema.kind(), value) {
+            (TypeKind::Object, Value::Object(map)) => self.custom_fields(schema, map, path),
+            (TypeKind::Map, Value::Object(map)) => {
+                let Some(element) = schema.values() else { return Ok(()) };
+                for (key, entry) in map.iter_mut() {
+                    self.custom(element, entry, Some(&Path { parent: path, segment: Segment::Key(key) }))?;
+                }
+                Ok(())
+            }
+            (TypeKind::Array, Value::Array(items)) => {
+                let Some(element) = schema.items() else { return Ok(()) };
+                for (at, item) in items.iter_mut().enumerate() {
+                    self.custom(element, item, Some(&Path { parent: path, segment: Segment::Index(at) }))?;
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn custom_fields(
+        &mut self,
+        schema: SchemaRef<'_>,
+        map: &mut Map<String, Value>,
+        path: Option<&Path<'_>>,
+    ) -> Result<(), TypeError> {
+        let mut failed: Option<TypeError> = None;
+        map.retain(|key, entry| {
+            if failed.is_some() {
+                return true;
+            }
+            let here = Path { parent: path, segment: Segment::Field(key) };
+            let Some(field) = schema.field(key) else {
+                if !schema.preserve_unknown() && self.unknown.len() < UNKNOWN_MAX {
+                    self.unknown.push(here.to_string());
+                }
+                return schema.preserve_unknown();
+            };
+            if entry.is_null() && (!field.is_custom() || !field.nullable() && field.default().is_some()) {
+                return false;
+            }
+            if let Err(error) = self.value(field, entry, Some(&here), "") {
+                failed = Some(error);
+            }
+            true
         });
         failed.map_or(Ok(()), Err)
     }
@@ -309,7 +371,9 @@ pub fn default(schema: SchemaRef<'_>, value: &mut Value) {
             TypeKind::Object => {
                 for (name, field) in schema.fields() {
                     match (map.get_mut(name), field.default()) {
-                        (Some(present), Some(wanted)) if counts_as_absent(field, present, wanted) => {
+                        (Some(present), Some(wanted))
+                            if !schema.is_custom() && counts_as_absent(field, present, wanted) =>
+                        {
                             *present = wanted.clone();
                         }
                         (Some(present), _) => default(field, present),

@@ -9,6 +9,7 @@ pub mod autoscaling;
 pub mod certificates;
 pub mod cluster;
 pub mod config;
+pub mod crd;
 pub mod devices;
 pub mod endpointslice;
 pub mod event;
@@ -51,6 +52,21 @@ pub trait Strategy: Send + Sync {
     /// Whether a change of annotations counts as one of the wanted state.
     fn annotations_count_as_spec(&self) -> bool {
         false
+    }
+
+    /// Whether a change of the status counts as one of the wanted state (custom kinds without a status subresource).
+    fn status_counts_as_spec(&self) -> bool {
+        false
+    }
+
+    /// Whether an update is judged by [`validate_update`](Self::validate_update) alone, which leaves alone what did not change.
+    fn validates_updates_by_change(&self) -> bool {
+        false
+    }
+
+    /// A finalizer that an object gets when its deletion is asked for: the server cleans up after it.
+    fn cleanup_finalizer(&self) -> Option<&'static str> {
+        None
     }
 
     /// Whether a new object may bring its status along.

@@ -300,6 +300,13 @@ enum Columns<'a> {
 }
 
 impl Columns<'_> {
+    fn of(resource: &Resource) -> Columns<'_> {
+        match &resource.custom {
+            Some(custom) => Columns::Custom(&custom.columns),
+            None => Columns::Builtin(Printer::of(resource)),
+        }
+    }
+
     fn header(&self) -> &str {
         match self {
             Columns::Builtin(printer) => printer.header(),
@@ -332,7 +339,7 @@ pub fn table<'a>(
     include: IncludeObject,
     now: Timestamp,
 ) -> Result<Bytes, ApiError> {
-    write_list(Columns::Builtin(Printer::of(resource)), list, objects, include, now)
+    write_list(Columns::of(resource), list, objects, include, now)
 }
 
 /// The table of one object: the answer to a get, or the object of a watch event, where only the first needs `headers`.
@@ -343,29 +350,7 @@ pub fn single(
     headers: bool,
     now: Timestamp,
 ) -> Result<Bytes, ApiError> {
-    write_single(Columns::Builtin(Printer::of(resource)), object, include, headers, now)
-}
-
-/// The table of a list of objects of a custom kind.
-pub fn custom_table<'a>(
-    columns: &CustomColumns,
-    list: ListMeta<'_>,
-    objects: impl IntoIterator<Item = &'a Bytes>,
-    include: IncludeObject,
-    now: Timestamp,
-) -> Result<Bytes, ApiError> {
-    write_list(Columns::Custom(columns), list, objects, include, now)
-}
-
-/// The table of one object of a custom kind.
-pub fn custom_single(
-    columns: &CustomColumns,
-    object: &[u8],
-    include: IncludeObject,
-    headers: bool,
-    now: Timestamp,
-) -> Result<Bytes, ApiError> {
-    write_single(Columns::Custom(columns), object, include, headers, now)
+    write_single(Columns::of(resource), object, include, headers, now)
 }
 
 fn write_list<'a>(

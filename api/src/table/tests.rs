@@ -357,7 +357,7 @@ fn custom_columns_follow_their_paths() {
         "spec": {"replicas": 3, "names": ["a", "b"], "on": true, "map": {"k": 1}},
         "status": {"conditions": [{"type": "Other", "status": "No"}, {"type": "Ready", "status": "True"}], "load": 0.5, "since": "2024-05-01T11:00:00Z"},
     }));
-    let table = custom_single(&columns, &bytes(&object), IncludeObject::None, true, now()).unwrap();
+    let table = write_single(Columns::Custom(&columns), &bytes(&object), IncludeObject::None, true, now()).unwrap();
     let table: Value = serde_json::from_slice(&table).unwrap();
     assert_eq!(
         table["rows"][0]["cells"],
@@ -367,7 +367,7 @@ fn custom_columns_follow_their_paths() {
     let plain = CustomColumns::new(&Value::Null).unwrap();
     let list = ListMeta::default();
     let table: Value =
-        serde_json::from_slice(&custom_table(&plain, list, [&bytes(&object)], IncludeObject::None, now()).unwrap())
+        serde_json::from_slice(&write_list(Columns::Custom(&plain), list, [&bytes(&object)], IncludeObject::None, now()).unwrap())
             .unwrap();
     assert_eq!(table["rows"][0]["cells"], json!(["x", "5m"]));
     assert!(CustomColumns::new(&json!([{"name": "Bad", "type": "string", "jsonPath": ".a["}])).is_err());

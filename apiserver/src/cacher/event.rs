@@ -76,6 +76,7 @@ impl Change {
         previous: Option<Arc<Entry>>,
         seen: Instant,
     ) -> Result<Self, gantry_api::ApiError> {
+        let stored = &*codec::settled(resource, stored);
         let object = codec::with_resource_version(stored, revision);
         let frame = codec::watch_frame(kind.as_str(), &object);
         let facts = codec::facts(resource, stored)?;
@@ -118,8 +119,18 @@ impl Change {
 }
 
 impl Entry {
+    /// The same entry by the kind's present schema, if that makes a difference.
+    pub fn settled(&self, resource: &Resource) -> Result<Option<Self>, gantry_api::ApiError> {
+        let mut object = codec::decode(&self.object)?;
+        gantry_api::meta::metadata_mut(&mut object).remove("resourceVersion");
+        let entry = Self::new(resource, &self.key, self.revision, &codec::encode(&object))?;
+        let same = entry.object == self.object && entry.facts == self.facts;
+        Ok((!same).then_some(entry))
+    }
+
     /// An entry read in a list of the store.
     pub fn new(resource: &Resource, key: &str, revision: u64, stored: &[u8]) -> Result<Self, gantry_api::ApiError> {
+        let stored = &*codec::settled(resource, stored);
         let facts = codec::facts(resource, stored)?;
         Ok(Self { key: Arc::from(key), revision, object: codec::with_resource_version(stored, revision), facts })
     }

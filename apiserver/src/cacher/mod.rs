@@ -64,9 +64,54 @@ impl Cacher {
         cacher
     }
 
-    /// The cache that holds a resource's objects, in whichever version they are stored.
+    /// The cache that holds a resource's objects, in whichever version they are stored. That of a custom kind is there once it
+    /// was [filled](Self::ensure).
     pub fn resource(&self, resource: &Resource) -> Option<Arc<ResourceCache>> {
-        self.by_prefix(&resource.storage_prefix)
+        self.by_prefix(&resource.storage_prefix).filter(|cache| resource.custom.is_none() || cache.is_filled())
+    }
+
+    /// The cache of a custom kind, made and filled when it is first used. `stored` is the stored version.
+    pub async fn ensure(
+        &self,
+        stored: &Arc<Resource>,
+        store: &dyn Store,
+    ) -> Result<Arc<ResourceCache>, gantry_store::Error> {
+        let cache = {
+            let mut caches = self.caches.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let made = || Arc::new(ResourceCache::new(Arc::clone(stored)));
+            Arc::clone(caches.entry(stored.storage_prefix.clone()).or_insert_with(made))
+        };
+        if cache.is_filled() {
+            return Ok(cache);
+        }
+        let filling = cache.filling.lock().await;
+        while !cache.is_filled() {
+            cache.begin_filling();
+            let (entries, revision) = read_all(store, &stored.storage_prefix, &cache.resource()).await?;
+            match cache.fill(entries, revision) {
+                Ok(_) => {}
+                Err(error) => error!(resource = stored.plural, %error, "a stored object cannot be read"),
+            }
+        }
+        drop(filling);
+        Ok(cache)
+    }
+
+    /// Forgets a custom kind: its watches end, its memory is freed.
+    pub fn forget(&self, prefix: &str) {
+        let removed = self.caches.write().unwrap_or_else(std::sync::PoisonError::into_inner).remove(prefix);
+        if let Some(cache) = removed {
+            cache.close_watches();
+        }
+    }
+
+    /// Tells the cache of a custom kind, if there is one, that its definition changed.
+    pub fn redefine(&self, stored: &Arc<Resource>) {
+        if let Some(cache) = self.by_prefix(&stored.storage_prefix)
+            && let Err(error) = cache.redefine(Arc::clone(stored))
+        {
+            error!(resource = stored.plural, %error, "a stored object cannot be read");
+        }
     }
 
     fn by_prefix(&self, prefix: &str) -> Option<Arc<ResourceCache>> {
@@ -94,7 +139,7 @@ impl Cacher {
 
     /// Sizes by resource.
     pub fn stats(&self) -> Vec<(Arc<Resource>, CacheStats)> {
-        self.all().into_iter().map(|cache| (Arc::clone(cache.resource()), cache.stats())).collect()
+        self.all().into_iter().map(|cache| (cache.resource(), cache.stats())).collect()
     }
 
     /// Waits until the caches have reached `revision`; false if they have not within `wait`.
@@ -122,7 +167,7 @@ impl Cacher {
             for item in &page.items {
                 let Some(prefix) = resource_prefix(&item.key) else { continue };
                 let Some(cache) = self.by_prefix(prefix) else { continue };
-                match Entry::new(cache.resource(), &item.key, item.mod_revision, &item.value) {
+                match Entry::new(&cache.resource(), &item.key, item.mod_revision, &item.value) {
                     Ok(entry) => loaded.entry(prefix.to_owned()).or_default().push(entry),
                     Err(error) => error!(key = item.key, %error, "a stored object cannot be read"),
                 }
@@ -134,7 +179,7 @@ impl Cacher {
         }
         let revision = at.unwrap_or_default();
         for cache in self.all() {
-            let entries = loaded.remove(&cache.resource().storage_prefix).unwrap_or_default();
+            let entries = loaded.remove(cache.resource().storage_prefix.as_str()).unwrap_or_default();
             cache.replace(entries, revision);
         }
         self.revision.send_replace(revision);
@@ -209,6 +254,31 @@ impl Cacher {
         for cache in self.all() {
             cache.close_watches();
         }
+    }
+}
+
+/// Everything below a prefix, and the revision it was read at.
+async fn read_all(
+    store: &dyn Store,
+    prefix: &str,
+    resource: &Resource,
+) -> Result<(Vec<Entry>, u64), gantry_store::Error> {
+    let mut entries = Vec::new();
+    let mut at = None;
+    let mut start_after: Option<String> = None;
+    loop {
+        let page = store.list(prefix, start_after.as_deref(), 0, at).await?;
+        at = Some(page.revision);
+        for item in &page.items {
+            match Entry::new(resource, &item.key, item.mod_revision, &item.value) {
+                Ok(entry) => entries.push(entry),
+                Err(error) => error!(key = item.key, %error, "a stored object cannot be read"),
+            }
+        }
+        if !page.more {
+            return Ok((entries, page.revision));
+        }
+        start_after = page.items.last().map(|item| item.key.clone());
     }
 }
 

@@ -26,11 +26,18 @@ const LOG_CHANGES_MAX: usize = 65_536;
 /// No more bytes of changes than this are kept per resource.
 const LOG_BYTES_MAX: usize = 64 << 20;
 
+/// How many events are kept while a cache is being filled: what happens to one kind during one list. If it is more, the list
+/// is read again.
+const EARLY_MAX: usize = 4096;
+
 /// The cache of one resource.
 #[derive(Debug)]
 pub struct ResourceCache {
-    resource: Arc<Resource>,
+    /// In the version it is stored in; a custom kind's changes with its definition.
+    resource: RwLock<Arc<Resource>>,
     state: RwLock<State>,
+    /// Held by whoever fills the cache of a custom kind.
+    pub(super) filling: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]
@@ -44,6 +51,14 @@ struct State {
     changed: u64,
     watchers: Watchers,
     object_bytes: usize,
+    /// Whether it holds what is stored.
+    filled: bool,
+    /// The revision of the snapshot that it was filled with.
+    filled_at: u64,
+    /// Events that came while it was being filled.
+    early: Vec<gantry_store::Event>,
+    /// Whether more came than are kept.
+    early_lost: bool,
 }
 
 /// A page of a list.
@@ -109,12 +124,61 @@ pub struct CacheStats {
 impl ResourceCache {
     /// An empty cache.
     pub fn new(resource: Arc<Resource>) -> Self {
-        Self { resource, state: RwLock::default() }
+        Self { resource: RwLock::new(resource), state: RwLock::default(), filling: tokio::sync::Mutex::default() }
     }
 
     /// The resource it holds, in the version it is stored in.
-    pub fn resource(&self) -> &Arc<Resource> {
-        &self.resource
+    pub fn resource(&self) -> Arc<Resource> {
+        Arc::clone(&self.resource.read().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+
+    /// Whether it holds what is stored and can be read.
+    pub fn is_filled(&self) -> bool {
+        self.read().filled
+    }
+
+    /// Forgets the events that came before a new attempt to fill it.
+    pub(super) fn begin_filling(&self) {
+        let mut state = self.write();
+        state.early.clear();
+        state.early_lost = false;
+    }
+
+    /// Fills it with what was stored at `revision` and with what has happened since; false if that was too much to keep.
+    pub(super) fn fill(&self, entries: Vec<Entry>, revision: u64) -> Result<bool, ApiError> {
+        let mut state = self.write();
+        if state.filled {
+            return Ok(true);
+        }
+        if state.early_lost {
+            return Ok(false);
+        }
+        state.load(entries, revision);
+        let early = std::mem::take(&mut state.early);
+        let now = Instant::now();
+        for event in early.iter().filter(|event| event.kv.mod_revision > revision) {
+            self.apply_to(&mut state, event, now)?;
+        }
+        Ok(true)
+    }
+
+    /// From now on the kind is as its definition says now. Objects take the form of the new schema; nobody is told, since
+    /// nothing that is stored has changed.
+    pub fn redefine(&self, resource: Arc<Resource>) -> Result<(), ApiError> {
+        let mut state = self.write();
+        let mut changed = Vec::new();
+        for entry in state.objects.values() {
+            if let Some(entry) = entry.settled(&resource)? {
+                changed.push(Arc::new(entry));
+            }
+        }
+        for entry in changed {
+            let before = state.objects.insert(Arc::clone(&entry.key), Arc::clone(&entry));
+            state.object_bytes += entry.object.len();
+            state.object_bytes -= before.map_or(0, |before| before.object.len());
+        }
+        *self.resource.write().unwrap_or_else(std::sync::PoisonError::into_inner) = resource;
+        Ok(())
     }
 
     fn read(&self) -> RwLockReadGuard<'_, State> {
@@ -128,19 +192,28 @@ impl ResourceCache {
     /// Replaces everything by a snapshot of the store at `revision`; open watches end, since what happened between is
     /// not known.
     pub fn replace(&self, entries: Vec<Entry>, revision: u64) {
-        let mut state = self.write();
-        state.watchers.close_all();
-        state.log.clear();
-        state.log_bytes = 0;
-        state.log_after = revision;
-        state.changed = revision;
-        state.object_bytes = entries.iter().map(|entry| entry.object.len()).sum();
-        state.objects = entries.into_iter().map(|entry| (Arc::clone(&entry.key), Arc::new(entry))).collect();
+        self.write().load(entries, revision);
     }
 
     /// Applies one event of the store and hands it on to watchers; returns how many of those were closed for lagging.
     pub fn apply(&self, event: &gantry_store::Event, now: Instant) -> Result<usize, ApiError> {
         let mut state = self.write();
+        if !state.filled {
+            if state.early.len() < EARLY_MAX {
+                state.early.push(event.clone());
+            } else {
+                state.early_lost = true;
+            }
+            return Ok(0);
+        }
+        // It was filled with a snapshot that the feed had not reached yet.
+        if event.kv.mod_revision <= state.filled_at {
+            return Ok(0);
+        }
+        self.apply_to(&mut state, event, now)
+    }
+
+    fn apply_to(&self, state: &mut State, event: &gantry_store::Event, now: Instant) -> Result<usize, ApiError> {
         let kv = &event.kv;
         let previous = state.objects.get(kv.key.as_str()).cloned();
         let kind = match (event.kind, &previous) {
@@ -149,7 +222,7 @@ impl ResourceCache {
             (gantry_store::EventKind::Delete, Some(_)) => Kind::Deleted,
             (gantry_store::EventKind::Delete, None) => return Ok(0),
         };
-        let change = Arc::new(Change::new(&self.resource, &kv.key, kind, kv.mod_revision, &kv.value, previous, now)?);
+        let change = Arc::new(Change::new(&self.resource(), &kv.key, kind, kv.mod_revision, &kv.value, previous, now)?);
         let gone = change.previous.as_ref().map_or(0, |entry| entry.object.len());
         state.object_bytes -= gone;
         if kind == Kind::Deleted {
@@ -286,6 +359,19 @@ impl ResourceCache {
 }
 
 impl State {
+    /// Replaces everything; open watches end.
+    fn load(&mut self, entries: Vec<Entry>, revision: u64) {
+        self.watchers.close_all();
+        self.log.clear();
+        self.log_bytes = 0;
+        self.log_after = revision;
+        self.changed = revision;
+        self.filled = true;
+        self.filled_at = revision;
+        self.object_bytes = entries.iter().map(|entry| entry.object.len()).sum();
+        self.objects = entries.into_iter().map(|entry| (Arc::clone(&entry.key), Arc::new(entry))).collect();
+    }
+
     fn remember(&mut self, change: Arc<Change>, now: Instant) {
         self.log_bytes += change.weight();
         self.log.push_back(change);

@@ -15,6 +15,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use serde_json::{Value, json};
 
 use super::{negotiate, respond, status};
+use crate::registry::LiveCatalog;
 
 /// The Kubernetes version whose API this is.
 pub const KUBERNETES_VERSION: &str = "v1.35.4";
@@ -32,16 +33,23 @@ struct Document {
     etag: HeaderValue,
 }
 
+/// What was made of one state of the catalog.
+#[derive(Default)]
+struct Made {
+    version: u64,
+    documents: HashMap<String, Document>,
+}
+
 /// The documents made so far.
 pub struct Documents {
-    catalog: Arc<Catalog>,
+    catalog: Arc<LiveCatalog>,
     address: SocketAddr,
-    made: Mutex<HashMap<String, Option<Document>>>,
+    made: Mutex<Made>,
 }
 
 impl Documents {
     /// Documents about `catalog`, served at `address`.
-    pub fn new(catalog: Arc<Catalog>, address: SocketAddr) -> Self {
+    pub fn new(catalog: Arc<LiveCatalog>, address: SocketAddr) -> Self {
         Self { catalog, address, made: Mutex::default() }
     }
 
@@ -50,24 +58,26 @@ impl Documents {
     }
 
     fn get_bytes(&self, name: &str, make: impl FnOnce(&Catalog) -> Option<Bytes>) -> Option<Document> {
-        let known = self.made.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get(name).cloned();
-        if let Some(known) = known {
-            return known;
+        let version = self.catalog.version();
+        {
+            let mut made = self.made.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            if made.version != version {
+                *made = Made { version, ..Made::default() };
+            }
+            if let Some(known) = made.documents.get(name) {
+                return Some(known.clone());
+            }
         }
-        let document = make(&self.catalog).map(|bytes| {
-            let digest = ring::digest::digest(&ring::digest::SHA256, &bytes);
-            let hex: String = digest.as_ref().iter().map(|byte| format!("{byte:02X}")).collect();
-            let etag = HeaderValue::from_str(&format!("\"{hex}\"")).unwrap_or(HeaderValue::from_static("\"\""));
-            Document { bytes, etag }
-        });
-        // What does not exist is not remembered: names of nothing are without number.
-        if document.is_some() {
-            self.made
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner)
-                .insert(name.to_owned(), document.clone());
+        let bytes = make(&self.catalog.now())?;
+        let digest = ring::digest::digest(&ring::digest::SHA256, &bytes);
+        let hex: String = digest.as_ref().iter().map(|byte| format!("{byte:02X}")).collect();
+        let etag = HeaderValue::from_str(&format!("\"{hex}\"")).unwrap_or(HeaderValue::from_static("\"\""));
+        let document = Document { bytes, etag };
+        let mut made = self.made.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if made.version == version {
+            made.documents.insert(name.to_owned(), document.clone());
         }
-        document
+        Some(document)
     }
 
     /// Answers a path of discovery or OpenAPI; none if the path is neither.

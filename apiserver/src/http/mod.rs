@@ -149,7 +149,7 @@ pub async fn serve(app: Arc<App>, request: Request<Body>) -> Response<Body> {
     respond::warn(response.headers_mut(), &notes.warnings());
     let code = response.status();
     let known = code != StatusCode::NOT_FOUND
-        || app.registry.catalog().resource(&info.group, &info.version, &info.resource).is_some();
+        || app.registry.live_catalog().now().resource(&info.group, &info.version, &info.resource).is_some();
     app.metrics.answered(&info, known, code.as_u16(), started.elapsed());
     tracing::debug!(
         verb = info.verb,

@@ -40,8 +40,8 @@ type Answer = Result<Response<Body>, ApiError>;
 /// Answers a request about a resource.
 pub async fn handle(call: Call<'_>, request: http::Request<Body>) -> Answer {
     let info = call.info;
-    let catalog = call.app.registry.catalog();
-    let Some(resource) = catalog.resource(&info.group, &info.version, &info.resource).cloned() else {
+    let registry = &call.app.registry;
+    let Some(resource) = registry.resolve(&info.group, &info.version, &info.resource).await else {
         return Err(status::no_such_path());
     };
     check_scope(&resource, info)?;
@@ -59,6 +59,10 @@ pub async fn handle(call: Call<'_>, request: http::Request<Body>) -> Answer {
             view.list(&resource, &list)
         }
         Verb::Watch => watch(&call, &resource, &view).await,
+        Verb::Create if resource.custom.as_ref().is_some_and(|custom| custom.terminating) => Err(ApiError::new(
+            Reason::MethodNotAllowed,
+            "create not allowed while custom resource definition is terminating",
+        )),
         Verb::Create if !resource.stored() => review(&call, &resource, &view, request).await,
         Verb::Create => {
             let caller = call.caller("CreateOptions", &request)?;

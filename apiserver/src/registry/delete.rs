@@ -185,7 +185,13 @@ fn finalizers_after(object: &Value, propagation: Option<Propagation>) -> Vec<Str
 
 /// Decides what deleting `object` at `now` does to it.
 pub(crate) fn plan(resource: &Resource, object: &Value, options: &DeleteOptions, now: Timestamp) -> Step {
-    let finalizers = finalizers_after(object, options.propagation);
+    let mut finalizers = finalizers_after(object, options.propagation);
+    if let Some(cleanup) = resource.strategy.cleanup_finalizer()
+        && !meta::is_deleting(object)
+        && !finalizers.iter().any(|known| known == cleanup)
+    {
+        finalizers.push(cleanup.to_owned());
+    }
     let seconds = grace(resource, object, options.grace_period_seconds);
     let deleting = meta::is_deleting(object);
     let holds = !finalizers.is_empty() || (is_namespace(resource) && !namespace_is_finalized(object));

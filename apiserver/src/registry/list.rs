@@ -197,7 +197,7 @@ fn parse_match(
 impl Registry {
     /// A page of a list.
     pub async fn list(&self, resource: &Resource, request: &ListRequest) -> Result<ListResult, ApiError> {
-        let cache = self.cache(resource)?;
+        let cache = self.cache(resource).await?;
         match &request.position {
             Position::Any => self.list_cache(resource, &cache, request, None, None),
             Position::MostRecent => {
@@ -221,7 +221,11 @@ impl Registry {
         }
     }
 
-    fn cache(&self, resource: &Resource) -> Result<Arc<ResourceCache>, ApiError> {
+    pub(crate) async fn cache(&self, resource: &Resource) -> Result<Arc<ResourceCache>, ApiError> {
+        if resource.custom.is_some() && self.cacher.resource(resource).is_none() {
+            let stored = self.catalog.stored(resource).ok_or_else(|| no_such_kind(resource))?;
+            return self.cacher.ensure(&stored, self.store.as_ref()).await.map_err(errors::from_store);
+        }
         self.cacher
             .resource(resource)
             .ok_or_else(|| ApiError::internal(format!("no cache for {}", resource.qualified())))
@@ -294,7 +298,7 @@ impl Registry {
         at: Option<u64>,
     ) -> Result<ListResult, ApiError> {
         let prefix = prefix_of(resource, &request.filter);
-        let cache = self.cache(resource)?;
+        let cache = self.cache(resource).await?;
         let mut objects = Vec::new();
         let mut start = start.map(str::to_owned);
         let mut at = at;
@@ -304,12 +308,14 @@ impl Registry {
             at = Some(page.revision);
             let last = page.items.len();
             for (index, item) in page.items.into_iter().enumerate() {
-                let facts = codec::facts(cache.resource(), &item.value)?;
+                let stored = cache.resource();
+                let value = codec::settled(&stored, &item.value);
+                let facts = codec::facts(&stored, &value)?;
                 if !request.filter.matches(&facts) {
                     start = Some(item.key);
                     continue;
                 }
-                objects.push(present(resource, codec::with_resource_version(&item.value, item.mod_revision))?);
+                objects.push(present(resource, codec::with_resource_version(&value, item.mod_revision))?);
                 if objects.len() == request.limit && (page.more || index + 1 < last) {
                     let token = Continue::token(page.revision, relative(resource, &item.key));
                     return Ok(ListResult {
@@ -329,7 +335,7 @@ impl Registry {
 
     /// Opens a watch.
     pub async fn watch(&self, resource: &Arc<Resource>, request: &WatchRequest) -> Result<WatchSession, ApiError> {
-        let cache = self.cache(resource)?;
+        let cache = self.cache(resource).await?;
         let streaming_list = request.send_initial_events == Some(true);
         let start = match request.resource_version {
             Some(0) => WatchStart::Now,
@@ -364,6 +370,11 @@ impl Registry {
             cacher: Arc::clone(&self.cacher),
         })
     }
+}
+
+/// The kind went away while it was asked about.
+fn no_such_kind(resource: &Resource) -> ApiError {
+    ApiError::not_found(&resource.qualified(), "")
 }
 
 fn prefix_of(resource: &Resource, filter: &Filter) -> String {

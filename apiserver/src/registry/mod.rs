@@ -9,6 +9,7 @@
 //! nothing here is written per kind except what Kubernetes itself treats apart: graceful deletion of pods, finalizers
 //! of namespaces, addresses of Services, and the action subresources.
 
+mod catalog;
 mod create;
 mod delete;
 pub mod errors;
@@ -34,6 +35,7 @@ use crate::admission::{Attributes, Chain, Notes};
 use crate::auth::Identity;
 use crate::cacher::{Cacher, Entry};
 
+pub use catalog::LiveCatalog;
 pub use delete::{DeleteOptions, Propagation};
 pub use expiry::expire_events;
 pub use list::{ListRequest, ListResult, Match, Position, WatchRequest, WatchSession, parse_resource_version};
@@ -105,7 +107,8 @@ pub(crate) struct Current {
 
 /// The registry.
 pub struct Registry {
-    catalog: Arc<Catalog>,
+    builtin: Arc<Catalog>,
+    catalog: Arc<LiveCatalog>,
     store: Arc<dyn Store>,
     cacher: Arc<Cacher>,
     admission: Chain,
@@ -148,19 +151,24 @@ impl Fresh {
 }
 
 impl Registry {
-    /// A registry over a store whose content `cacher` follows.
+    /// A registry over a store whose content `cacher` follows. `catalog` has the built-in kinds only, yet.
     pub fn new(
-        catalog: Arc<Catalog>,
+        catalog: Arc<LiveCatalog>,
         store: Arc<dyn Store>,
         cacher: Arc<Cacher>,
         admission: Chain,
         addresses: ServiceAddresses,
     ) -> Self {
-        Self { catalog, store, cacher, admission, addresses }
+        Self { builtin: catalog.now(), catalog, store, cacher, admission, addresses }
     }
 
-    /// All kinds.
+    /// The built-in kinds.
     pub fn catalog(&self) -> &Arc<Catalog> {
+        &self.builtin
+    }
+
+    /// All kinds, as custom ones come and go.
+    pub fn live_catalog(&self) -> &Arc<LiveCatalog> {
         &self.catalog
     }
 
@@ -229,7 +237,7 @@ impl Registry {
             return Ok(entry.map(|entry| Current { key, revision: entry.revision, bytes: entry.object.clone() }));
         }
         let (found, _) = self.store.get(&key).await.map_err(errors::from_store)?;
-        Ok(found.map(Current::from_store))
+        Ok(found.map(|kv| Current::from_store(resource, kv)))
     }
 
     /// All objects of a namespace as they are now.
@@ -288,8 +296,9 @@ pub fn present(resource: &Resource, object: Bytes) -> Result<Bytes, ApiError> {
 }
 
 impl Current {
-    fn from_store(kv: KeyValue) -> Self {
-        Self { bytes: codec::with_resource_version(&kv.value, kv.mod_revision), revision: kv.mod_revision, key: kv.key }
+    fn from_store(resource: &Resource, kv: KeyValue) -> Self {
+        let value = codec::settled(resource, &kv.value);
+        Self { bytes: codec::with_resource_version(&value, kv.mod_revision), revision: kv.mod_revision, key: kv.key }
     }
 }
 

@@ -1,17 +1,19 @@
 //! The fields that field selectors may name, besides `metadata.name` and `metadata.namespace`.
 
-use crate::kinds::SelectableField;
+use std::borrow::Cow;
+
+use crate::kinds::{FieldPath, SelectableField};
 
 const fn field(label: &'static str, path: &'static [&'static str]) -> SelectableField {
-    SelectableField { label, path, absent: "" }
+    SelectableField { label: Cow::Borrowed(label), path: FieldPath::Fixed(path), absent: Cow::Borrowed("") }
 }
 
 const fn flag(label: &'static str, path: &'static [&'static str]) -> SelectableField {
-    SelectableField { label, path, absent: "false" }
+    SelectableField { label: Cow::Borrowed(label), path: FieldPath::Fixed(path), absent: Cow::Borrowed("false") }
 }
 
 const fn count(label: &'static str, path: &'static [&'static str]) -> SelectableField {
-    SelectableField { label, path, absent: "0" }
+    SelectableField { label: Cow::Borrowed(label), path: FieldPath::Fixed(path), absent: Cow::Borrowed("0") }
 }
 
 pub(super) const POD_FIELDS: &[SelectableField] = &[

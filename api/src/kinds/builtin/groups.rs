@@ -174,12 +174,12 @@ fn extensions() -> Vec<Row> {
             .by(&strategy::admission::VALIDATING_BINDING),
         admission("ValidatingWebhookConfiguration", "validatingwebhookconfigurations")
             .by(&strategy::admission::VALIDATING_WEBHOOKS),
-        // There are no custom kinds; kubectl reads their list before it says that a kind is unknown.
         row("apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions")
+            .by(&strategy::crd::CrdStrategy)
             .short(&["crd", "crds"])
             .categories(&["api-extensions"])
             .cluster_wide()
-            .only(&[Verb::Get, Verb::List, Verb::Watch]),
+            .status(),
     ]
 }
 

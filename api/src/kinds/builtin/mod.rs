@@ -7,9 +7,10 @@ mod core;
 mod fields;
 mod groups;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::{Conversion, Gvk, Resource, ScalePaths, SchemaSource, SelectableField, Subresource, Subresources, Verb};
+use super::{Conversion, Gvk, Resource, ScalePaths, SchemaSource, SelectableField, StrategyRef, Subresource, Subresources, Verb};
 use crate::schema::SchemaSet;
 use crate::strategy::{self, Strategy};
 
@@ -49,10 +50,11 @@ fn row(group: &str, version: &str, kind: &str, plural: &str) -> Row {
         verbs: ALL_VERBS.to_vec(),
         subresources: Subresources::default(),
         storage_prefix: format!("/registry/{folder}/{plural}/"),
-        selectable_fields: &[],
-        strategy: &strategy::Plain,
+        selectable_fields: Cow::Borrowed(&[]),
+        strategy: StrategyRef::Fixed(&strategy::Plain),
         conversion: None,
         source: SchemaSource::Builtin(definition(group, version, kind)),
+        custom: None,
     })
 }
 
@@ -74,7 +76,7 @@ fn owned(texts: &[&str]) -> Vec<String> {
 
 impl Row {
     fn by(mut self, strategy: &'static dyn Strategy) -> Row {
-        self.0.strategy = strategy;
+        self.0.strategy = StrategyRef::Fixed(strategy);
         self
     }
 
@@ -130,7 +132,7 @@ impl Row {
     }
 
     fn selectable(mut self, fields: &'static [SelectableField]) -> Row {
-        self.0.selectable_fields = fields;
+        self.0.selectable_fields = Cow::Borrowed(fields);
         self
     }
 
