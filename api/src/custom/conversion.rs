@@ -80,13 +80,7 @@ impl WebhookConversion {
     }
 
     /// Reads the answer: as many objects as were sent, in the version asked for, the same ones.
-    pub fn response(
-        &self,
-        uid: &str,
-        desired: &str,
-        asked: &[Value],
-        review: &Value,
-    ) -> Result<Vec<Value>, ApiError> {
+    pub fn response(&self, uid: &str, desired: &str, asked: &[Value], review: &Value) -> Result<Vec<Value>, ApiError> {
         let api_version = asked.first().map(|o| meta::str_at(o, &["apiVersion"])).unwrap_or_default();
         let failed = |why: String| {
             ApiError::internal(format!("conversion webhook for {api_version}, Kind={} failed: {why}", self.kind))
@@ -100,7 +94,10 @@ impl WebhookConversion {
         let response = review.get("response").filter(|r| r.is_object());
         let Some(response) = response else { return Err(failed("webhook response contains no response".to_owned())) };
         if meta::str_at(review, &["kind"]) != "ConversionReview" {
-            return Err(failed(format!("expected webhook response of kind ConversionReview, got {}", meta::str_at(review, &["kind"]))));
+            return Err(failed(format!(
+                "expected webhook response of kind ConversionReview, got {}",
+                meta::str_at(review, &["kind"])
+            )));
         }
         if meta::str_at(response, &["uid"]) != uid {
             return Err(failed(format!("expected response.uid={uid:?}, got {:?}", meta::str_at(response, &["uid"]))));
@@ -116,7 +113,11 @@ impl WebhookConversion {
         }
         let converted = response.get("convertedObjects").and_then(Value::as_array).cloned().unwrap_or_default();
         if converted.len() != asked.len() {
-            return Err(invalid(format!("response: expected {} converted objects, got {}", asked.len(), converted.len())));
+            return Err(invalid(format!(
+                "response: expected {} converted objects, got {}",
+                asked.len(),
+                converted.len()
+            )));
         }
         let mut out = Vec::with_capacity(converted.len());
         for (at, (mut new, old)) in converted.into_iter().zip(asked).enumerate() {
@@ -132,8 +133,7 @@ impl WebhookConversion {
                     "converted object at index {at}: invalid kind (expected {had}, received {kind})"
                 )));
             }
-            same_metadata(old, &mut new)
-                .map_err(|why| invalid(format!("metadata in object at index {at}: {why}")))?;
+            same_metadata(old, &mut new).map_err(|why| invalid(format!("metadata in object at index {at}: {why}")))?;
             out.push(new);
         }
         Ok(out)
@@ -171,22 +171,30 @@ mod tests {
     use super::*;
 
     fn webhook() -> WebhookConversion {
-        WebhookConversion { client_config: json!({}), review_versions: vec!["v2".into(), "v1".into()], kind: "T".into() }
+        WebhookConversion {
+            client_config: json!({}),
+            review_versions: vec!["v2".into(), "v1".into()],
+            kind: "T".into(),
+        }
     }
 
     #[test]
     fn an_answer_is_taken_only_if_it_is_about_what_was_asked() {
-        let old = json!({"apiVersion": "g/v1", "kind": "T", "metadata": {"name": "a", "uid": "u", "finalizers": ["x/y"]}});
+        let old =
+            json!({"apiVersion": "g/v1", "kind": "T", "metadata": {"name": "a", "uid": "u", "finalizers": ["x/y"]}});
         let request = webhook().request("1", "g/v2", vec![old.clone()]);
         assert_eq!(request["apiVersion"], "apiextensions.k8s.io/v1");
-        let answer = |object: Value| {
-            json!({"kind": "ConversionReview", "response": {"uid": "1", "result": {"status": "Success"}, "convertedObjects": [object]}})
-        };
+        let answer = |object: Value| json!({"kind": "ConversionReview", "response": {"uid": "1", "result": {"status": "Success"}, "convertedObjects": [object]}});
         let asked = [old];
         let read = |review: &Value| webhook().response("1", "g/v2", &asked, review).map_err(|e| e.message);
-        let good = answer(json!({"apiVersion": "g/v2", "kind": "T", "metadata": {"name": "a", "uid": "u", "labels": {"l": "1"}}, "spec": 1}));
+        let good = answer(
+            json!({"apiVersion": "g/v2", "kind": "T", "metadata": {"name": "a", "uid": "u", "labels": {"l": "1"}}, "spec": 1}),
+        );
         let converted = read(&good).unwrap();
-        assert_eq!(converted[0]["metadata"], json!({"name": "a", "uid": "u", "labels": {"l": "1"}, "finalizers": ["x/y"]}));
+        assert_eq!(
+            converted[0]["metadata"],
+            json!({"name": "a", "uid": "u", "labels": {"l": "1"}, "finalizers": ["x/y"]})
+        );
         let other = answer(json!({"apiVersion": "g/v2", "kind": "T", "metadata": {"name": "b", "uid": "u"}}));
         assert!(read(&other).unwrap_err().contains("field is immutable"));
         let stale = answer(json!({"apiVersion": "g/v1", "kind": "T", "metadata": {"name": "a", "uid": "u"}}));

@@ -153,7 +153,10 @@ mod tests {
         let second = settle(&crd("bars", "Foo", "f"), &taken, now);
         assert!(!is_true(&second, "NamesAccepted") && !is_true(&second, "Established"));
         let told = condition(&second, "NamesAccepted").unwrap();
-        assert_eq!((told["reason"].as_str(), told["message"].as_str()), (Some("ShortNamesConflict"), Some("\"f\" is already in use")));
+        assert_eq!(
+            (told["reason"].as_str(), told["message"].as_str()),
+            (Some("ShortNamesConflict"), Some("\"f\" is already in use"))
+        );
         assert_eq!(second["status"]["acceptedNames"]["plural"], "bars");
         // The first goes away: the second gets what it asked for.
         let again = settle(&second, &Taken::default(), now);

@@ -18,16 +18,8 @@ use crate::schema::Structural;
 use crate::schema::rules::Rules;
 use crate::table::CustomColumns;
 
-const ALL_VERBS: [Verb; 8] = [
-    Verb::Create,
-    Verb::Delete,
-    Verb::DeleteCollection,
-    Verb::Get,
-    Verb::List,
-    Verb::Patch,
-    Verb::Update,
-    Verb::Watch,
-];
+const ALL_VERBS: [Verb; 8] =
+    [Verb::Create, Verb::Delete, Verb::DeleteCollection, Verb::Get, Verb::List, Verb::Patch, Verb::Update, Verb::Watch];
 
 /// A definition that is established: its resources.
 #[derive(Debug, Clone)]
@@ -208,7 +200,8 @@ mod tests {
 
     #[test]
     fn versions_stand_in_the_order_of_their_maturity() {
-        let mut versions = ["foo1", "v1alpha1", "v2beta1", "v10", "v1", "v11alpha2", "v1beta2", "v3beta1", "foo10", "v2"];
+        let mut versions =
+            ["foo1", "v1alpha1", "v2beta1", "v10", "v1", "v11alpha2", "v1beta2", "v3beta1", "foo10", "v2"];
         versions.sort_by(|a, b| compare_versions(a, b));
         assert_eq!(
             versions,

@@ -136,7 +136,7 @@ pub(super) fn validate(resource: &Resource, rule: NameRule, object: &Value, erro
     names::validate_labels(meta::get(object, &["metadata", "labels"]), "metadata.labels", errors);
     validate_annotations(meta::get(object, &["metadata", "annotations"]), "metadata.annotations", errors);
     validate_owners(object, errors);
-    validate_finalizers(object, errors);
+    validate_finalizers(resource, object, errors);
 }
 
 /// Validates annotations, wherever they stand.
@@ -189,14 +189,16 @@ fn validate_owners(object: &Value, errors: &mut Vec<FieldError>) {
     }
 }
 
-fn validate_finalizers(object: &Value, errors: &mut Vec<FieldError>) {
+fn validate_finalizers(resource: &Resource, object: &Value, errors: &mut Vec<FieldError>) {
     let path = "metadata.finalizers";
     let list: Vec<&str> = meta::finalizers(object).collect();
     for finalizer in &list {
         for detail in crate::selector::label_key_errors(finalizer) {
             errors.push(FieldError::invalid(path, *finalizer, detail));
         }
-        if !finalizer.contains('/') && !STANDARD_FINALIZERS.contains(finalizer) {
+        // A custom kind's finalizer need not be fully qualified.
+        let standard = resource.custom.is_some() || resource.strategy.cleanup_finalizer() == Some(*finalizer);
+        if !finalizer.contains('/') && !standard && !STANDARD_FINALIZERS.contains(finalizer) {
             let detail = "name is neither a standard finalizer name nor is it fully qualified";
             errors.push(FieldError::invalid(path, *finalizer, detail));
         }

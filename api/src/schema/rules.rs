@@ -448,29 +448,109 @@ mod tests {
     #[test]
     fn every_keyword_refuses_in_the_words_of_kubernetes() {
         let cases = [
-            (json!({"type": "integer"}), json!("x"), r#"spec: Invalid value: "string": spec in body must be of type integer: "string""#),
-            (json!({"type": "string"}), json!(null), r#"spec: Invalid value: "null": spec in body must be of type string: "null""#),
-            (json!({"x-kubernetes-int-or-string": true}), json!(true), r#"spec: Invalid value: "boolean": spec in body must be of type integer,string: "boolean""#),
-            (json!({"type": "string", "enum": ["a", "b"]}), json!("c"), r#"spec: Unsupported value: "c": supported values: "a", "b""#),
-            (json!({"type": "string", "pattern": "^a+$"}), json!("b"), r#"spec: Invalid value: "b": spec in body should match '^a+$'"#),
+            (
+                json!({"type": "integer"}),
+                json!("x"),
+                r#"spec: Invalid value: "string": spec in body must be of type integer: "string""#,
+            ),
+            (
+                json!({"type": "string"}),
+                json!(null),
+                r#"spec: Invalid value: "null": spec in body must be of type string: "null""#,
+            ),
+            (
+                json!({"x-kubernetes-int-or-string": true}),
+                json!(true),
+                r#"spec: Invalid value: "boolean": spec in body must be of type integer,string: "boolean""#,
+            ),
+            (
+                json!({"type": "string", "enum": ["a", "b"]}),
+                json!("c"),
+                r#"spec: Unsupported value: "c": supported values: "a", "b""#,
+            ),
+            (
+                json!({"type": "string", "pattern": "^a+$"}),
+                json!("b"),
+                r#"spec: Invalid value: "b": spec in body should match '^a+$'"#,
+            ),
             (json!({"type": "string", "maxLength": 2}), json!("abc"), "spec: Too long: may not be more than 2 bytes"),
-            (json!({"type": "string", "minLength": 2}), json!("a"), r#"spec: Invalid value: "a": spec in body should be at least 2 chars long"#),
-            (json!({"type": "string", "format": "date-time"}), json!("a"), r#"spec: Invalid value: "a": spec in body must be of type date-time: "a""#),
-            (json!({"type": "integer", "maximum": 3}), json!(4), "spec: Invalid value: 4: spec in body should be less than or equal to 3"),
-            (json!({"type": "number", "minimum": 1.5, "exclusiveMinimum": true}), json!(1.5), "spec: Invalid value: 1.5: spec in body should be greater than 1.5"),
-            (json!({"type": "integer", "multipleOf": 2}), json!(3), "spec: Invalid value: 3: spec in body should be a multiple of 2"),
-            (json!({"type": "array", "minItems": 1}), json!([]), "spec: Invalid value: 0: spec in body should have at least 1 items"),
+            (
+                json!({"type": "string", "minLength": 2}),
+                json!("a"),
+                r#"spec: Invalid value: "a": spec in body should be at least 2 chars long"#,
+            ),
+            (
+                json!({"type": "string", "format": "date-time"}),
+                json!("a"),
+                r#"spec: Invalid value: "a": spec in body must be of type date-time: "a""#,
+            ),
+            (
+                json!({"type": "integer", "maximum": 3}),
+                json!(4),
+                "spec: Invalid value: 4: spec in body should be less than or equal to 3",
+            ),
+            (
+                json!({"type": "number", "minimum": 1.5, "exclusiveMinimum": true}),
+                json!(1.5),
+                "spec: Invalid value: 1.5: spec in body should be greater than 1.5",
+            ),
+            (
+                json!({"type": "integer", "multipleOf": 2}),
+                json!(3),
+                "spec: Invalid value: 3: spec in body should be a multiple of 2",
+            ),
+            (
+                json!({"type": "array", "minItems": 1}),
+                json!([]),
+                "spec: Invalid value: 0: spec in body should have at least 1 items",
+            ),
             (json!({"type": "array", "maxItems": 1}), json!([1, 2]), "spec: Too many: 2: must have at most 1 items"),
-            (json!({"type": "object", "maxProperties": 1}), json!({"a": 1, "b": 2}), "spec: Too many: 2: must have at most 1 items"),
-            (json!({"type": "object", "minProperties": 1}), json!({}), "spec: Invalid value: 0: spec in body should have at least 1 properties"),
+            (
+                json!({"type": "object", "maxProperties": 1}),
+                json!({"a": 1, "b": 2}),
+                "spec: Too many: 2: must have at most 1 items",
+            ),
+            (
+                json!({"type": "object", "minProperties": 1}),
+                json!({}),
+                "spec: Invalid value: 0: spec in body should have at least 1 properties",
+            ),
             (json!({"type": "object", "required": ["a"]}), json!({}), "spec.a: Required value"),
-            (json!({"type": "object", "additionalProperties": {"type": "integer"}}), json!({"a": "x"}), r#"spec.a: Invalid value: "string": spec.a in body must be of type integer: "string""#),
-            (json!({"type": "array", "items": {"type": "object", "properties": {"a": {"type": "boolean"}}}}), json!([{"a": 1}]), r#"spec[0].a: Invalid value: "integer": spec[0].a in body must be of type boolean: "integer""#),
-            (json!({"oneOf": [{"required": ["a"]}, {"required": ["b"]}]}), json!({"a": 1, "b": 1}), r#"<nil>: Invalid value: "": "spec" must validate one and only one schema (oneOf). Found 2 valid alternatives"#),
-            (json!({"anyOf": [{"required": ["a"]}]}), json!({}), r#"<nil>: Invalid value: "": "spec" must validate at least one schema (anyOf)"#),
-            (json!({"not": {"required": ["a"]}}), json!({"a": 1}), r#"<nil>: Invalid value: "": "spec" must not validate the schema (not)"#),
-            (json!({"type": "array", "x-kubernetes-list-type": "set"}), json!(["a", "a"]), r#"spec[1]: Duplicate value: "a""#),
-            (json!({"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["k"]}), json!([{"k": 1, "v": 2}, {"k": 1}]), r#"spec[1]: Duplicate value: {"k":1}"#),
+            (
+                json!({"type": "object", "additionalProperties": {"type": "integer"}}),
+                json!({"a": "x"}),
+                r#"spec.a: Invalid value: "string": spec.a in body must be of type integer: "string""#,
+            ),
+            (
+                json!({"type": "array", "items": {"type": "object", "properties": {"a": {"type": "boolean"}}}}),
+                json!([{"a": 1}]),
+                r#"spec[0].a: Invalid value: "integer": spec[0].a in body must be of type boolean: "integer""#,
+            ),
+            (
+                json!({"oneOf": [{"required": ["a"]}, {"required": ["b"]}]}),
+                json!({"a": 1, "b": 1}),
+                r#"<nil>: Invalid value: "": "spec" must validate one and only one schema (oneOf). Found 2 valid alternatives"#,
+            ),
+            (
+                json!({"anyOf": [{"required": ["a"]}]}),
+                json!({}),
+                r#"<nil>: Invalid value: "": "spec" must validate at least one schema (anyOf)"#,
+            ),
+            (
+                json!({"not": {"required": ["a"]}}),
+                json!({"a": 1}),
+                r#"<nil>: Invalid value: "": "spec" must not validate the schema (not)"#,
+            ),
+            (
+                json!({"type": "array", "x-kubernetes-list-type": "set"}),
+                json!(["a", "a"]),
+                r#"spec[1]: Duplicate value: "a""#,
+            ),
+            (
+                json!({"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["k"]}),
+                json!([{"k": 1, "v": 2}, {"k": 1}]),
+                r#"spec[1]: Duplicate value: {"k":1}"#,
+            ),
         ];
         for (schema, value, told) in cases {
             assert_eq!(wrong(schema.clone(), value), [told], "{schema}");

@@ -90,7 +90,10 @@ impl Builder<'_> {
     fn properties(&mut self, schema: &Value) -> Vec<Field> {
         let empty = Map::new();
         let properties = schema.get("properties").and_then(Value::as_object).unwrap_or(&empty);
-        properties.iter().map(|(name, schema)| Field { name: Text::Owned(name.clone()), ..field("", self.node(schema)) }).collect()
+        properties
+            .iter()
+            .map(|(name, schema)| Field { name: Text::Owned(name.clone()), ..field("", self.node(schema)) })
+            .collect()
     }
 
     fn seal(&mut self, node: &mut Node, mut fields: Vec<Field>) {

@@ -174,12 +174,7 @@ impl Walker<'_> {
 /// Values of custom kinds: only unknown fields go, and nulls where there is a default. What has a wrong type stays for the
 /// validation, except in the metadata, which is built in.
 impl Walker<'_> {
-    fn custom(
-        &mut self,
-        schema: SchemaRef<'_>,
-        value: &mut Value,
-        path: Option<&Path<'_>>,
-    ) -> Result<(), TypeError> {
+    fn custom(&mut self, schema: SchemaRef<'_>, value: &mut Value, path: Option<&Path<'_>>) -> Result<(), TypeError> {
         match (schema.kind(), value) {
             (TypeKind::Object, Value::Object(map)) => self.custom_fields(schema, map, path),
             (TypeKind::Map, Value::Object(map)) => {

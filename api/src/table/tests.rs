@@ -366,9 +366,10 @@ fn custom_columns_follow_their_paths() {
     assert_eq!(table["columnDefinitions"][2]["priority"], 1);
     let plain = CustomColumns::new(&Value::Null).unwrap();
     let list = ListMeta::default();
-    let table: Value =
-        serde_json::from_slice(&write_list(Columns::Custom(&plain), list, [&bytes(&object)], IncludeObject::None, now()).unwrap())
-            .unwrap();
+    let table: Value = serde_json::from_slice(
+        &write_list(Columns::Custom(&plain), list, [&bytes(&object)], IncludeObject::None, now()).unwrap(),
+    )
+    .unwrap();
     assert_eq!(table["rows"][0]["cells"], json!(["x", "5m"]));
     assert!(CustomColumns::new(&json!([{"name": "Bad", "type": "string", "jsonPath": ".a["}])).is_err());
 }

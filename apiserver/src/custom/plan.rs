@@ -6,8 +6,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use gantry_api::custom::naming::{self, Taken};
 use gantry_api::custom::CLEANUP_FINALIZER;
+use gantry_api::custom::naming::{self, Taken};
 use gantry_api::meta;
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -168,7 +168,8 @@ mod tests {
         own["spec"]["group"] = json!("x.k8s.io");
         let Step::Status { new } = planned(&[own.clone()]).remove(0) else { panic!("no status") };
         assert!(!naming::is_true(&new, "KubernetesAPIApprovalPolicyConformant"));
-        own["metadata"]["annotations"] = json!({"api-approved.kubernetes.io": "https://github.com/kubernetes/kubernetes/pull/1"});
+        own["metadata"]["annotations"] =
+            json!({"api-approved.kubernetes.io": "https://github.com/kubernetes/kubernetes/pull/1"});
         let Step::Status { new } = planned(&[own]).remove(0) else { panic!("no status") };
         assert!(naming::is_true(&new, "KubernetesAPIApprovalPolicyConformant"));
     }

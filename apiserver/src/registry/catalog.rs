@@ -111,8 +111,11 @@ impl State {
         let mut served: Vec<Arc<Resource>> =
             self.definitions.values().flat_map(|definition| definition.served.iter().cloned()).collect();
         served.sort_by(|a, b| {
-            (&a.group, compare_versions(&a.version, &b.version), &a.plural)
-                .cmp(&(&b.group, std::cmp::Ordering::Equal, &b.plural))
+            (&a.group, compare_versions(&a.version, &b.version), &a.plural).cmp(&(
+                &b.group,
+                std::cmp::Ordering::Equal,
+                &b.plural,
+            ))
         });
         self.catalog = Arc::new(self.catalog.with_custom(served));
     }

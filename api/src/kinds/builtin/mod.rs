@@ -10,7 +10,9 @@ mod groups;
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::{Conversion, Gvk, Resource, ScalePaths, SchemaSource, SelectableField, StrategyRef, Subresource, Subresources, Verb};
+use super::{
+    Conversion, Gvk, Resource, ScalePaths, SchemaSource, SelectableField, StrategyRef, Subresource, Subresources, Verb,
+};
 use crate::schema::SchemaSet;
 use crate::strategy::{self, Strategy};
 
