@@ -14,6 +14,7 @@
 //! ```
 
 pub mod apply;
+pub mod cel;
 pub mod codec;
 pub mod custom;
 pub mod discovery;

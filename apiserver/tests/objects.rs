@@ -35,7 +35,9 @@ fn sample(kind: &str) -> Value {
 async fn every_stored_kind_is_created_read_listed_changed_and_deleted() {
     let server = Server::start().await;
     let admin = server.namespace("t").await;
-    for resource in Catalog::builtin().iter().filter(|resource| resource.stored()) {
+    // A definition changes by itself while it is established and goes when its objects are gone: `custom.rs` has it.
+    let apart = |resource: &gantry_api::kinds::Resource| resource.kind == "CustomResourceDefinition";
+    for resource in Catalog::builtin().iter().filter(|resource| resource.stored() && !apart(resource)) {
         let mut object = sample(&resource.kind);
         object["apiVersion"] = json!(resource.api_version());
         object["kind"] = json!(resource.kind);

@@ -124,7 +124,9 @@ pub struct CacheStats {
 impl ResourceCache {
     /// An empty cache.
     pub fn new(resource: Arc<Resource>) -> Self {
-        Self { resource: RwLock::new(resource), state: RwLock::default(), filling: tokio::sync::Mutex::default() }
+        // The feed knows the built-in kinds from its first event; a custom kind comes later and is filled.
+        let state = State { filled: resource.custom.is_none(), ..State::default() };
+        Self { resource: RwLock::new(resource), state: RwLock::new(state), filling: tokio::sync::Mutex::default() }
     }
 
     /// The resource it holds, in the version it is stored in.

@@ -156,7 +156,7 @@ mod tests {
         new["metadata"]["finalizers"] = json!([CLEANUP_FINALIZER, "x/y"]);
         let Step::Status { new } = planned(&[new]).remove(0) else { panic!("not terminating") };
         assert!(naming::is_true(&new, "Terminating"));
-        assert_eq!(planned(&[new.clone()]), [Step::CleanUp { crd: Arc::new(new.clone()) }]);
+        assert_eq!(planned(std::slice::from_ref(&new)), [Step::CleanUp { crd: Arc::new(new.clone()) }]);
         let free = let_go(&new, Timestamp::UNIX_EPOCH);
         assert_eq!(free["metadata"]["finalizers"], json!(["x/y"]));
         assert!(planned(&[free]).is_empty());
@@ -166,7 +166,7 @@ mod tests {
     fn groups_of_kubernetes_need_an_approval() {
         let mut own = crd("a", "K", 1);
         own["spec"]["group"] = json!("x.k8s.io");
-        let Step::Status { new } = planned(&[own.clone()]).remove(0) else { panic!("no status") };
+        let Step::Status { new } = planned(std::slice::from_ref(&own)).remove(0) else { panic!("no status") };
         assert!(!naming::is_true(&new, "KubernetesAPIApprovalPolicyConformant"));
         own["metadata"]["annotations"] =
             json!({"api-approved.kubernetes.io": "https://github.com/kubernetes/kubernetes/pull/1"});
