@@ -119,11 +119,12 @@ pub(super) enum Node {
 pub(super) type Typed = (Node, Type);
 
 pub(super) fn compile(expression: &str, environment: &Environment) -> Result<Program, CompileError> {
-    let tree = parse::parse(expression)?;
-    let mut lowering = Lowering { environment, scope: Vec::new(), variables: Vec::new(), depth: 0, deepest: 0 };
-    let (root, result) = lowering.node(&tree)?;
-    let uses: BTreeSet<String> = lowering.variables.iter().cloned().collect();
-    Ok(Program { root, depth: lowering.deepest, result, variables: lowering.variables, uses })
+    parse::parsed(expression, |tree| {
+        let mut lowering = Lowering { environment, scope: Vec::new(), variables: Vec::new(), depth: 0, deepest: 0 };
+        let (root, result) = lowering.node(tree)?;
+        let uses: BTreeSet<String> = lowering.variables.iter().cloned().collect();
+        Ok(Program { root, depth: lowering.deepest, result, variables: lowering.variables, uses })
+    })
 }
 
 pub(super) struct Lowering<'e> {

@@ -7,9 +7,15 @@ use super::{EXPRESSION_BYTES_MAX, NESTING_MAX};
 
 /// The parser recurses through a dozen rules for each level of nesting.
 const STACK_BYTES: usize = 64 << 20;
+/// A chain of operators is a tree as deep as it is long, whether brackets nest or not.
+const OPERATORS_MAX: usize = 5_000;
 
-/// Parses with the grammar's own macros left as calls. On a stack of its own: the text is a stranger's.
-pub(super) fn parse(text: &str) -> Result<IdedExpr, CompileError> {
+/// Parses with the grammar's own macros left as calls, and works on the tree. All of it on a stack of its own: the text is a
+/// stranger's, and even forgetting a deep tree takes a deep stack.
+pub(super) fn parsed<T: Send>(
+    text: &str,
+    work: impl FnOnce(&IdedExpr) -> Result<T, CompileError> + Send,
+) -> Result<T, CompileError> {
     if text.trim().is_empty() {
         return Err(CompileError::new(
             "compilation failed: ERROR: <input>:1:1: Syntax error: mismatched input '<EOF>'",
@@ -17,20 +23,22 @@ pub(super) fn parse(text: &str) -> Result<IdedExpr, CompileError> {
     }
     if text.len() > EXPRESSION_BYTES_MAX {
         return Err(CompileError::new(format!(
-            "expression is too long: it may be {EXPRESSION_BYTES_MAX} bytes at most"
+            "compilation failed: expression is too long: it may be {EXPRESSION_BYTES_MAX} bytes at most"
         )));
     }
-    if nests_too_deep(text) {
+    let operators = text.bytes().filter(|byte| b"+-*/%.<>=!&|?:([{,".contains(byte)).count();
+    if operators > OPERATORS_MAX || nests_too_deep(text) {
         return Err(CompileError::new(format!(
             "compilation failed: expression recursion limit exceeded: {NESTING_MAX}"
         )));
     }
-    let parsed = with_stack(STACK_BYTES, || {
+    let done = with_stack(STACK_BYTES, || {
         let parser = cel::Env::default().with_optional_support(true).parser();
         let parser = parser.max_recursion_depth(NESTING_MAX).enable_ident_escape_syntax(true);
-        parser.parse(text).map_err(|errors| CompileError::new(format!("compilation failed: {errors}")))
+        let tree = parser.parse(text).map_err(|errors| CompileError::new(format!("compilation failed: {errors}")))?;
+        work(&tree)
     });
-    parsed.unwrap_or_else(|| Err(CompileError::new("compilation failed: the expression cannot be parsed")))
+    done.unwrap_or_else(|| Err(CompileError::new("compilation failed: the expression cannot be parsed")))
 }
 
 /// Brackets and signs nest; whatever the parser thinks of them, more than this is refused before it is asked.

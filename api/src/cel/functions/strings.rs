@@ -191,7 +191,9 @@ fn clause(out: &mut String, verb: char, precision: Option<usize>, value: &Val<'_
         }
         ('d' | 'f' | 'e' | 'b' | 'o', _) => return Err(wrong()),
         _ => {
-            return Err(EvalError::other(format!("error during formatting: unrecognized formatting clause \"{verb}\"")));
+            return Err(EvalError::other(format!(
+                "error during formatting: unrecognized formatting clause \"{verb}\""
+            )));
         }
     }
     Ok(())

@@ -18,7 +18,7 @@ fn opaque<'a>(value: Opaque) -> Val<'a> {
 fn quantity(call: &Call<'_, '_>, at: usize) -> Result<Quantity, EvalError> {
     match call.arg(at)? {
         Val::Opaque(value) => match &**value {
-            Opaque::Quantity(quantity) => Ok(quantity.clone()),
+            Opaque::Quantity(quantity) => Ok(*quantity),
             _ => Err(EvalError::NoOverload),
         },
         Val::Int(i) if at == 1 => parsed_quantity(&i.to_string()),
