@@ -257,7 +257,7 @@ impl Registry {
             return Ok(page.entries.iter().map(current).collect());
         }
         let page = self.store.list(&prefix, None, 0, None).await.map_err(errors::from_store)?;
-        Ok(page.items.into_iter().map(Current::from_store).collect())
+        Ok(page.items.into_iter().map(|kv| Current::from_store(resource, kv)).collect())
     }
 
     /// An object that admission goes by: as the cache has it, which may lag, or as it is if the cache does not know it.
