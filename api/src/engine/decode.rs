@@ -91,12 +91,7 @@ pub(super) fn scale_kind() -> Gvk {
 
 /// The schema of a built-in kind that is no resource.
 pub(super) fn builtin_schema(gvk: &Gvk) -> Result<SchemaRef<'static>, ApiError> {
-    let group = match gvk.group.split('.').next() {
-        None | Some("") => "core",
-        Some(first) => first,
-    };
-    let name = format!("io.k8s.api.{group}.{}.{}", gvk.version, gvk.kind);
-    SchemaSet::builtin().get(&name).ok_or_else(|| ApiError::internal(format!("no schema for {gvk}")))
+    SchemaSet::builtin().of_kind(gvk).ok_or_else(|| ApiError::internal(format!("no schema for {gvk}")))
 }
 
 /// Sets all defaults: the schema's and the strategy's.

@@ -9,6 +9,8 @@ use std::sync::OnceLock;
 
 use serde_json::Value;
 
+use crate::kinds::Gvk;
+
 use super::{Extras, Field, ListType, MapType, Node, PatchStrategy, SchemaId, SchemaSet, Text, TypeKind};
 
 const TABLE: &str = include_str!("../generated/types.txt");
@@ -26,6 +28,22 @@ pub(super) fn full_name(short: &str) -> String {
         format!("io.k8s.{short}")
     } else {
         format!("io.k8s.api.{short}")
+    }
+}
+
+/// The definition name of a kind.
+pub(super) fn kind_name(gvk: &Gvk) -> String {
+    let Gvk { group, version, kind } = gvk;
+    match (group.split('.').next().unwrap_or_default(), kind.as_str()) {
+        // These are known in every group and version.
+        (_, "DeleteOptions") | ("", "Status" | "APIGroup" | "APIGroupList" | "APIResourceList" | "APIVersions") => {
+            format!("io.k8s.apimachinery.pkg.apis.meta.v1.{kind}")
+        }
+        ("meta", _) => format!("io.k8s.apimachinery.pkg.apis.meta.{version}.{kind}"),
+        ("apiextensions", _) => format!("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.{version}.{kind}"),
+        ("apiregistration", _) => format!("io.k8s.kube-aggregator.pkg.apis.apiregistration.{version}.{kind}"),
+        ("", _) => format!("io.k8s.api.core.{version}.{kind}"),
+        (group, _) => format!("io.k8s.api.{group}.{version}.{kind}"),
     }
 }
 
@@ -92,10 +110,12 @@ impl Decoder<'static> {
         let (Some(name), Some(number), Some(rest)) = (parts.next(), parts.next(), parts.next()) else { return };
         let required = name.ends_with('!');
         let name = name.trim_end_matches('!');
-        let (outer, inner) = match number.split_once('.') {
-            Some((outer, inner)) => (outer.parse().unwrap_or(0), inner.parse().unwrap_or(0)),
-            None => (0, number.parse().unwrap_or(0)),
+        // One byte for each struct it is inlined from.
+        let (outer, inner) = match number.rsplit_once('.') {
+            Some((outer, inner)) => (outer.split('.').fold(0, |path, n| path << 8 | n.parse().unwrap_or(0)), inner),
+            None => (0, number),
         };
+        let inner = inner.parse().unwrap_or(0);
         let schema = self.use_of(rest);
         self.set.fields.push(Field { name: Text::Borrowed(name), schema, proto: inner, proto_outer: outer });
         let end = self.set.fields.len() as u32;
@@ -147,6 +167,7 @@ impl Decoder<'static> {
             "intstr" => formatted(TypeKind::IntOrString, "int-or-string"),
             "fields" => formatted(TypeKind::Any, "fields-v1"),
             "raw" => formatted(TypeKind::Any, "raw-extension"),
+            "schema-or-array" | "schema-or-bool" | "schema-or-names" => formatted(TypeKind::Any, text),
             _ => formatted(TypeKind::Any, "json"),
         }
     }
@@ -178,6 +199,7 @@ fn apply_marks(node: &mut Node, marks: &'static str) {
             }
             Some(("key", key)) => extras.patch_merge_key = Some(Text::Borrowed(key)),
             Some(("zero", "absent")) => extras.zero_is_absent = true,
+            Some(("zero", "kept")) => extras.zero_is_kept = true,
             Some(("wire", "items")) => extras.wire_items = true,
             _ => {}
         }
@@ -228,7 +250,8 @@ mod tests {
         let selector = deployment.field("spec").unwrap().field("selector").unwrap();
         assert_eq!(selector.map_type(), MapType::Atomic);
         let secret = set.get("io.k8s.api.core.v1.Volume").unwrap();
-        let numbers: Vec<_> = secret.proto_fields().filter(|f| f.name == "secret").map(|f| f.number).collect();
-        assert_eq!(numbers, [(2, 6)]);
+        assert_eq!(secret.proto_field("secret").unwrap().path().collect::<Vec<_>>(), [2, 6]);
+        let rule = set.get("io.k8s.api.admissionregistration.v1.NamedRuleWithOperations").unwrap();
+        assert_eq!(rule.proto_field("apiGroups").unwrap().path().collect::<Vec<_>>(), [2, 2, 1]);
     }
 }

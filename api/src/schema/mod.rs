@@ -97,6 +97,8 @@ pub(crate) struct Extras {
     pub wire_items: bool,
     /// Go has no pointer here: a zero is absence and gets the default.
     pub zero_is_absent: bool,
+    /// Go writes this scalar in JSON although it is zero: a pointer, or one that is never left out.
+    pub zero_is_kept: bool,
 }
 
 /// One field of a struct.
@@ -106,7 +108,8 @@ pub(crate) struct Field {
     pub schema: SchemaId,
     /// The protobuf field number; 0 where there is none.
     pub proto: u16,
-    /// The number of the field whose message this field is inlined from; 0 where it is not inlined.
+    /// The numbers of the fields whose messages this field is inlined from, a byte each, outermost first; 0 where it is
+    /// not inlined.
     pub proto_outer: u16,
 }
 
@@ -115,10 +118,19 @@ pub(crate) struct Field {
 pub struct ProtoField<'a> {
     /// The JSON name.
     pub name: &'a str,
-    /// The number of the message it is inlined from (0: none) and its own number (0: not in protobuf).
-    pub number: (u16, u16),
+    /// Its number in the message it stands in; 0: it is not in protobuf.
+    pub number: u16,
+    /// The numbers of the messages it is inlined from, outermost first; 0 for none.
+    pub inlined: [u8; 2],
     /// The schema.
     pub schema: SchemaRef<'a>,
+}
+
+impl ProtoField<'_> {
+    /// The numbers that lead to it: those of the messages it is inlined from and its own.
+    pub fn path(&self) -> impl Iterator<Item = u16> {
+        self.inlined.into_iter().filter(|number| *number != 0).map(u16::from).chain([self.number])
+    }
 }
 
 /// One node of the arena.
@@ -168,6 +180,11 @@ impl SchemaSet {
         Some(self.at(self.types[at].1))
     }
 
+    /// The type of a built-in kind, whether or not it is a resource.
+    pub fn of_kind(&self, gvk: &crate::kinds::Gvk) -> Option<SchemaRef<'_>> {
+        self.get(&builtin::kind_name(gvk))
+    }
+
     /// A handle on the node with this id. Ids come from the same set.
     pub fn at(&self, id: SchemaId) -> SchemaRef<'_> {
         match self.nodes[id.0 as usize].builtin {
@@ -180,6 +197,11 @@ impl SchemaSet {
     pub fn types(&self) -> impl Iterator<Item = (&str, SchemaRef<'_>)> {
         self.types.iter().map(|(name, id)| (name.as_ref(), self.at(*id)))
     }
+}
+
+fn proto_field<'a>(set: &'a SchemaSet, field: &'a Field) -> ProtoField<'a> {
+    let inlined = field.proto_outer.to_be_bytes();
+    ProtoField { name: field.name.as_ref(), number: field.proto, inlined, schema: set.at(field.schema) }
 }
 
 /// A cheap handle on one schema.
@@ -257,11 +279,12 @@ impl<'a> SchemaRef<'a> {
     /// A struct's fields with their protobuf numbers.
     pub fn proto_fields(&self) -> impl Iterator<Item = ProtoField<'a>> + use<'a> {
         let set = self.set;
-        self.field_slice().iter().map(move |f| ProtoField {
-            name: f.name.as_ref(),
-            number: (f.proto_outer, f.proto),
-            schema: set.at(f.schema),
-        })
+        self.field_slice().iter().map(move |field| proto_field(set, field))
+    }
+
+    /// A struct's field with its protobuf number.
+    pub fn proto_field(&self, name: &str) -> Option<ProtoField<'a>> {
+        self.field_entry(name).map(|field| proto_field(self.set, field))
     }
 
     /// Whether protobuf wraps this list, or each list in this map, into a message of `items`.
@@ -320,6 +343,11 @@ impl<'a> SchemaRef<'a> {
     /// Whether a zero is absence and gets the default.
     pub fn zero_is_absent(&self) -> bool {
         self.extras().is_some_and(|e| e.zero_is_absent)
+    }
+
+    /// Whether a zero that was given is shown, as Go shows what a pointer points at.
+    pub fn zero_is_kept(&self) -> bool {
+        self.extras().is_some_and(|e| e.zero_is_kept)
     }
 
     /// The names of a struct's required fields.

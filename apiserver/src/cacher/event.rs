@@ -9,6 +9,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use gantry_api::codec::{self, ObjectFacts};
 use gantry_api::kinds::Resource;
+use gantry_api::protobuf::{self, ProtobufError};
 
 /// The event types of a watch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -63,6 +64,8 @@ pub struct Change {
     /// Frames of the other kinds, for watchers whose selection the object entered or left by this change.
     entered: OnceLock<Bytes>,
     left: OnceLock<Bytes>,
+    /// The frames as messages, by kind; made for the first watcher that reads protobuf.
+    messages: [OnceLock<Result<Bytes, ProtobufError>>; 3],
 }
 
 impl Change {
@@ -85,7 +88,8 @@ impl Change {
         let object = frame.slice(end - object.len()..end);
         let key = previous.as_ref().map_or_else(|| Arc::from(key), |entry| Arc::clone(&entry.key));
         let entry = Arc::new(Entry { key, revision, object, facts });
-        Ok(Self { kind, revision, entry, previous, seen, frame, entered: OnceLock::new(), left: OnceLock::new() })
+        let (entered, left, messages) = <(OnceLock<_>, OnceLock<_>, [OnceLock<_>; 3])>::default();
+        Ok(Self { kind, revision, entry, previous, seen, frame, entered, left, messages })
     }
 
     /// The frame that a watcher gets to whom this change is of `kind`.
@@ -99,6 +103,15 @@ impl Change {
             // A change is only ever widened to "entered" or "left"; what stays in view keeps its own kind.
             Kind::Modified => codec::watch_frame(kind.as_str(), &self.entry.object),
         }
+    }
+
+    /// The same frame in protobuf, of a resource whose objects are shown as they are stored.
+    pub fn message_frame(&self, kind: Kind, resource: &Resource) -> Result<Bytes, ProtobufError> {
+        let made = self.messages[kind as usize].get_or_init(|| {
+            let message = protobuf::object(resource, &self.object(kind))?;
+            Ok(protobuf::watch_frame(kind.as_str(), &message))
+        });
+        made.clone()
     }
 
     /// The object that a watcher gets to whom this change is of `kind`: for one whose selection it left, the last state

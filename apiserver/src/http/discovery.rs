@@ -14,7 +14,8 @@ use gantry_api::{ApiError, discovery, openapi};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use serde_json::{Value, json};
 
-use super::{negotiate, respond, status};
+use super::negotiate::{self, Format, Offer};
+use super::{respond, status};
 use crate::registry::LiveCatalog;
 
 /// The Kubernetes version whose API this is.
@@ -112,9 +113,10 @@ impl Documents {
                     return document.map(|document| serve(&document, OPENAPI_PROTOBUF[0], headers));
                 }
                 if !negotiate::accepts_json(accept) {
-                    return Some(status::response(&ApiError::not_acceptable(
-                        "only the following media types are accepted: application/json",
-                    )));
+                    return Some(status::response(
+                        &ApiError::not_acceptable("only the following media types are accepted: application/json"),
+                        Format::Json,
+                    ));
                 }
                 ("application/json", self.get("/openapi/v2", |catalog| Some(openapi::v2(catalog))))
             }
@@ -130,11 +132,24 @@ impl Documents {
             ["version"] => return Some(respond::json(StatusCode::OK, &version())),
             _ => return None,
         };
-        Some(match document {
-            Some(document) => serve(&document, content_type, headers),
-            None => status::response(&status::no_such_path()),
-        })
+        let Some(document) = document else {
+            return Some(status::response(&status::no_such_path(), negotiate::error_format(accept)));
+        };
+        if parts[0] == "openapi" || content_type == AGGREGATED {
+            return Some(serve(&document, content_type, headers));
+        }
+        // The older documents of discovery are objects as others are.
+        Some(in_accepted_format(document, accept).map_or_else(
+            |error| status::response(&error, negotiate::error_format(accept)),
+            |(document, format)| serve(&document, format.content_type(), headers),
+        ))
     }
+}
+
+fn in_accepted_format(document: Document, accept: Option<&str>) -> Result<(Document, Format), ApiError> {
+    let format = negotiate::accept(accept, Offer::DOCUMENT)?.format;
+    let bytes = respond::in_format(format, document.bytes)?;
+    Ok((Document { bytes, etag: document.etag }, format))
 }
 
 fn serve(document: &Document, content_type: &'static str, headers: &HeaderMap) -> Response<Body> {

@@ -37,7 +37,7 @@ pub async fn answer(app: &App, path: &str, params: &Params) -> Option<Response<B
     if let Some(only) = only {
         checks.retain(|(name, _)| *name == only);
         if checks.is_empty() {
-            return Some(super::status::response(&super::status::no_such_path()));
+            return Some(super::status::response(&super::status::no_such_path(), super::negotiate::Format::Json));
         }
     }
     checks.retain(|(name, _)| !params.iter().any(|(key, value)| key == "exclude" && value == *name));
@@ -65,7 +65,10 @@ pub async fn metrics(app: &App) -> Response<Body> {
     app.metrics.observe(app.registry.cacher(), status.as_ref());
     let mut text = String::new();
     if prometheus_client::encoding::text::encode(&mut text, &app.exposition).is_err() {
-        return super::status::response(&gantry_api::ApiError::internal("the metrics cannot be encoded"));
+        return super::status::response(
+            &gantry_api::ApiError::internal("the metrics cannot be encoded"),
+            super::negotiate::Format::Json,
+        );
     }
     respond(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", Bytes::from(text))
 }

@@ -127,6 +127,8 @@ pub async fn serve(app: Arc<App>, request: Request<Body>) -> Response<Body> {
     );
     let gzip =
         negotiate::accepts_gzip(request.headers().get(header::ACCEPT_ENCODING).and_then(|value| value.to_str().ok()));
+    let error_format =
+        negotiate::error_format(request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok()));
     let in_flight = app.metrics.in_flight();
     let notes = Arc::new(Notes::default());
     let answered = AssertUnwindSafe(answer(&app, &info, &params, &notes, request)).catch_unwind();
@@ -145,7 +147,7 @@ pub async fn serve(app: Arc<App>, request: Request<Body>) -> Response<Body> {
         tracing::error!(path = info.path, panic = panic_text(panic.as_ref()), "a request panicked");
         Err(ApiError::internal("this request caused apiserver to panic. Look in the logs for details"))
     });
-    let mut response = result.unwrap_or_else(|error| status::response(&error));
+    let mut response = result.unwrap_or_else(|error| status::response(&error, error_format));
     respond::warn(response.headers_mut(), &notes.warnings());
     let code = response.status();
     let known = code != StatusCode::NOT_FOUND

@@ -1,7 +1,8 @@
 //! Content negotiation: which representation the client accepts, and which one it sent.
 //!
-//! In: `Accept`, `Content-Type` and `Accept-Encoding` headers. Out: [`Accepted`] and [`BodyKind`]. The wire is JSON;
-//! YAML is answered where it is asked for, and a list or object may be transformed (`as=Table`, …).
+//! In: `Accept`, `Content-Type` and `Accept-Encoding` headers. Out: [`Accepted`] and [`BodyKind`]. JSON is the
+//! form of the store; protobuf and YAML are answered where they are asked for, and a list or object may be transformed
+//! (`as=Table`, …).
 
 use gantry_api::ApiError;
 
@@ -16,23 +17,77 @@ pub enum Transform {
     MetadataOnly,
 }
 
+/// How an answer is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// `application/json`.
+    Json,
+    /// `application/yaml`.
+    Yaml,
+    /// `application/vnd.kubernetes.protobuf`.
+    Protobuf,
+}
+
+impl Format {
+    /// In the order in which they are served to a client that takes any, as Kubernetes orders them.
+    const ALL: [Self; 3] = [Self::Json, Self::Yaml, Self::Protobuf];
+
+    /// The `Content-Type` of the answer.
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Format::Json => "application/json",
+            Format::Yaml => "application/yaml",
+            Format::Protobuf => "application/vnd.kubernetes.protobuf",
+        }
+    }
+
+    /// The `Content-Type` of a stream of watch events.
+    pub fn stream_type(self) -> &'static str {
+        match self {
+            Format::Json => "application/json",
+            Format::Yaml => "application/yaml;stream=watch",
+            Format::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
+        }
+    }
+}
+
 /// What was agreed on for the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Accepted {
     /// The transformation of the answer.
     pub transform: Transform,
-    /// YAML instead of JSON.
-    pub yaml: bool,
-    /// `stream=watch` was named in the media type.
-    pub stream: bool,
+    /// How it is written.
+    pub format: Format,
+    /// `pretty=1` was named in the media type.
+    pub pretty: bool,
 }
 
-impl Accepted {
-    const JSON: Self = Self { transform: Transform::None, yaml: false, stream: false };
+/// What can be answered at a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Offer {
+    /// Whether what is shown has messages: everything but custom kinds has.
+    pub protobuf: bool,
+    /// Whether it may be YAML: everything but a stream may.
+    pub yaml: bool,
+    /// Whether objects may be shown in another form.
+    pub transforms: bool,
+}
 
-    /// The `Content-Type` of the answer.
-    pub fn content_type(&self) -> &'static str {
-        if self.yaml { "application/yaml" } else { "application/json" }
+impl Offer {
+    /// Documents that are what they are: errors, discovery.
+    pub const DOCUMENT: Self = Self { protobuf: true, yaml: true, transforms: false };
+
+    /// Whether a format can hold what the client wants to see. Tables are told as text only; metadata is the same for all
+    /// kinds, so it has messages even where the objects have none.
+    fn allows(self, format: Format, transform: Transform) -> bool {
+        if format == Format::Yaml && !self.yaml {
+            return false;
+        }
+        match transform {
+            Transform::None => format != Format::Protobuf || self.protobuf,
+            Transform::Table => self.transforms && format != Format::Protobuf,
+            Transform::MetadataOnly => self.transforms,
+        }
     }
 }
 
@@ -71,38 +126,47 @@ fn media_ranges(accept: &str) -> Vec<MediaRange<'_>> {
     ranges
 }
 
-/// Chooses the answer's representation for a resource request; `tables` says whether transformations are possible here.
-pub fn accept(header: Option<&str>, transforms: bool) -> Result<Accepted, ApiError> {
+/// Chooses the answer's representation: the first that the client names, or values most, of what is offered.
+pub fn accept(header: Option<&str>, offer: Offer) -> Result<Accepted, ApiError> {
     let Some(header) = header.filter(|header| !header.trim().is_empty()) else {
-        return Ok(Accepted::JSON);
+        return Ok(Accepted { transform: Transform::None, format: Format::Json, pretty: false });
     };
     for range in media_ranges(header) {
-        let yaml = match range.kind {
-            "application/json" | "application/*" | "*/*" => false,
-            "application/yaml" => true,
-            _ => continue,
-        };
-        let transform = match range.parameter("as") {
-            None => Transform::None,
-            Some(_) if !transforms => continue,
-            Some(name) => {
-                if range.parameter("g") != Some("meta.k8s.io")
-                    || !matches!(range.parameter("v"), Some("v1" | "v1beta1"))
-                {
-                    continue;
-                }
-                match name {
-                    "Table" if range.parameter("v") == Some("v1") => Transform::Table,
-                    "PartialObjectMetadata" | "PartialObjectMetadataList" if range.parameter("v") == Some("v1") => {
-                        Transform::MetadataOnly
-                    }
-                    _ => continue,
-                }
+        for format in Format::ALL {
+            let named = range.kind == format.content_type() || matches!(range.kind, "application/*" | "*/*");
+            if !named {
+                continue;
             }
-        };
-        return Ok(Accepted { transform, yaml, stream: range.parameter("stream") == Some("watch") });
+            let Some(transform) = transform_of(&range).filter(|transform| offer.allows(format, *transform)) else {
+                continue;
+            };
+            return Ok(Accepted { transform, format, pretty: range.parameter("pretty") == Some("1") });
+        }
     }
     Err(not_acceptable())
+}
+
+/// The transformation that a media range names; none for one that nobody knows.
+fn transform_of(range: &MediaRange<'_>) -> Option<Transform> {
+    let Some(name) = range.parameter("as") else { return Some(Transform::None) };
+    if range.parameter("g") != Some("meta.k8s.io") || range.parameter("v") != Some("v1") {
+        return None;
+    }
+    match name {
+        "Table" => Some(Transform::Table),
+        "PartialObjectMetadata" | "PartialObjectMetadataList" => Some(Transform::MetadataOnly),
+        _ => None,
+    }
+}
+
+/// How an error is told to a client that accepts this: in the form of the answer it wanted, or else in JSON.
+pub fn error_format(header: Option<&str>) -> Format {
+    let plain = |range: &MediaRange<'_>| {
+        Format::ALL
+            .into_iter()
+            .find(|format| range.kind == format.content_type() || matches!(range.kind, "application/*" | "*/*"))
+    };
+    header.and_then(|header| media_ranges(header).iter().find_map(plain)).unwrap_or(Format::Json)
 }
 
 /// Whether the client asked for aggregated discovery, and in which version.
@@ -133,7 +197,9 @@ pub fn accepts_json(header: Option<&str>) -> bool {
 }
 
 fn not_acceptable() -> ApiError {
-    ApiError::not_acceptable("only the following media types are accepted: application/json, application/yaml")
+    ApiError::not_acceptable(
+        "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf",
+    )
 }
 
 /// Whether `gzip` is among the accepted encodings.
@@ -199,18 +265,52 @@ pub fn patch_body(content_type: Option<&str>) -> Result<BodyKind, ApiError> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn kubectl_get_prefers_a_table() {
-        let header = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
-        assert_eq!(accept(Some(header), true).unwrap().transform, Transform::Table);
-        assert_eq!(accept(Some(header), false).unwrap().transform, Transform::None);
+    const BUILTIN: Offer = Offer { protobuf: true, yaml: true, transforms: true };
+    const CUSTOM: Offer = Offer { protobuf: false, yaml: true, transforms: true };
+    const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
+
+    fn agreed(header: &str, offer: Offer) -> (Format, Transform) {
+        let accepted = accept(Some(header), offer).unwrap();
+        (accepted.format, accepted.transform)
     }
 
     #[test]
-    fn only_protobuf_is_refused_and_protobuf_with_json_is_json() {
-        assert!(accept(Some("application/vnd.kubernetes.protobuf"), true).is_err());
-        let both = accept(Some("application/vnd.kubernetes.protobuf,application/json"), true).unwrap();
-        assert_eq!(both, Accepted::JSON);
+    fn kubectl_get_prefers_a_table() {
+        let header = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
+        assert_eq!(agreed(header, BUILTIN), (Format::Json, Transform::Table));
+        assert_eq!(agreed(header, Offer::DOCUMENT), (Format::Json, Transform::None));
+    }
+
+    #[test]
+    fn the_first_of_equals_wins_and_quality_orders() {
+        let both = format!("{PROTOBUF},application/json");
+        assert_eq!(agreed(&both, BUILTIN), (Format::Protobuf, Transform::None));
+        assert_eq!(agreed(&both, CUSTOM), (Format::Json, Transform::None));
+        assert_eq!(agreed(&format!("application/json,{PROTOBUF}"), BUILTIN).0, Format::Json);
+        assert_eq!(agreed(&format!("application/json;q=0.5,{PROTOBUF};q=0.9"), BUILTIN).0, Format::Protobuf);
+        assert_eq!(agreed(&format!("{PROTOBUF};q=0,*/*"), BUILTIN).0, Format::Json);
+        assert_eq!(agreed(&format!("text/html,{PROTOBUF};stream=watch"), BUILTIN).0, Format::Protobuf);
+        assert_eq!(agreed("application/yaml", BUILTIN).0, Format::Yaml);
+    }
+
+    #[test]
+    fn what_has_no_messages_is_not_acceptable_as_such() {
+        assert!(accept(Some(PROTOBUF), CUSTOM).is_err());
+        assert!(accept(Some("text/html"), BUILTIN).is_err());
+        assert!(accept(Some(&format!("{PROTOBUF};as=Table;v=v1;g=meta.k8s.io")), BUILTIN).is_err());
+        let metadata = format!("{PROTOBUF};as=PartialObjectMetadata;v=v1;g=meta.k8s.io");
+        assert_eq!(agreed(&metadata, CUSTOM), (Format::Protobuf, Transform::MetadataOnly));
+        let table_or_not =
+            format!("{PROTOBUF};as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1;g=meta.k8s.io");
+        assert_eq!(agreed(&table_or_not, BUILTIN), (Format::Json, Transform::Table));
+    }
+
+    #[test]
+    fn errors_are_told_in_the_wanted_form_whatever_it_is() {
+        assert_eq!(error_format(None), Format::Json);
+        assert_eq!(error_format(Some("text/html")), Format::Json);
+        assert_eq!(error_format(Some(&format!("{PROTOBUF};as=Table;v=v1;g=meta.k8s.io"))), Format::Protobuf);
+        assert_eq!(error_format(Some("application/yaml")), Format::Yaml);
     }
 
     #[test]

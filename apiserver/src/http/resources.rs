@@ -11,10 +11,10 @@ use gantry_api::{ApiError, FieldError, Reason, codec};
 use http::{Response, StatusCode, header};
 use serde_json::{Value, json};
 
-use super::negotiate::{self, BodyKind};
+use super::negotiate::{self, BodyKind, Format, Offer};
 use super::params::Params;
 use super::request_info::RequestInfo;
-use super::respond::{self, Representation, Shape};
+use super::respond::{self, Representation};
 use super::watch::{WatchBody, WatchOptions};
 use super::{App, proxy, read_body, reviews, status};
 use crate::admission::{Attributes, Notes, Operation};
@@ -50,7 +50,8 @@ pub async fn handle(call: Call<'_>, request: http::Request<Body>) -> Answer {
     }
     let verb = verb_of(info.verb).filter(|verb| resource.allows(*verb)).ok_or_else(not_allowed)?;
     let accept = accept_header(&request);
-    let view = Representation::new(negotiate::accept(accept.as_deref(), true)?, call.params)?;
+    let offer = Offer { yaml: verb != Verb::Watch, ..offer(&resource) };
+    let view = Representation::new(negotiate::accept(accept.as_deref(), offer)?, call.params)?;
     match verb {
         Verb::Get => get(&call, &resource, &view).await,
         Verb::List => {
@@ -165,6 +166,11 @@ fn check_scope(resource: &Resource, info: &RequestInfo) -> Result<(), ApiError> 
     if wants_name == info.name.is_empty() { Err(not_allowed()) } else { Ok(()) }
 }
 
+/// In which forms a resource is shown.
+fn offer(resource: &Resource) -> Offer {
+    Offer { protobuf: gantry_api::protobuf::schema_of(resource).is_some(), yaml: true, transforms: true }
+}
+
 fn accept_header(request: &http::Request<Body>) -> Option<String> {
     request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok()).map(str::to_owned)
 }
@@ -214,23 +220,28 @@ async fn watch(call: &Call<'_>, resource: &Arc<Resource>, view: &Representation)
         Ok(session) => session,
         // Clients look for this one inside the watch, where it may also come later.
         Err(error) if error.reason == Reason::Expired => {
-            let frame = codec::error_frame(&error.to_status(status::code(&error).as_u16()));
-            return view.bytes(StatusCode::OK, frame);
+            let status = error.to_status(status::code(&error).as_u16());
+            let frame = match view.format {
+                Format::Protobuf => {
+                    let status = respond::in_format(Format::Protobuf, Bytes::from(status.to_string()))?;
+                    gantry_api::protobuf::watch_frame("ERROR", &status)
+                }
+                _ => codec::error_frame(&status),
+            };
+            return Ok(respond::respond(StatusCode::OK, view.format.stream_type(), frame));
         }
         Err(error) => return Err(error),
     };
     let options = WatchOptions {
         shape: view.shape,
+        format: view.format,
         bookmarks: call.params.flag("allowWatchBookmarks"),
         timeout: timeout.map(Duration::from_secs),
     };
     let body = WatchBody::new(session, options, &call.app.shutdown, call.app.metrics.open(call.info));
     let mut response = Response::new(Body::from_stream(body));
-    let content_type = match view.shape {
-        Shape::Object => "application/json",
-        Shape::Metadata | Shape::Table(_) => "application/json;stream=watch",
-    };
-    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));
+    let content_type = header::HeaderValue::from_static(view.format.stream_type());
+    response.headers_mut().insert(header::CONTENT_TYPE, content_type);
     Ok(response)
 }
 
@@ -239,7 +250,7 @@ async fn review(call: &Call<'_>, resource: &Resource, view: &Representation, req
     let mut context = crate::registry::read_context();
     let review = engine::decode(resource, &body, format, &mut context)?;
     if resource.group.is_empty() && resource.plural == "bindings" {
-        return bind(call, &review).await;
+        return bind(call, view, &review).await;
     }
     let answered = reviews::answer(call.app, &resource.kind, call.identity, &call.info.namespace, review)
         .ok_or_else(status::no_such_path)?;
@@ -247,12 +258,12 @@ async fn review(call: &Call<'_>, resource: &Resource, view: &Representation, req
 }
 
 /// `POST …/bindings`, the older way to bind a pod.
-async fn bind(call: &Call<'_>, binding: &Value) -> Answer {
+async fn bind(call: &Call<'_>, view: &Representation, binding: &Value) -> Answer {
     let pods = call.app.registry.catalog().resource("", "v1", "pods").ok_or_else(status::no_such_path)?;
     let name = gantry_api::meta::name(binding);
     let caller = Caller { notes: Arc::clone(call.notes), ..call.params.caller("CreateOptions", call.identity, "")? };
     call.app.registry.bind(pods, &call.info.namespace, name, binding, &caller).await?;
-    Ok(respond::json(StatusCode::CREATED, &status::success(StatusCode::CREATED)))
+    view.document(StatusCode::CREATED, &status::success(StatusCode::CREATED))
 }
 
 async fn patch(call: &Call<'_>, resource: &Resource, request: http::Request<Body>) -> Result<Written, ApiError> {
@@ -300,7 +311,7 @@ async fn delete(call: &Call<'_>, resource: &Resource, view: &Representation, req
             let body = json!({
                 "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details,
             });
-            Ok(respond::json(StatusCode::OK, &body))
+            view.document(StatusCode::OK, &body)
         }
     }
 }
@@ -319,7 +330,7 @@ async fn subresource(call: &Call<'_>, resource: &Arc<Resource>, request: http::R
         admit_connection(call, resource, &caller).await?;
         return proxy::handle(call, resource, request).await;
     }
-    let view = Representation::new(negotiate::accept(accept.as_deref(), true)?, call.params)?;
+    let view = Representation::new(negotiate::accept(accept.as_deref(), offer(resource))?, call.params)?;
     // A Scale and the like have no table of their own.
     let plain = info.subresource == "scale";
     let show = |written: Written| {
@@ -338,13 +349,13 @@ async fn subresource(call: &Call<'_>, resource: &Arc<Resource>, request: http::R
             let caller = call.caller("CreateOptions", &request)?;
             let binding = action_body(resource, "binding", request).await?;
             registry.bind(resource, target.namespace, target.name, &binding, &caller).await?;
-            Ok(respond::json(StatusCode::CREATED, &status::success(StatusCode::CREATED)))
+            view.document(StatusCode::CREATED, &status::success(StatusCode::CREATED))
         }
         ("create", "eviction") => {
             let caller = call.caller("CreateOptions", &request)?;
             let eviction = action_body(resource, "eviction", request).await?;
             registry.evict(resource, target.namespace, target.name, &eviction, &caller).await?;
-            Ok(respond::json(StatusCode::CREATED, &status::success(StatusCode::CREATED)))
+            view.document(StatusCode::CREATED, &status::success(StatusCode::CREATED))
         }
         ("create", "token") => {
             let caller = call.caller("CreateOptions", &request)?;

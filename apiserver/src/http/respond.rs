@@ -1,17 +1,18 @@
 //! Successful responses: objects and lists in the representation that was agreed on.
 //!
-//! In: encoded objects. Out: bytes and responses. JSON objects pass through untouched; only tables, YAML and pretty-printing
-//! parse anything.
+//! In: encoded objects. Out: bytes and responses. JSON objects pass through untouched; protobuf is written from the same
+//! bytes; only tables, YAML and pretty-printing parse anything.
 
 use axum::body::Body;
 use bytes::Bytes;
 use gantry_api::kinds::Resource;
+use gantry_api::protobuf::{self, ProtobufError};
 use gantry_api::table::IncludeObject;
 use gantry_api::{ApiError, codec};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use serde_json::{Value, json};
 
-use super::negotiate::{Accepted, Transform};
+use super::negotiate::{Accepted, Format, Transform};
 use super::params::Params;
 use crate::registry::ListResult;
 
@@ -31,7 +32,8 @@ pub enum Shape {
 pub struct Representation {
     /// How objects are shown.
     pub shape: Shape,
-    accepted: Accepted,
+    /// How they are written.
+    pub format: Format,
     pretty: bool,
 }
 
@@ -50,39 +52,81 @@ impl Representation {
                 }
             }),
         };
-        Ok(Self { shape, accepted, pretty: params.flag("pretty") && !accepted.yaml })
+        let pretty = (accepted.pretty || params.flag("pretty")) && accepted.format == Format::Json;
+        Ok(Self { shape, format: accepted.format, pretty })
     }
 
     /// A response with an object.
     pub fn object(&self, code: StatusCode, resource: &Resource, object: Bytes) -> Result<Response<Body>, ApiError> {
+        if self.format == Format::Protobuf {
+            return Ok(respond(code, self.format.content_type(), message(resource, &object, self.shape)?));
+        }
         let shaped = shape_object(resource, object, self.shape)?;
         self.bytes(code, shaped)
     }
 
     /// A response with a list.
     pub fn list(&self, resource: &Resource, list: &ListResult) -> Result<Response<Body>, ApiError> {
-        let token = list.continue_token.as_deref();
+        let (token, items) = (list.continue_token.as_deref(), list.objects.iter());
+        if self.format == Format::Protobuf {
+            let message = match self.shape {
+                Shape::Metadata => protobuf::metadata_list(list.revision, token, list.remaining, items),
+                _ => protobuf::list(resource, list.revision, token, list.remaining, items),
+            };
+            return Ok(respond(StatusCode::OK, self.format.content_type(), message.map_err(unwritable)?));
+        }
         let bytes = match self.shape {
-            Shape::Object => codec::write_list(resource, list.revision, token, list.remaining, list.objects.iter()),
-            Shape::Metadata => codec::write_metadata_list(list.revision, token, list.remaining, list.objects.iter())?,
+            Shape::Object => codec::write_list(resource, list.revision, token, list.remaining, items),
+            Shape::Metadata => codec::write_metadata_list(list.revision, token, list.remaining, items)?,
             Shape::Table(include) => super::tables::list(resource, list, include)?,
         };
         self.bytes(StatusCode::OK, bytes)
     }
 
-    /// A response with JSON bytes, rewritten if YAML or pretty-printing was asked for.
+    /// A response with a document, given as JSON bytes.
     pub fn bytes(&self, code: StatusCode, bytes: Bytes) -> Result<Response<Body>, ApiError> {
-        let bytes = if self.accepted.yaml {
-            let value: Value = serde_json::from_slice(&bytes).map_err(ApiError::internal)?;
-            Bytes::from(serde_saphyr::to_string(&value).map_err(ApiError::internal)?)
-        } else if self.pretty {
+        let bytes = if self.pretty {
             let value: Value = serde_json::from_slice(&bytes).map_err(ApiError::internal)?;
             Bytes::from(serde_json::to_vec_pretty(&value).map_err(ApiError::internal)?)
         } else {
-            bytes
+            in_format(self.format, bytes)?
         };
-        Ok(respond(code, self.accepted.content_type(), bytes))
+        Ok(respond(code, self.format.content_type(), bytes))
     }
+
+    /// A response with a document.
+    pub fn document(&self, code: StatusCode, value: &Value) -> Result<Response<Body>, ApiError> {
+        self.bytes(code, Bytes::from(value.to_string()))
+    }
+}
+
+/// A JSON document in a format.
+pub fn in_format(format: Format, json: Bytes) -> Result<Bytes, ApiError> {
+    match format {
+        Format::Json => Ok(json),
+        Format::Yaml => {
+            let value: Value = serde_json::from_slice(&json).map_err(ApiError::internal)?;
+            serde_saphyr::to_string(&value).map(Bytes::from).map_err(ApiError::internal)
+        }
+        Format::Protobuf => protobuf::document(&json).map_err(unwritable),
+    }
+}
+
+/// What has no messages is not acceptable as such; everything else is a fault of what was stored.
+pub fn unwritable(error: ProtobufError) -> ApiError {
+    match error {
+        ProtobufError::NoMessage(_) => ApiError::not_acceptable(error.to_string()),
+        error => ApiError::internal(error),
+    }
+}
+
+/// One object in a shape, as a message.
+pub fn message(resource: &Resource, object: &[u8], shape: Shape) -> Result<Bytes, ApiError> {
+    let message = match shape {
+        Shape::Metadata => protobuf::metadata(object),
+        Shape::Object | Shape::Table(_) => protobuf::object(resource, object),
+    };
+    message.map_err(unwritable)
 }
 
 /// One object in a shape.

@@ -3,9 +3,13 @@
 //! In: an [`ApiError`]. Out: its code and the `Status` response.
 
 use axum::body::Body;
+use bytes::Bytes;
 use gantry_api::{ApiError, Reason};
 use http::{HeaderValue, Response, StatusCode, header};
 use serde_json::{Value, json};
+
+use super::negotiate::Format;
+use super::respond;
 
 /// The HTTP code of an error.
 pub fn code(error: &ApiError) -> StatusCode {
@@ -33,12 +37,15 @@ pub fn code(error: &ApiError) -> StatusCode {
     }
 }
 
-/// The response to a request that failed.
-pub fn response(error: &ApiError) -> Response<Body> {
+/// The response to a request that failed, in the form that its client reads.
+pub fn response(error: &ApiError, format: Format) -> Response<Body> {
     let code = code(error);
-    let mut response = Response::new(Body::from(error.to_status(code.as_u16()).to_string()));
-    *response.status_mut() = code;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let json = Bytes::from(error.to_status(code.as_u16()).to_string());
+    let (format, body) = match respond::in_format(format, json.clone()) {
+        Ok(body) => (format, body),
+        Err(_) => (Format::Json, json),
+    };
+    let mut response = respond::respond(code, format.content_type(), body);
     let retry_after = error.details.as_ref().map_or(0, |details| details.retry_after_seconds);
     if retry_after > 0 {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(retry_after));

@@ -1,6 +1,6 @@
 //! The body of a watch response.
 //!
-//! In: a [`WatchSession`]. Out: newline-delimited JSON frames. A frame that many watchers get is one shared buffer; frames
+//! In: a [`WatchSession`]. Out: newline-delimited JSON frames, or messages with their lengths. A frame that many watchers get is one shared buffer; frames
 //! that are ready together travel in one chunk. The body ends at its deadline, when the client lags, or at shutdown, after a
 //! last bookmark where the client takes bookmarks.
 
@@ -13,11 +13,12 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::Stream;
-use gantry_api::{ApiError, codec};
+use gantry_api::{ApiError, codec, protobuf};
 use rand::Rng;
 use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
+use super::negotiate::Format;
 use super::respond::{self, Shape};
 use crate::cacher::{Delivery, Kind};
 use crate::registry::{WatchSession, present};
@@ -34,6 +35,8 @@ const DEFAULT_TIMEOUT_MIN: Duration = Duration::from_secs(1800);
 pub struct WatchOptions {
     /// How objects look.
     pub shape: Shape,
+    /// How frames are written.
+    pub format: Format,
     /// Whether the client takes bookmarks.
     pub bookmarks: bool,
     /// When it ends.
@@ -85,13 +88,23 @@ impl WatchBody {
     /// The frame of a change as this watch shows it.
     fn change_frame(&mut self, delivery: &Delivery) -> Result<Bytes, ApiError> {
         if self.options.shape == Shape::Object && self.session.resource.conversion.is_none() {
-            return Ok(delivery.change.frame(delivery.kind));
+            return match self.options.format {
+                Format::Protobuf => {
+                    let frame = delivery.change.message_frame(delivery.kind, &self.session.resource);
+                    frame.map_err(respond::unwritable)
+                }
+                _ => Ok(delivery.change.frame(delivery.kind)),
+            };
         }
         self.object_frame(delivery.kind, delivery.change.object(delivery.kind))
     }
 
     fn object_frame(&mut self, kind: Kind, object: Bytes) -> Result<Bytes, ApiError> {
         let object = present(&self.session.resource, object)?;
+        if self.options.format == Format::Protobuf {
+            let message = respond::message(&self.session.resource, &object, self.options.shape)?;
+            return Ok(protobuf::watch_frame(kind.as_str(), &message));
+        }
         let object = match self.options.shape {
             Shape::Table(include) => {
                 let columns = std::mem::take(&mut self.columns_due);
@@ -102,12 +115,20 @@ impl WatchBody {
         Ok(codec::watch_frame(kind.as_str(), &object))
     }
 
-    fn bookmark_frame(&self, revision: u64, initial_events_end: bool) -> Bytes {
-        match self.options.shape {
-            Shape::Object => codec::bookmark(&self.session.resource, revision, initial_events_end),
+    fn bookmark_frame(&self, revision: u64, initial_events_end: bool) -> Result<Bytes, ApiError> {
+        let resource = &self.session.resource;
+        if self.options.format == Format::Protobuf {
+            let frame = match self.options.shape {
+                Shape::Metadata => protobuf::metadata_bookmark(revision, initial_events_end),
+                _ => protobuf::bookmark(resource, revision, initial_events_end),
+            };
+            return frame.map_err(respond::unwritable);
+        }
+        Ok(match self.options.shape {
+            Shape::Object => codec::bookmark(resource, revision, initial_events_end),
             Shape::Metadata => codec::metadata_bookmark(revision, initial_events_end),
             Shape::Table(_) => respond::table_bookmark(revision, initial_events_end),
-        }
+        })
     }
 
     fn add(out: &mut Chunk, frame: Result<Bytes, ApiError>) {
@@ -126,7 +147,7 @@ impl WatchBody {
         }
         if self.initial.as_slice().is_empty() && self.initial_end_due && !out.is_full() {
             self.initial_end_due = false;
-            out.push(self.bookmark_frame(self.session.revision, true));
+            Self::add(out, self.bookmark_frame(self.session.revision, true));
         }
         while self.initial.as_slice().is_empty() && !out.is_full() {
             let Some(delivery) = self.backlog.next() else { break };
@@ -156,7 +177,7 @@ impl WatchBody {
         let revision = self.session.cacher.revision().max(self.session.revision);
         self.take_queue(out, cx);
         if !out.is_full() {
-            out.push(self.bookmark_frame(revision, false));
+            Self::add(out, self.bookmark_frame(revision, false));
         }
     }
 

@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
+/// How many structs may be inlined into each other.
+const INLINED_MAX: usize = 2;
+
 /// Markers of one doc comment: `+listType=map` gives `("listType", "map")`.
 pub type Marks = Vec<(String, String)>;
 
@@ -70,18 +73,32 @@ impl Markers {
         self.messages.get(&(module.replace('-', "_"), fold(name)))
     }
 
-    /// The field of a definition by its JSON name, and the number of the inlined struct it sits in (0: none).
-    pub fn field(&self, definition: &str, json: &str) -> Option<(u16, &Field)> {
+    /// The field of a definition by its JSON name, and the numbers of the inlined structs it sits in, outermost first.
+    /// A struct that is inlined is no property (`properties`, folded) of its own.
+    pub fn field(&self, definition: &str, json: &str, properties: &[String]) -> Option<(Vec<u16>, &Field)> {
         let message = self.message(definition)?;
-        let folded = fold(json);
-        if let Some(field) = message.fields.iter().find(|f| f.folded == folded) {
-            return Some((0, field));
-        }
         let module = definition.strip_prefix("io.k8s.")?.rsplit_once('.')?.0.replace('-', "_");
-        message.fields.iter().filter(|f| !f.message.is_empty()).find_map(|outer| {
-            let inner = self.messages.get(&(module.clone(), outer.message.clone()))?;
-            let field = inner.fields.iter().find(|f| f.folded == folded)?;
-            Some((outer.number, field))
+        self.field_in(&module, message, &fold(json), properties, INLINED_MAX)
+    }
+
+    fn field_in<'m>(
+        &'m self,
+        module: &str,
+        message: &'m Message,
+        folded: &str,
+        properties: &[String],
+        depth: usize,
+    ) -> Option<(Vec<u16>, &'m Field)> {
+        if let Some(field) = message.fields.iter().find(|f| f.folded == folded) {
+            return Some((Vec::new(), field));
+        }
+        let depth = depth.checked_sub(1)?;
+        let structs = message.fields.iter().filter(|f| !f.message.is_empty() && !properties.contains(&f.folded));
+        structs.into_iter().find_map(|outer| {
+            let inner = self.messages.get(&(module.to_owned(), outer.message.clone()))?;
+            let (mut path, field) = self.field_in(module, inner, folded, properties, depth)?;
+            path.insert(0, outer.number);
+            Some((path, field))
         })
     }
 
@@ -171,9 +188,9 @@ mod tests {
         );
         let thing = markers.message("io.k8s.api.core.v1.Thing").unwrap();
         assert_eq!(thing.marks, vec![("structType".to_owned(), "atomic".to_owned())]);
-        let (outer, ips) = markers.field("io.k8s.api.core.v1.Thing", "podIPs").unwrap();
-        assert_eq!((outer, ips.number, ips.marks[0].1.as_str()), (0, 7, "set"));
-        let (outer, ready) = markers.field("io.k8s.api.core.v1.Thing", "ready").unwrap();
-        assert_eq!((outer, ready.number), (2, 3));
+        let (outer, ips) = markers.field("io.k8s.api.core.v1.Thing", "podIPs", &[]).unwrap();
+        assert_eq!((outer.as_slice(), ips.number, ips.marks[0].1.as_str()), (&[][..], 7, "set"));
+        let (outer, ready) = markers.field("io.k8s.api.core.v1.Thing", "ready", &[]).unwrap();
+        assert_eq!((outer.as_slice(), ready.number), (&[2][..], 3));
     }
 }

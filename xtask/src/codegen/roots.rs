@@ -4,7 +4,7 @@ use k8s_openapi::{
     api, apiextensions_apiserver::pkg::apis::apiextensions, apimachinery::pkg::apis::meta,
     kube_aggregator::pkg::apis::apiregistration,
 };
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 /// Names root types by module; each becomes a subschema of one generator, which collects what they reach.
 macro_rules! roots {
@@ -53,7 +53,26 @@ pub fn definitions() -> Map<String, Value> {
         api::resource::v1 { DeviceClass, ResourceClaim, ResourceClaimTemplate, ResourceSlice }
         apiextensions::v1 { CustomResourceDefinition }
         apiregistration::v1 { APIService }
-        meta::v1 { DeleteOptions, Status, ListMeta, ObjectMeta, LabelSelector }
+        meta::v1 {
+            DeleteOptions, Status, ListMeta, ObjectMeta, LabelSelector, APIVersions, APIGroup, APIGroupList, APIResourceList,
+        }
     }
-    generator.take_definitions(true)
+    let mut definitions = generator.take_definitions(true);
+    // Not in Kubernetes' own description of its API, since it is a form that any object may be asked for in.
+    definitions.insert(
+        "io.k8s.apimachinery.pkg.apis.meta.v1.PartialObjectMetadata".to_owned(),
+        json!({
+            "description": "An object of any kind with nothing but its metadata.",
+            "properties": {
+                "apiVersion": {"type": "string", "description": "The version that this form is written in."},
+                "kind": {"type": "string", "description": "The name of this form."},
+                "metadata": {
+                    "description": "The object's metadata.",
+                    "allOf": [{"$ref": "#/definitions/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"}],
+                },
+            },
+        }),
+    );
+    definitions.sort_keys();
+    definitions
 }
