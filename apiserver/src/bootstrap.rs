@@ -39,6 +39,10 @@ pub struct Facts {
     pub advertise: SocketAddr,
     /// The Service's address: the first of the range.
     pub service_ip: Option<IpAddr>,
+    /// The CA of client certificates, PEM.
+    pub client_ca: String,
+    /// The CA of the front proxy's certificate, PEM.
+    pub front_proxy_ca: String,
 }
 
 fn caller() -> Caller {
@@ -58,6 +62,7 @@ pub async fn ensure(registry: &Registry, facts: &Facts) -> Result<(), ApiError> 
         });
         ensure_object(registry, ("scheduling.k8s.io", "v1", "priorityclasses"), "", name, object).await?;
     }
+    ensure_authentication(registry, facts).await?;
     let Some(service_ip) = facts.service_ip else {
         return Ok(());
     };
@@ -108,6 +113,36 @@ async fn ensure_object(
         Err(error) if error.reason != Reason::AlreadyExists => Err(error),
         _ => Ok(()),
     }
+}
+
+/// What aggregated servers need to know to believe this one: whose certificates, and which headers.
+async fn ensure_authentication(registry: &Registry, facts: &Facts) -> Result<(), ApiError> {
+    const NAME: &str = "extension-apiserver-authentication";
+    const NAMESPACE: &str = "kube-system";
+    let data = json!({
+        "client-ca-file": facts.client_ca,
+        "requestheader-client-ca-file": facts.front_proxy_ca,
+        "requestheader-allowed-names": json!([crate::pki::FRONT_PROXY_USER]).to_string(),
+        "requestheader-username-headers": "[\"X-Remote-User\"]",
+        "requestheader-uid-headers": "[\"X-Remote-Uid\"]",
+        "requestheader-group-headers": "[\"X-Remote-Group\"]",
+        "requestheader-extra-headers-prefix": "[\"X-Remote-Extra-\"]",
+    });
+    let Some(maps) = registry.catalog().resource("", "v1", "configmaps").cloned() else {
+        return Ok(());
+    };
+    let object = json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": NAME, "namespace": NAMESPACE}, "data": data,
+    });
+    let Some(entry) = registry.cached(&maps, NAMESPACE, NAME) else {
+        return ensure_object(registry, ("", "v1", "configmaps"), NAMESPACE, NAME, object).await;
+    };
+    if codec::decode(&entry.object)?["data"] == data {
+        return Ok(());
+    }
+    let target = Target { resource: &maps, subresource: "", namespace: NAMESPACE, name: NAME };
+    let body = object.to_string();
+    registry.update(target, body.as_bytes(), gantry_api::engine::BodyFormat::Json, &caller()).await.map(|_| ())
 }
 
 /// Makes an object that lists this server, or adds this server to the one there is.

@@ -16,6 +16,7 @@
 //! [`start`] brings it up and returns a [`Handle`] once it serves.
 
 pub mod admission;
+pub mod aggregation;
 pub mod auth;
 mod bootstrap;
 pub mod cacher;
@@ -171,6 +172,7 @@ pub async fn start(options: Options, metrics: MetricsRegistry, shutdown: Cancell
     let keys = Keys {
         tls: server::tls_config(&pki)?,
         node_client: server::node_client_config(&pki)?,
+        front_proxy: Arc::new(server::front_proxy(&pki)?),
         tokens: Arc::new(Tokens::new(pki.service_account_key())?),
     };
 
@@ -194,7 +196,12 @@ pub async fn start(options: Options, metrics: MetricsRegistry, shutdown: Cancell
         async move { cacher.follow(store, revision, feed).await }
     });
 
-    let facts = bootstrap::Facts { advertise, service_ip: addresses.first() };
+    let facts = bootstrap::Facts {
+        advertise,
+        service_ip: addresses.first(),
+        client_ca: pki.ca_pem().to_owned(),
+        front_proxy_ca: pki.front_proxy_ca_pem().to_owned(),
+    };
     let webhooks = Arc::new(webhook_client(&cacher, &catalog));
     let chain = admission::Chain::new(&webhooks);
     let live = Arc::new(LiveCatalog::new(Catalog::builtin()));
@@ -223,6 +230,7 @@ pub async fn start(options: Options, metrics: MetricsRegistry, shutdown: Cancell
         let (registry, shutdown) = (Arc::clone(&app.registry), shutdown.clone());
         async move { custom::run(registry, shutdown).await }
     });
+    tasks.spawn(aggregation::keep(Arc::clone(&app.aggregator), Arc::clone(&app.registry), shutdown.clone()));
     tasks.spawn(async move { registry::expire_events(&app.registry, shutdown).await });
     tasks.close();
     tracing::info!(%address, "the API server is ready");
@@ -241,6 +249,7 @@ fn webhook_client(cacher: &Arc<Cacher>, catalog: &Catalog) -> webhook::Client {
 struct Keys {
     tls: Arc<rustls::ServerConfig>,
     node_client: Arc<rustls::ClientConfig>,
+    front_proxy: Arc<webhook::Presented>,
     tokens: Arc<Tokens>,
 }
 
@@ -254,12 +263,18 @@ fn app(
     shutdown: CancellationToken,
 ) -> App {
     let (catalog, cacher) = (Arc::clone(registry.catalog()), Arc::clone(registry.cacher()));
+    let aggregator = aggregation::Aggregator::new(
+        Arc::clone(&cacher),
+        &catalog,
+        webhook_client(&cacher, &catalog).presenting(Arc::clone(&keys.front_proxy)),
+    );
     App {
         authenticator: Authenticator::new(Arc::clone(&keys.tokens), Arc::clone(&cacher), &catalog),
         authorizer: Box::new(authorizer(&cacher, &catalog)),
         tokens: Arc::clone(&keys.tokens),
         documents: Documents::new(Arc::clone(registry.live_catalog()), advertise),
         proxy: NodeProxy::new(Arc::clone(&keys.node_client)),
+        aggregator: Arc::new(aggregator),
         metrics: Metrics::new(&mut metrics),
         exposition: metrics,
         request_timeout: options.request_timeout,

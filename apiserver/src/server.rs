@@ -65,6 +65,12 @@ pub fn node_client_config(pki: &Pki) -> Result<Arc<ClientConfig>, rustls::Error>
     Ok(Arc::new(config))
 }
 
+/// What the server presents to aggregated ones.
+pub fn front_proxy(pki: &Pki) -> Result<crate::webhook::Presented, rustls::Error> {
+    let (chain, key) = certificate(pki.front_proxy_client())?;
+    Ok(crate::webhook::Presented { chain, key })
+}
+
 fn roots(pki: &Pki) -> Result<RootCertStore, rustls::Error> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(pki.ca_pem().as_bytes()) {

@@ -81,11 +81,11 @@ impl<T: Item> Compiled<T> {
 
     /// The current state; none if there are no objects.
     fn state(&self, registry: &Registry) -> Option<Arc<State<T>>> {
-        let catalog = registry.catalog();
-        let resource = catalog.resource(self.group, self.version, self.plural)?;
+        let catalog = registry.live_catalog().now();
+        let resource = registry.catalog().resource(self.group, self.version, self.plural)?;
         let cache = registry.cacher().resource(resource)?;
         let changed = cache.changed();
-        let fresh = |state: &Arc<State<T>>| state.changed == changed && Arc::ptr_eq(&state.catalog, catalog);
+        let fresh = |state: &Arc<State<T>>| state.changed == changed && Arc::ptr_eq(&state.catalog, &catalog);
         let known = self.state.read().unwrap_or_else(PoisonError::into_inner).clone();
         let state = match known {
             Some(state) if fresh(&state) => state,

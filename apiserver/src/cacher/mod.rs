@@ -127,6 +127,11 @@ impl Cacher {
         *self.revision.borrow()
     }
 
+    /// Tells when the revision grows.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.revision.subscribe()
+    }
+
     /// Whether the caches follow the store.
     pub fn is_following(&self) -> bool {
         *self.following.borrow()

@@ -20,7 +20,8 @@ use crate::registry::LiveCatalog;
 
 /// The Kubernetes version whose API this is.
 pub const KUBERNETES_VERSION: &str = "v1.35.4";
-const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+/// The aggregated form.
+pub(super) const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 /// The protobuf form of OpenAPI version 2, by its name and its old name.
 const OPENAPI_PROTOBUF: [&str; 2] = [
     "application/com.github.proto-openapi.spec.v2.v1.0+protobuf",
@@ -70,10 +71,7 @@ impl Documents {
             }
         }
         let bytes = make(&self.catalog.now())?;
-        let digest = ring::digest::digest(&ring::digest::SHA256, &bytes);
-        let hex: String = digest.as_ref().iter().map(|byte| format!("{byte:02X}")).collect();
-        let etag = HeaderValue::from_str(&format!("\"{hex}\"")).unwrap_or(HeaderValue::from_static("\"\""));
-        let document = Document { bytes, etag };
+        let document = Document { etag: etag(&bytes), bytes };
         let mut made = self.made.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if made.version == version {
             made.documents.insert(name.to_owned(), document.clone());
@@ -150,6 +148,13 @@ fn in_accepted_format(document: Document, accept: Option<&str>) -> Result<(Docum
     let format = negotiate::accept(accept, Offer::DOCUMENT)?.format;
     let bytes = respond::in_format(format, document.bytes)?;
     Ok((Document { bytes, etag: document.etag }, format))
+}
+
+/// The entity tag of a document.
+pub(super) fn etag(bytes: &[u8]) -> HeaderValue {
+    let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
+    let hex: String = digest.as_ref().iter().map(|byte| format!("{byte:02X}")).collect();
+    HeaderValue::from_str(&format!("\"{hex}\"")).unwrap_or(HeaderValue::from_static("\"\""))
 }
 
 fn serve(document: &Document, content_type: &'static str, headers: &HeaderMap) -> Response<Body> {

@@ -8,6 +8,7 @@
 //! request is here: panics become a 500, requests that should be short end after a minute, big answers are compressed if
 //! the client asks for it, and each request is counted and traced.
 
+mod aggregate;
 mod discovery;
 mod health;
 pub mod metrics;
@@ -37,6 +38,7 @@ use http_body_util::{BodyExt, Limited};
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::Notes;
+use crate::aggregation::Aggregator;
 use crate::auth::{self, Authenticator, Authorizer, Decision, Identity, PeerCertificate};
 use crate::registry::Registry;
 
@@ -70,6 +72,8 @@ pub struct App {
     pub documents: Documents,
     /// The way to nodes.
     pub proxy: NodeProxy,
+    /// What other servers answer.
+    pub aggregator: Arc<Aggregator>,
     /// What is counted.
     pub metrics: Metrics,
     /// Every metric of the process.
@@ -188,6 +192,9 @@ async fn answer(
     let identity = impersonate(app, identity, &request)?;
     tracing::trace!(user = identity.user, verb = info.verb, path = info.path, "request");
     authorize(app, &identity, info, params)?;
+    if let Some(route) = aggregate::route(app, info) {
+        return aggregate::forward(app, &route, info, &identity, request).await;
+    }
     if info.is_resource {
         let call = resources::Call { app, info, params, identity: &identity, notes };
         return resources::handle(call, request).await;
@@ -217,6 +224,9 @@ async fn answer(
             return Ok(respond::respond(StatusCode::OK, "application/jwk-set+json", keys));
         }
         _ => {}
+    }
+    if let Some(response) = aggregate::documents(app, &info.path, request.headers()) {
+        return response;
     }
     app.documents.answer(&info.path, request.headers()).ok_or_else(status::no_such_path)
 }

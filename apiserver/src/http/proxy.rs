@@ -276,7 +276,12 @@ fn is_private(name: &HeaderName, upgrades: bool) -> bool {
         | header::TRANSFER_ENCODING
         | header::PROXY_AUTHORIZATION => true,
         header::CONNECTION | header::UPGRADE => !upgrades,
-        ref other => other.as_str().starts_with("impersonate-") || other.as_str() == "keep-alive",
+        ref other => {
+            other.as_str().starts_with("impersonate-")
+                // Only this server says for whom it asks.
+                || other.as_str().starts_with("x-remote-")
+                || other.as_str() == "keep-alive"
+        }
     }
 }
 
@@ -288,7 +293,7 @@ fn copy_headers(from: &HeaderMap, to: &mut HeaderMap, upgrades: bool) {
     }
 }
 
-async fn forward(call: &Call<'_>, upstream: &Upstream, mut request: Request<Body>) -> Result<Response<Body>, ApiError> {
+async fn forward(call: &Call<'_>, upstream: &Upstream, request: Request<Body>) -> Result<Response<Body>, ApiError> {
     let unreachable = |error: &dyn std::fmt::Display| {
         ApiError::internal(format!(
             "error dialing backend: {} {}:{}: {error}",
@@ -296,36 +301,78 @@ async fn forward(call: &Call<'_>, upstream: &Upstream, mut request: Request<Body
         ))
     };
     let stream = call.app.proxy.connect(upstream).await.map_err(|error| unreachable(&error))?;
-    let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
-        .handshake::<_, Body>(TokioIo::new(stream))
-        .await
-        .map_err(|error| unreachable(&error))?;
+    let authority = format!("{}:{}", upstream.host, upstream.port);
+    let onward = Onward { authority: &authority, path_and_query: &upstream.path_and_query, headers: HeaderMap::new() };
+    match pass_on(call.app, call.info, stream, onward, request).await {
+        Ok(response) => Ok(response),
+        Err(PassError::Request(error)) => Err(error),
+        Err(PassError::Connection(error)) => Err(unreachable(&error)),
+    }
+}
+
+/// How a request is passed on.
+pub(super) struct Onward<'a> {
+    /// What the other side is called.
+    pub authority: &'a str,
+    /// What it is asked for.
+    pub path_and_query: &'a str,
+    /// What it is told besides the request's own headers.
+    pub headers: HeaderMap,
+}
+
+/// Why a request could not be passed on.
+pub(super) enum PassError {
+    /// It cannot be.
+    Request(ApiError),
+    /// The connection failed.
+    Connection(hyper::Error),
+}
+
+impl From<hyper::Error> for PassError {
+    fn from(error: hyper::Error) -> Self {
+        PassError::Connection(error)
+    }
+}
+
+/// Passes a request on over a connection of its own, and the answer back as it comes; after an upgrade, bytes both ways.
+pub(super) async fn pass_on(
+    app: &super::App,
+    info: &super::request_info::RequestInfo,
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    onward: Onward<'_>,
+    mut request: Request<Body>,
+) -> Result<Response<Body>, PassError> {
+    let (mut sender, connection) =
+        hyper::client::conn::http1::Builder::new().handshake::<_, Body>(TokioIo::new(stream)).await?;
     // Ends when either side closes, and with the session that was upgraded on it.
     tokio::spawn(async move {
         if let Err(error) = connection.with_upgrades().await {
-            tracing::debug!(%error, "a connection to a node ended");
+            tracing::debug!(%error, "a connection that requests were passed on over ended");
         }
     });
     let upgrades = request.headers().contains_key(header::UPGRADE);
     let client_side = upgrades.then(|| hyper::upgrade::on(&mut request));
     let (parts, body) = request.into_parts();
-    let mut onward = Request::new(if upgrades { Body::empty() } else { body });
-    *onward.method_mut() = parts.method;
-    *onward.uri_mut() =
-        upstream.path_and_query.parse::<Uri>().map_err(|error| ApiError::bad_request(error.to_string()))?;
-    copy_headers(&parts.headers, onward.headers_mut(), upgrades);
-    if let Ok(host) = http::HeaderValue::from_str(&format!("{}:{}", upstream.host, upstream.port)) {
-        onward.headers_mut().insert(header::HOST, host);
+    let mut passed = Request::new(if upgrades { Body::empty() } else { body });
+    *passed.method_mut() = parts.method;
+    *passed.uri_mut() = onward
+        .path_and_query
+        .parse::<Uri>()
+        .map_err(|error| PassError::Request(ApiError::bad_request(error.to_string())))?;
+    copy_headers(&parts.headers, passed.headers_mut(), upgrades);
+    passed.headers_mut().extend(onward.headers);
+    if let Ok(host) = http::HeaderValue::from_str(onward.authority) {
+        passed.headers_mut().insert(header::HOST, host);
     }
-    let mut answer = sender.send_request(onward).await.map_err(|error| unreachable(&error))?;
-    let open = call.app.metrics.open(call.info);
+    let mut answer = sender.send_request(passed).await?;
+    let open = app.metrics.open(info);
     let code = answer.status();
     let mut headers = HeaderMap::new();
     copy_headers(answer.headers(), &mut headers, code == StatusCode::SWITCHING_PROTOCOLS);
     let body = match client_side {
         Some(client_side) if code == StatusCode::SWITCHING_PROTOCOLS => {
             let node_side = hyper::upgrade::on(&mut answer);
-            tokio::spawn(splice(client_side, node_side, call.app.shutdown.clone(), open));
+            tokio::spawn(splice(client_side, node_side, app.shutdown.clone(), open));
             Body::empty()
         }
         _ => {

@@ -14,6 +14,7 @@
 //! | `apiserver.crt`, `.key` | what the API server presents |
 //! | `apiserver-kubelet-client.crt`, `.key` | what it presents to nodes |
 //! | `admin`, `controller-manager`, `scheduler` `.crt`, `.key` | what clients present |
+//! | `front-proxy/ca`, `front-proxy/client` `.crt`, `.key` | what it presents to aggregated servers, and that certificate's authority |
 //! | `node-NAME.crt`, `.key` | a node's, as client and as server |
 
 mod files;
@@ -35,6 +36,10 @@ use self::leaf::LeafSpec;
 
 /// The user that administers the cluster.
 pub const ADMIN_USER: &str = "kubernetes-admin";
+/// Who the API server is to aggregated servers when it asks for somebody else.
+pub const FRONT_PROXY_USER: &str = "front-proxy-client";
+/// The directory of the front proxy's own authority: nobody else's certificate may pass for it.
+const FRONT_PROXY_DIR: &str = "front-proxy";
 /// The user that the API server is to nodes.
 pub const KUBELET_CLIENT_USER: &str = "kube-apiserver-kubelet-client";
 /// The user that the controllers are.
@@ -172,6 +177,8 @@ pub struct Pki {
     admin: ClientIdentity,
     controller_manager: ClientIdentity,
     scheduler: ClientIdentity,
+    front_proxy_ca_pem: String,
+    front_proxy_client: ClientIdentity,
     service_account_key_pem: String,
 }
 
@@ -192,6 +199,10 @@ impl Pki {
         files::make_dir(dir)?;
         let authority = authority(dir, options, now)?;
         let keeper = Keeper { authority: &authority, now };
+        let front_proxy_dir = dir.join(FRONT_PROXY_DIR);
+        files::make_dir(&front_proxy_dir)?;
+        let front_proxy = self::authority(&front_proxy_dir, options, now)?;
+        let front_keeper = Keeper { authority: &front_proxy, now };
         let client = |user: &str, group: Option<&str>| LeafSpec::client(user, group);
         Ok(Pki {
             serving: keeper.keep("apiserver", &serving_spec(options))?,
@@ -199,6 +210,8 @@ impl Pki {
             admin: keeper.keep("admin", &client(ADMIN_USER, Some(MASTERS)))?,
             controller_manager: keeper.keep("controller-manager", &client(CONTROLLER_MANAGER_USER, None))?,
             scheduler: keeper.keep("scheduler", &client(SCHEDULER_USER, None))?,
+            front_proxy_client: front_keeper.keep("client", &client(FRONT_PROXY_USER, None))?,
+            front_proxy_ca_pem: front_proxy.ca_pem,
             service_account_key_pem: service_account_key(dir)?,
             authority,
         })
@@ -244,6 +257,18 @@ impl Pki {
     #[must_use]
     pub fn scheduler(&self) -> &ClientIdentity {
         &self.scheduler
+    }
+
+    /// What the API server presents to aggregated servers.
+    #[must_use]
+    pub fn front_proxy_client(&self) -> &ClientIdentity {
+        &self.front_proxy_client
+    }
+
+    /// The authority of that certificate, as PEM.
+    #[must_use]
+    pub fn front_proxy_ca_pem(&self) -> &str {
+        &self.front_proxy_ca_pem
     }
 
     /// The P-256 private key in PKCS #8, as PEM, that signs service account tokens.

@@ -297,13 +297,15 @@ fn secrets_are_for_their_owner_only() {
     let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&pki_dir), 0o700);
     let mut secrets = 0;
-    for entry in std::fs::read_dir(&pki_dir).unwrap() {
-        let path = entry.unwrap().path();
+    let front_proxy = pki_dir.join("front-proxy");
+    assert_eq!(mode(&front_proxy), 0o700);
+    let entries = std::fs::read_dir(&pki_dir).unwrap().chain(std::fs::read_dir(&front_proxy).unwrap());
+    for path in entries.map(|entry| entry.unwrap().path()).filter(|path| path.is_file()) {
         let is_certificate = path.extension().is_some_and(|extension| extension == "crt");
         assert_eq!(mode(&path), if is_certificate { 0o644 } else { 0o600 }, "{}", path.display());
         secrets += usize::from(!is_certificate);
     }
-    assert_eq!(secrets, 8);
+    assert_eq!(secrets, 10);
     assert!(!format!("{pki:?} {:?}", pki.admin()).contains("PRIVATE"));
 }
 

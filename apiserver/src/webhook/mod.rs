@@ -20,7 +20,7 @@ use http::{Method, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
-use rustls_pki_types::ServerName;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde_json::Value;
 use tokio::net::TcpStream;
 
@@ -152,6 +152,15 @@ impl std::fmt::Debug for Client {
     }
 }
 
+/// A certificate that the client presents, and its key.
+#[derive(Debug)]
+pub struct Presented {
+    /// The certificate.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// The key.
+    pub key: PrivateKeyDer<'static>,
+}
+
 /// A request that is ready to be sent.
 struct Call<'a> {
     key: Key,
@@ -165,6 +174,13 @@ impl Client {
     /// A client that finds Services with `resolver`.
     pub fn new(resolver: Arc<dyn Resolve>) -> Self {
         Self { resolver, trust: Trust::default(), pool: Pool::default() }
+    }
+
+    /// The same client, presenting a certificate.
+    #[must_use]
+    pub fn presenting(mut self, presented: Arc<Presented>) -> Self {
+        self.trust.present(presented);
+        self
     }
 
     /// Posts JSON and returns the answer's body. Everything together takes no longer than `timeout`.

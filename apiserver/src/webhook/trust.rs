@@ -10,7 +10,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio_rustls::TlsConnector;
 
-use super::ClientConfig;
+use super::{ClientConfig, Presented};
 
 /// How many different CAs are kept ready.
 const KEPT_MAX: usize = 64;
@@ -26,9 +26,16 @@ const SYSTEM_ROOTS: [&str; 4] = [
 #[derive(Default)]
 pub(super) struct Trust {
     made: Mutex<HashMap<[u8; 32], TlsConnector>>,
+    presented: Option<Arc<Presented>>,
 }
 
 impl Trust {
+    /// Presents this certificate from now on.
+    pub fn present(&mut self, presented: Arc<Presented>) {
+        self.made = Mutex::default();
+        self.presented = Some(presented);
+    }
+
     /// Names what a configuration trusts.
     pub fn digest(config: &ClientConfig) -> [u8; 32] {
         let mut context = ring::digest::Context::new(&ring::digest::SHA256);
@@ -45,7 +52,7 @@ impl Trust {
         if let Some(connector) = made.get(digest) {
             return Ok(connector.clone());
         }
-        let connector = TlsConnector::from(Arc::new(tls_config(config)?));
+        let connector = TlsConnector::from(Arc::new(tls_config(config, self.presented.as_deref())?));
         if made.len() >= KEPT_MAX {
             made.clear();
         }
@@ -54,14 +61,14 @@ impl Trust {
     }
 }
 
-fn tls_config(config: &ClientConfig) -> Result<TlsConfig, String> {
+fn tls_config(config: &ClientConfig, presented: Option<&Presented>) -> Result<TlsConfig, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = TlsConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?;
     if config.insecure {
         let verifier = Arc::new(AnyCertificate(provider));
-        return Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth());
+        return finish(builder.dangerous().with_custom_certificate_verifier(verifier), presented);
     }
     let mut roots = RootCertStore::empty();
     if config.ca_bundle.is_empty() {
@@ -77,7 +84,19 @@ fn tls_config(config: &ClientConfig) -> Result<TlsConfig, String> {
             return Err("unable to load root certificates: unable to parse bytes as PEM block".to_owned());
         }
     }
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+    finish(builder.with_root_certificates(roots), presented)
+}
+
+fn finish(
+    builder: rustls::ConfigBuilder<TlsConfig, rustls::client::WantsClientCert>,
+    presented: Option<&Presented>,
+) -> Result<TlsConfig, String> {
+    match presented {
+        None => Ok(builder.with_no_client_auth()),
+        Some(Presented { chain, key }) => {
+            builder.with_client_auth_cert(chain.clone(), key.clone_key()).map_err(|error| error.to_string())
+        }
+    }
 }
 
 /// What Go says of a handshake that failed.

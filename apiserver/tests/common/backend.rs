@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use axum::Router;
 use axum_server::tls_rustls::RustlsConfig;
 use base64::Engine as _;
+use rustls_pki_types::pem::PemObject;
 use serde_json::{Value, json};
 
 /// A running server and the CA of its certificate.
@@ -24,6 +25,11 @@ impl Drop for Backend {
 impl Backend {
     /// Serves `router` on a port of its own with a certificate for `names` and the loopback address.
     pub async fn start(names: &[&str], router: Router) -> Self {
+        Self::start_for(names, router, None).await
+    }
+
+    /// The same, for clients whose certificates come from this CA.
+    pub async fn start_for(names: &[&str], router: Router, client_ca: Option<&str>) -> Self {
         let ca_key = rcgen::KeyPair::generate().unwrap();
         let mut params = rcgen::CertificateParams::new(Vec::<String>::new()).unwrap();
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -34,16 +40,23 @@ impl Backend {
         sans.extend(["localhost".to_owned(), "127.0.0.1".to_owned()]);
         let key = rcgen::KeyPair::generate().unwrap();
         let leaf = rcgen::CertificateParams::new(sans).unwrap().signed_by(&key, &issuer).unwrap();
-        let mut config =
-            rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-                .with_safe_default_protocol_versions()
-                .unwrap()
-                .with_no_client_auth()
-                .with_single_cert(
-                    vec![leaf.der().clone()],
-                    rustls_pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
-                )
-                .unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .unwrap();
+        let builder = match client_ca {
+            None => builder.with_no_client_auth(),
+            Some(pem) => {
+                let mut roots = rustls::RootCertStore::empty();
+                for certificate in rustls_pki_types::CertificateDer::pem_slice_iter(pem.as_bytes()) {
+                    roots.add(certificate.unwrap()).unwrap();
+                }
+                let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+                builder.with_client_cert_verifier(verifier.build().unwrap())
+            }
+        };
+        let private = rustls_pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let mut config = builder.with_single_cert(vec![leaf.der().clone()], private).unwrap();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
