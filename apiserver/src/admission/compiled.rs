@@ -106,7 +106,7 @@ impl<T: Item> Compiled<T> {
                             });
                         });
                         let state =
-                            Arc::new(State { changed, catalog: Arc::clone(catalog), parts, index: RwLock::default() });
+                            Arc::new(State { changed, catalog: Arc::clone(&catalog), parts, index: RwLock::default() });
                         *slot = Some(Arc::clone(&state));
                         state
                     }
