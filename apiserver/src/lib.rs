@@ -10,6 +10,8 @@
 //! * [`auth`] says who asks and what they may.
 //! * [`admission`] completes or refuses writes.
 //! * [`registry`] is the one implementation of every verb for every kind.
+//! * [`encryption`] stands before the store: values of chosen kinds are stored encrypted.
+//! * [`operations`] is what an administrator does with the store: snapshots, backups, keys.
 //! * [`cacher`] keeps everything in memory as bytes and hands out changes.
 //! * [`webhook`] asks others: conversion and admission webhooks.
 //!
@@ -22,7 +24,9 @@ mod bootstrap;
 pub mod cacher;
 pub mod cidr;
 mod custom;
+pub mod encryption;
 pub mod http;
+pub mod operations;
 pub mod pki;
 pub mod registry;
 mod server;
@@ -46,7 +50,10 @@ use crate::auth::tokens::Tokens;
 use crate::auth::{Authenticator, Identity, NodeAuthorizer, RuleAuthorizer, SelfService};
 use crate::cacher::Cacher;
 use crate::cidr::Cidr;
+use crate::encryption::Encryption;
+use crate::encryption::sealed::Sealed;
 use crate::http::{App, Documents, InProcess, Metrics, NodeProxy};
+use crate::operations::Operations;
 use crate::pki::Pki;
 use crate::registry::{LiveCatalog, Registry, ServiceAddresses};
 
@@ -65,6 +72,10 @@ pub struct Options {
     pub store: Target,
     /// How the store is opened.
     pub store_options: gantry_store::Options,
+    /// The encryption configuration; by default [`encryption::FILE_NAME`] beside the certificates, made if missing.
+    pub encryption_config: Option<PathBuf>,
+    /// Backups that are made automatically.
+    pub backup: Option<operations::BackupOptions>,
     /// The range of Service addresses.
     pub service_cidr: Cidr,
     /// The range of node ports.
@@ -84,6 +95,8 @@ impl Options {
             pki_dir: data_dir.join("pki"),
             store: Target::Embedded(data_dir.join("store")),
             store_options: gantry_store::Options::default(),
+            encryption_config: None,
+            backup: None,
             service_cidr: DEFAULT_SERVICE_CIDR.parse().expect("the default range is well-formed"),
             node_ports: 30_000..=32_767,
             request_timeout: Duration::from_secs(60),
@@ -103,6 +116,9 @@ pub enum Error {
     /// The store cannot be opened or read.
     #[error("cannot use the store {0}")]
     Store(String, #[source] gantry_store::Error),
+    /// What is stored cannot be encrypted or decrypted.
+    #[error("cannot set up encryption at rest")]
+    Encryption(#[from] encryption::EncryptionError),
     /// The CA or a certificate cannot be read or made.
     #[error("cannot prepare the certificates")]
     Pki(#[from] pki::PkiError),
@@ -177,10 +193,21 @@ pub async fn start(options: Options, metrics: MetricsRegistry, shutdown: Cancell
     };
 
     let store_error = |error| Error::Store(options.store.to_string(), error);
-    let store = open_store(&options, &shutdown).await.map_err(store_error)?;
+    let engine = open_store(&options, &shutdown).await.map_err(store_error)?;
+    let encryption = match Encryption::load(options.encryption_config.as_deref(), &options.pki_dir, &*engine).await {
+        Ok(encryption) => Arc::new(encryption),
+        Err(error) => {
+            let _ = engine.close().await;
+            return Err(error.into());
+        }
+    };
+    let sealed = Sealed::new(Arc::clone(&engine), Arc::clone(&encryption));
+    // One value that does not open must not keep the caches from all others.
+    let feed_store: Arc<dyn Store> = Arc::new(sealed.lenient());
+    let store: Arc<dyn Store> = Arc::new(sealed);
     let catalog = Arc::new(Catalog::builtin());
     let cacher = Arc::new(Cacher::new(&catalog));
-    let revision = match cacher.load(store.as_ref()).await {
+    let revision = match cacher.load(feed_store.as_ref()).await {
         Ok(revision) => revision,
         Err(error) => {
             let _ = store.close().await;
@@ -192,8 +219,8 @@ pub async fn start(options: Options, metrics: MetricsRegistry, shutdown: Cancell
     // The feed outlives the listener: requests that are being finished still need it.
     let feed = CancellationToken::new();
     tasks.spawn({
-        let (cacher, store, feed) = (Arc::clone(&cacher), Arc::clone(&store), feed.clone());
-        async move { cacher.follow(store, revision, feed).await }
+        let (cacher, feed) = (Arc::clone(&cacher), feed.clone());
+        async move { cacher.follow(feed_store, revision, feed).await }
     });
 
     let facts = bootstrap::Facts {
@@ -206,7 +233,18 @@ pub async fn start(options: Options, metrics: MetricsRegistry, shutdown: Cancell
     let chain = admission::Chain::new(&webhooks);
     let live = Arc::new(LiveCatalog::new(Catalog::builtin()));
     let registry = Arc::new(Registry::new(live, Arc::clone(&store), Arc::clone(&cacher), chain, addresses));
-    let app = Arc::new(app(&options, &keys, registry, advertise, metrics, shutdown.clone()));
+    let mut metrics = metrics;
+    let operations = Operations {
+        store: options.store.to_string(),
+        engine,
+        encryption,
+        cacher: Arc::clone(&cacher),
+        metrics: operations::Metrics::new(&mut metrics),
+    };
+    if let Some(backup) = options.backup.clone() {
+        tasks.spawn(operations::run_schedule(operations.clone(), backup, shutdown.clone()));
+    }
+    let app = Arc::new(app(&options, &keys, registry, advertise, metrics, operations, shutdown.clone()));
     let handle = Handle { app: Arc::clone(&app), address, pki: Arc::clone(&pki), tasks: tasks.clone() };
 
     tasks.spawn({
@@ -260,6 +298,7 @@ fn app(
     registry: Arc<Registry>,
     advertise: SocketAddr,
     mut metrics: MetricsRegistry,
+    operations: Operations,
     shutdown: CancellationToken,
 ) -> App {
     let (catalog, cacher) = (Arc::clone(registry.catalog()), Arc::clone(registry.cacher()));
@@ -279,6 +318,7 @@ fn app(
         exposition: metrics,
         request_timeout: options.request_timeout,
         turns: Default::default(),
+        operations,
         shutdown,
         bootstrapped: AtomicBool::new(false),
         registry,

@@ -94,11 +94,24 @@ pub enum Error {
     /// etcd does not let this client in, or not at these keys: certificate, user, password or role are not right.
     #[error("the store refuses access")]
     Denied(#[source] Source),
+    /// Objects were being copied or restored into it and that was not finished.
+    #[error("the store is incomplete: a copy or restore into it was interrupted; run it again with --force")]
+    Incomplete,
     /// The engine in use cannot do this; the text says what to do instead.
     #[error("not supported by this store: {what}")]
     Unsupported {
         /// What, and the way around it.
         what: &'static str,
+    },
+    /// A value is encrypted and cannot be decrypted, or should be and cannot be encrypted. Of the engines none returns this;
+    /// it is for stores that transform values.
+    #[error("cannot decrypt or encrypt {key:?}")]
+    Unreadable {
+        /// Which key's value.
+        key: String,
+        /// Why.
+        #[source]
+        source: Source,
     },
     /// What is stored contradicts itself.
     #[error("the store is damaged: {what}")]

@@ -26,10 +26,13 @@
 //! * **Watches are complete.** Every change after the starting revision is delivered once, in order, all
 //!   events of a transaction together; if the store cannot do that any more the watch ends with an error.
 
+pub mod backup;
 mod embedded;
 mod error;
 mod etcd;
+mod shift;
 mod target;
+pub mod transfer;
 mod watch;
 
 use std::sync::Arc;
@@ -272,7 +275,32 @@ pub trait Store: Send + Sync + 'static {
 /// Embedded: [`Error::Locked`] if another process has it open, [`Error::Format`], [`Error::Io`]. etcd:
 /// [`Error::Unavailable`] if no endpoint answers, with what each endpoint's trouble is; [`Error::Denied`] if the
 /// certificate or the password is refused; [`Error::Io`] for a file that cannot be read.
+/// Both: [`Error::Incomplete`].
 pub async fn open(target: &Target, options: Options) -> Result<Arc<dyn Store>, Error> {
+    shift::shifted(open_engine(target, options).await?).await
+}
+
+/// Whether there is a store already. Of an etcd this is not known before it is opened.
+pub fn exists(target: &Target) -> bool {
+    match target {
+        Target::Embedded(dir) => embedded::file_exists(dir),
+        Target::Etcd(_) => true,
+    }
+}
+
+/// Checks every page of an embedded store's file, which nobody may have open, and says whether it is whole. etcd checks its own.
+///
+/// # Errors
+/// [`Error::Locked`] if somebody has it open, [`Error::Io`], [`Error::Corrupt`].
+pub async fn is_whole(target: &Target) -> Result<bool, Error> {
+    match target {
+        Target::Embedded(dir) => embedded::is_whole(dir).await,
+        Target::Etcd(_) => Ok(true),
+    }
+}
+
+/// Opens the engine beneath, with its own revisions and the store's own keys.
+async fn open_engine(target: &Target, options: Options) -> Result<Arc<dyn Store>, Error> {
     match target {
         Target::Embedded(path) => Ok(Arc::new(embedded::Embedded::open(path, &options).await?)),
         Target::Etcd(endpoints) => Ok(Arc::new(etcd::Etcd::connect(endpoints, &options).await?)),

@@ -16,8 +16,8 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// A watch over an engine's stream.
-    pub(crate) fn new(inner: impl Stream<Item = Result<EventBatch, Error>> + Send + 'static) -> Self {
+    /// A watch over the stream of an engine, or of what stands before one.
+    pub fn new(inner: impl Stream<Item = Result<EventBatch, Error>> + Send + 'static) -> Self {
         Watch { inner: Some(inner.boxed()) }
     }
 }

@@ -44,6 +44,8 @@ pub struct Cacher {
     revision: watch::Sender<u64>,
     /// False while the feed is being started again: reads then go to the store.
     following: watch::Sender<bool>,
+    /// Told when what could not be read may have become readable.
+    again: tokio::sync::Notify,
     lagged_watchers: AtomicU64,
 }
 
@@ -54,6 +56,7 @@ impl Cacher {
             caches: RwLock::default(),
             revision: watch::Sender::new(0),
             following: watch::Sender::new(false),
+            again: tokio::sync::Notify::new(),
             lagged_watchers: AtomicU64::new(0),
         };
         let mut caches = HashMap::new();
@@ -164,6 +167,7 @@ impl Cacher {
     /// Loads everything once and returns the revision; the caches can be read from then on.
     pub async fn load(&self, store: &dyn Store) -> Result<u64, gantry_store::Error> {
         let mut loaded: HashMap<String, Vec<Entry>> = HashMap::new();
+        let mut unreadable: HashMap<String, Vec<(String, String)>> = HashMap::new();
         let mut at = None;
         let mut start_after: Option<String> = None;
         loop {
@@ -174,7 +178,11 @@ impl Cacher {
                 let Some(cache) = self.by_prefix(prefix) else { continue };
                 match Entry::new(&cache.resource(), &item.key, item.mod_revision, &item.value) {
                     Ok(entry) => loaded.entry(prefix.to_owned()).or_default().push(entry),
-                    Err(error) => error!(key = item.key, %error, "a stored object cannot be read"),
+                    Err(error) => {
+                        let reason = resource::reason(&item.value, &error);
+                        error!(key = item.key, reason, "a stored object cannot be read");
+                        unreadable.entry(prefix.to_owned()).or_default().push((item.key.clone(), reason));
+                    }
                 }
             }
             if !page.more {
@@ -184,8 +192,10 @@ impl Cacher {
         }
         let revision = at.unwrap_or_default();
         for cache in self.all() {
-            let entries = loaded.remove(cache.resource().storage_prefix.as_str()).unwrap_or_default();
-            cache.replace(entries, revision);
+            let resource = cache.resource();
+            let prefix = resource.storage_prefix.as_str();
+            let (entries, unreadable) = (loaded.remove(prefix), unreadable.remove(prefix));
+            cache.replace(entries.unwrap_or_default(), unreadable.unwrap_or_default(), revision);
         }
         self.revision.send_replace(revision);
         self.following.send_replace(true);
@@ -197,10 +207,14 @@ impl Cacher {
         loop {
             let broken = tokio::select! {
                 () = shutdown.cancelled() => break,
-                result = self.follow_once(store.as_ref(), after) => result,
+                result = self.follow_once(store.as_ref(), after) => Some(result),
+                () = self.again.notified() => None,
             };
             self.following.send_replace(false);
-            warn!(error = %broken, "the watch of the store ended; loading everything again");
+            match broken {
+                Some(error) => warn!(%error, "the watch of the store ended; loading everything again"),
+                None => tracing::info!("loading everything again"),
+            }
             loop {
                 tokio::select! {
                     () = shutdown.cancelled() => return self.close(),
@@ -252,6 +266,13 @@ impl Cacher {
             *revision = batch.revision.max(*revision);
             newer
         });
+    }
+
+    /// Reads everything again if something could not be read: the keys have changed.
+    pub fn try_unreadable_again(&self) {
+        if self.all().iter().any(|cache| cache.unreadable(ROOT).is_some()) {
+            self.again.notify_one();
+        }
     }
 
     /// Ends all watches.

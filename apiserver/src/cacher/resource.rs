@@ -12,6 +12,8 @@ use gantry_api::ApiError;
 use gantry_api::kinds::Resource;
 use tokio::sync::mpsc;
 
+use crate::encryption::keyring::sealed_with;
+
 use super::event::{Change, Entry, Kind};
 use super::filter::{Filter, Scope};
 use super::watchers::{Delivery, Watchers, kind_for};
@@ -59,6 +61,8 @@ struct State {
     early: Vec<gantry_store::Event>,
     /// Whether more came than are kept.
     early_lost: bool,
+    /// What is stored but cannot be read, with the reason: reads that would have to show it fail.
+    unreadable: BTreeMap<Arc<str>, String>,
 }
 
 /// A page of a list.
@@ -155,7 +159,7 @@ impl ResourceCache {
         if state.early_lost {
             return Ok(false);
         }
-        state.load(entries, revision);
+        state.load(entries, Vec::new(), revision);
         let early = std::mem::take(&mut state.early);
         let now = Instant::now();
         for event in early.iter().filter(|event| event.kv.mod_revision > revision) {
@@ -193,8 +197,8 @@ impl ResourceCache {
 
     /// Replaces everything by a snapshot of the store at `revision`; open watches end, since what happened between is
     /// not known.
-    pub fn replace(&self, entries: Vec<Entry>, revision: u64) {
-        self.write().load(entries, revision);
+    pub fn replace(&self, entries: Vec<Entry>, unreadable: Vec<(String, String)>, revision: u64) {
+        self.write().load(entries, unreadable, revision);
     }
 
     /// Applies one event of the store and hands it on to watchers; returns how many of those were closed for lagging.
@@ -222,9 +226,20 @@ impl ResourceCache {
             (gantry_store::EventKind::Put, None) => Kind::Added,
             (gantry_store::EventKind::Put, Some(_)) => Kind::Modified,
             (gantry_store::EventKind::Delete, Some(_)) => Kind::Deleted,
-            (gantry_store::EventKind::Delete, None) => return Ok(0),
+            (gantry_store::EventKind::Delete, None) => {
+                state.unreadable.remove(kv.key.as_str());
+                return Ok(0);
+            }
         };
-        let change = Arc::new(Change::new(&self.resource(), &kv.key, kind, kv.mod_revision, &kv.value, previous, now)?);
+        let change = Change::new(&self.resource(), &kv.key, kind, kv.mod_revision, &kv.value, previous, now);
+        let change = match change {
+            Ok(change) => Arc::new(change),
+            Err(error) => {
+                state.close_over(&kv.key, reason(&kv.value, &error));
+                return Err(error);
+            }
+        };
+        state.unreadable.remove(kv.key.as_str());
         let gone = change.previous.as_ref().map_or(0, |entry| entry.object.len());
         state.object_bytes -= gone;
         if kind == Kind::Deleted {
@@ -236,6 +251,13 @@ impl ResourceCache {
         state.changed = change.revision;
         state.remember(Arc::clone(&change), now);
         Ok(state.watchers.dispatch(&change))
+    }
+
+    /// The first object whose key starts with `prefix` that is stored but cannot be read, and why.
+    pub fn unreadable(&self, prefix: &str) -> Option<(Arc<str>, String)> {
+        let state = self.read();
+        let (key, reason) = state.unreadable.range::<str, _>((Bound::Included(prefix), Bound::Unbounded)).next()?;
+        key.starts_with(prefix).then(|| (Arc::clone(key), reason.clone()))
     }
 
     /// One object.
@@ -360,9 +382,20 @@ impl ResourceCache {
     }
 }
 
+/// Why a stored value cannot be read.
+pub(super) fn reason(stored: &[u8], error: &ApiError) -> String {
+    match sealed_with(stored) {
+        Some(name) => {
+            format!("it does not open with the key {name:?} of the encryption configuration, if there is one")
+        }
+        None => error.message.clone(),
+    }
+}
+
 impl State {
     /// Replaces everything; open watches end.
-    fn load(&mut self, entries: Vec<Entry>, revision: u64) {
+    fn load(&mut self, entries: Vec<Entry>, unreadable: Vec<(String, String)>, revision: u64) {
+        self.unreadable = unreadable.into_iter().map(|(key, reason)| (Arc::from(key), reason)).collect();
         self.watchers.close_all();
         self.log.clear();
         self.log_bytes = 0;
@@ -372,6 +405,15 @@ impl State {
         self.filled_at = revision;
         self.object_bytes = entries.iter().map(|entry| entry.object.len()).sum();
         self.objects = entries.into_iter().map(|entry| (Arc::clone(&entry.key), Arc::new(entry))).collect();
+    }
+
+    /// Notes that an object cannot be read any more. Watches end: what they have shown is not what is stored.
+    fn close_over(&mut self, key: &str, reason: String) {
+        if let Some(entry) = self.objects.remove(key) {
+            self.object_bytes -= entry.object.len();
+        }
+        self.unreadable.insert(Arc::from(key), reason);
+        self.watchers.close_all();
     }
 
     fn remember(&mut self, change: Arc<Change>, now: Instant) {

@@ -13,6 +13,7 @@ mod discovery;
 mod health;
 pub mod metrics;
 mod negotiate;
+mod operations;
 mod params;
 mod proxy;
 mod request_info;
@@ -82,6 +83,8 @@ pub struct App {
     pub request_timeout: Duration,
     /// Who is being worked on.
     pub turns: Turns,
+    /// The store's administration.
+    pub operations: crate::operations::Operations,
     /// Ends watches.
     pub shutdown: CancellationToken,
     /// Set once the objects that every cluster has are there.
@@ -198,6 +201,9 @@ async fn answer(
     if info.is_resource {
         let call = resources::Call { app, info, params, identity: &identity, notes };
         return resources::handle(call, request).await;
+    }
+    if info.path.starts_with(operations::ROOT) {
+        return operations::answer(app, &info.path, params, request).await;
     }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return Err(ApiError::new(

@@ -96,7 +96,11 @@ impl RequestInfo {
 
     /// True for requests that may stay open for long: they are exempt from the request timeout.
     pub fn is_long_running(&self) -> bool {
-        self.verb == "watch" || matches!(self.subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy")
+        // The store's administration reads or writes everything there is.
+        let operates = !self.is_resource && self.path.starts_with("/gantry/store/");
+        operates
+            || self.verb == "watch"
+            || matches!(self.subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy")
     }
 }
 

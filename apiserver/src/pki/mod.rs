@@ -11,6 +11,7 @@
 //! |---|---|
 //! | `ca.crt`, `ca.key` | the authority: ECDSA P-256, ten years |
 //! | `sa.key` | signs service account tokens |
+//! | `encryption.yaml` | the keys of what is stored encrypted; see [`crate::encryption`] |
 //! | `apiserver.crt`, `.key` | what the API server presents |
 //! | `apiserver-kubelet-client.crt`, `.key` | what it presents to nodes |
 //! | `admin`, `controller-manager`, `scheduler` `.crt`, `.key` | what clients present |
@@ -33,6 +34,16 @@ use rcgen::{Issuer, KeyPair};
 pub use kubeconfig::kubeconfig;
 
 use self::leaf::LeafSpec;
+
+/// The text of a file that holds secrets, from which others' access is taken away; none if there is no file.
+pub fn read_secret_file(path: &Path) -> Result<Option<String>, PkiError> {
+    files::read_secret(path)
+}
+
+/// Writes a file that holds secrets, in one step and for its owner only.
+pub fn write_secret_file(path: &Path, text: &str) -> Result<(), PkiError> {
+    files::write(path, text, files::SECRET)
+}
 
 /// The user that administers the cluster.
 pub const ADMIN_USER: &str = "kubernetes-admin";

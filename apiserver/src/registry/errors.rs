@@ -21,6 +21,11 @@ pub fn from_store(error: Error) -> ApiError {
     }
 }
 
+/// Something is stored that cannot be read.
+pub fn unreadable(key: &str, reason: &str) -> ApiError {
+    ApiError::internal(format!("cannot decrypt or read \"{key}\": {reason}"))
+}
+
 fn describe(what: &str, error: &Error) -> String {
     let mut text = format!("{what}: {error}");
     let mut source = std::error::Error::source(error);

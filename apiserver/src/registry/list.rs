@@ -282,6 +282,7 @@ impl Registry {
     ) -> Result<ListResult, ApiError> {
         let before = self.cacher.revision();
         let prefix = prefix_of(resource, &request.filter);
+        all_readable(cache, &prefix)?;
         let page = cache.list(&prefix, start, request.limit, &request.filter);
         let revision = at.unwrap_or(before.max(page.changed));
         let token = page.more_after.map(|key| Continue::token(revision, relative(resource, &key)));
@@ -356,6 +357,7 @@ impl Registry {
         };
         let before = self.cacher.revision();
         let prefix = prefix_of(resource, &request.filter);
+        all_readable(&cache, &prefix)?;
         let (mut subscription, changed) = cache
             .watch(&prefix, Arc::clone(&request.filter), start)
             .map_err(|oldest| errors::too_old(request.resource_version.unwrap_or_default(), oldest))?;
@@ -379,6 +381,14 @@ fn no_such_kind(resource: &Resource) -> ApiError {
 
 fn prefix_of(resource: &Resource, filter: &Filter) -> String {
     resource.prefix((!filter.namespace.is_empty()).then_some(filter.namespace.as_str()))
+}
+
+/// Fails if something under `prefix` is stored that cannot be read: a list without it would look complete.
+fn all_readable(cache: &ResourceCache, prefix: &str) -> Result<(), ApiError> {
+    match cache.unreadable(prefix) {
+        None => Ok(()),
+        Some((key, reason)) => Err(errors::unreadable(&key, &reason)),
+    }
 }
 
 fn relative<'a>(resource: &Resource, key: &'a str) -> &'a str {

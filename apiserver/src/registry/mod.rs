@@ -205,9 +205,11 @@ impl Registry {
         if !self.cacher.wait_for(not_older_than, crate::cacher::FRESH_WAIT).await {
             return Err(errors::too_large_resource_version(not_older_than, self.cacher.revision()));
         }
-        let entry =
-            self.cached(resource, namespace, name).ok_or_else(|| ApiError::not_found(&resource.qualified(), name))?;
-        self.present(resource, entry.object.clone())
+        match self.cached(resource, namespace, name) {
+            Some(entry) => self.present(resource, entry.object.clone()),
+            // Not found, or not readable: the store knows.
+            None => self.get(resource, namespace, name).await,
+        }
     }
 
     /// The cache's view of an object, which may lag.
@@ -234,6 +236,10 @@ impl Registry {
             && let Some(cache) = self.cacher.resource(resource)
         {
             let entry = cache.get(&key);
+            if entry.is_none() && cache.unreadable(&key).is_some_and(|(unreadable, _)| *unreadable == *key) {
+                let (found, _) = self.store.get(&key).await.map_err(errors::from_store)?;
+                return Ok(found.map(Current::from_store));
+            }
             return Ok(entry.map(|entry| Current { key, revision: entry.revision, bytes: entry.object.clone() }));
         }
         let (found, _) = self.store.get(&key).await.map_err(errors::from_store)?;

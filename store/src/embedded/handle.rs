@@ -114,7 +114,7 @@ fn io_error(what: &'static str, path: &Path, source: io::Error) -> Error {
     }
 }
 
-fn open_database(backend: Backend, path: &Path, cache_bytes: usize) -> Result<Database, Error> {
+pub(super) fn open_database(backend: Backend, path: &Path, cache_bytes: usize) -> Result<Database, Error> {
     let opened = Database::builder().set_cache_size(cache_bytes).create_with_backend(backend);
     opened.map_err(|error| match error {
         DatabaseError::DatabaseAlreadyOpen => Error::Locked { path: path.to_owned() },

@@ -8,6 +8,7 @@
 //!
 //! The whole history that is kept is in the file ([`schema`]), so a restart loses no watcher its place.
 
+mod check;
 mod disk;
 #[cfg(test)]
 mod faults;
@@ -253,6 +254,17 @@ impl Follower {
 /// Runs what reads much, or syncs, on a thread that may block.
 async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
     tokio::task::spawn_blocking(work).await.map_err(|error| Error::Engine(error.into()))?
+}
+
+/// Whether `dir` holds a store.
+pub(crate) fn file_exists(dir: &Path) -> bool {
+    check::exists(dir)
+}
+
+/// Whether every page of the store in `dir`, which nobody may have open, is as it was written.
+pub(crate) async fn is_whole(dir: &Path) -> Result<bool, Error> {
+    let dir = dir.to_owned();
+    run_blocking(move || check::is_whole(&dir)).await
 }
 
 /// Makes the store's directory, for its owner only.
