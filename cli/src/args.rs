@@ -78,6 +78,19 @@ pub struct ApiFlags {
     pub advertise: Option<IpAddr>,
     #[command(flatten)]
     pub store: StoreFlags,
+    /// The encryption configuration (Kubernetes' EncryptionConfiguration with aesgcm and identity); by default the data
+    /// directory's pki/encryption.yaml, made at the first start with a key that encrypts secrets
+    #[arg(long, visible_alias = "encryption-provider-config", value_name = "FILE")]
+    pub encryption_config: Option<PathBuf>,
+    /// Back the store up into this folder automatically
+    #[arg(long, value_name = "DIR")]
+    pub backup_dir: Option<PathBuf>,
+    /// How long between two automatic backups
+    #[arg(long, default_value = "1h", value_name = "DURATION", value_parser = components::duration, requires = "backup_dir")]
+    pub backup_interval: std::time::Duration,
+    /// How many automatic backups are kept
+    #[arg(long, default_value_t = 24, value_name = "N", value_parser = clap::value_parser!(u16).range(1..), requires = "backup_dir")]
+    pub backup_keep: u16,
     /// The range that Services get their addresses from
     #[arg(long, default_value = "10.96.0.0/16", value_name = "CIDR")]
     pub service_cidr: String,
@@ -92,6 +105,13 @@ pub struct StoreFlags {
     /// How long the embedded store keeps what was changed, for watches and lists that go on; etcd has its own setting
     #[arg(long, default_value = "10m", value_name = "DURATION", value_parser = components::duration)]
     pub store_retention: std::time::Duration,
+    #[command(flatten)]
+    pub etcd: EtcdFlags,
+}
+
+/// How etcd is reached.
+#[derive(clap::Args, Debug, Clone)]
+pub struct EtcdFlags {
     /// Talk TLS to etcd, whose certificates come from the authorities in this PEM file
     #[arg(long, value_name = "FILE")]
     pub etcd_cafile: Option<PathBuf>,
@@ -115,14 +135,23 @@ pub struct StoreFlags {
 impl StoreFlags {
     /// How the store is opened.
     pub fn options(&self) -> gantry_store::Options {
+        let mut options = gantry_store::Options { etcd: self.etcd.options(), ..gantry_store::Options::default() };
+        options.retention.age = self.store_retention;
+        options
+    }
+}
+
+impl EtcdFlags {
+    /// How etcd is used.
+    pub fn options(&self) -> gantry_store::EtcdOptions {
         let client = self.etcd_certfile.clone().zip(self.etcd_keyfile.clone());
         let login = self.etcd_user.clone().zip(self.etcd_password_file.clone());
-        let mut options = gantry_store::Options::default();
-        options.retention.age = self.store_retention;
-        options.etcd.key_prefix.clone_from(&self.etcd_prefix);
-        options.etcd.tls = self.etcd_cafile.clone().map(|ca_file| gantry_store::EtcdTls { ca_file, client });
-        options.etcd.login = login.map(|(user, password_file)| gantry_store::EtcdLogin { user, password_file });
-        options
+        gantry_store::EtcdOptions {
+            key_prefix: self.etcd_prefix.clone(),
+            tls: self.etcd_cafile.clone().map(|ca_file| gantry_store::EtcdTls { ca_file, client }),
+            login: login.map(|(user, password_file)| gantry_store::EtcdLogin { user, password_file }),
+            ..gantry_store::EtcdOptions::default()
+        }
     }
 }
 

@@ -130,12 +130,18 @@ impl Cluster {
 
     /// Starts `gantry up` (again).
     pub fn up(&mut self) {
+        self.up_with(&[]);
+    }
+
+    /// The same with more flags.
+    pub fn up_with(&mut self, more: &[&str]) {
         let mut command = self.command(&self.tools.gantry);
         command.arg("up").arg("--data-dir").arg(self.data_dir());
         command.args(["--node-name", "node-1", "--cgroup-root", &self.cgroup_root()]).args(&self.options.flags);
         if self.options.without_agent {
             command.arg("--no-agent");
         }
+        command.args(more);
         command.env("GANTRY_LOG", std::env::var("GANTRY_LOG").unwrap_or_else(|_| "warn,gantry=info".into()));
         self.server = Some(Process::start(command, &self.log()));
         self.write_ledger();

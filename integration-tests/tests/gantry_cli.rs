@@ -149,6 +149,7 @@ fn help_and_completion_are_complete() {
         "scale",
         "rollout",
         "image",
+        "store",
         "completion",
     ] {
         assert!(help.contains(&format!("\n  {command} ")), "no {command} in:\n{help}");

@@ -123,6 +123,13 @@ pub async fn start_api_server(
     options.pki_dir = identity::pki_dir(dir);
     options.store = gantry_store::Target::parse(&flags.store.store, &dir.join("store"))?;
     options.store_options = flags.store.options();
+    options.encryption_config = flags.encryption_config.clone();
+    options.backup = flags.backup_dir.clone().map(|dir| gantry_apiserver::operations::BackupOptions {
+        dir,
+        // Without a pause it would do nothing else.
+        interval: flags.backup_interval.max(std::time::Duration::from_secs(1)),
+        keep: usize::from(flags.backup_keep),
+    });
     options.service_cidr =
         flags.service_cidr.parse().with_context(|| format!("--service-cidr {}", flags.service_cidr))?;
     let server = gantry_apiserver::start(options, registry, shutdown).await?;

@@ -18,6 +18,7 @@ mod output;
 mod rollout;
 mod scale;
 mod session;
+mod store;
 #[cfg(test)]
 mod tests;
 
@@ -51,6 +52,9 @@ pub enum Verb {
     /// Work with the images on this machine
     #[command(subcommand)]
     Image(image::Command),
+    /// Back up, restore, move, check and compact the store, and change its keys
+    #[command(subcommand)]
+    Store(store::Command),
 }
 
 /// Which namespace a verb acts in.
@@ -65,6 +69,7 @@ pub struct NamespaceFlag {
 pub async fn run(verb: Verb, flags: &ClientFlags) -> anyhow::Result<ExitCode> {
     let done = match verb {
         Verb::Image(command) => image::run(command).await,
+        Verb::Store(command) => store::run(command, flags).await,
         verb => with_session(verb, flags).await,
     };
     match done {
@@ -95,6 +100,8 @@ async fn carry_out(verb: Verb, session: &Session) -> anyhow::Result<ExitCode> {
         Verb::Scale(args) => scale::run(session, &args).await,
         Verb::Rollout(command) => rollout::run(session, &command).await,
         Verb::Image(command) => image::run(command).await,
+        // Asked for before there is a session, which it may not need.
+        Verb::Store(command) => store::run(command, &ClientFlags::default()).await,
     }
 }
 
