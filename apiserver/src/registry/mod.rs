@@ -234,12 +234,9 @@ impl Registry {
         if self.cacher.is_following()
             && self.cacher.revision() >= revision
             && let Some(cache) = self.cacher.resource(resource)
+            && cache.unreadable(&key).is_none()
         {
             let entry = cache.get(&key);
-            if entry.is_none() && cache.unreadable(&key).is_some_and(|(unreadable, _)| *unreadable == *key) {
-                let (found, _) = self.store.get(&key).await.map_err(errors::from_store)?;
-                return Ok(found.map(Current::from_store));
-            }
             return Ok(entry.map(|entry| Current { key, revision: entry.revision, bytes: entry.object.clone() }));
         }
         let (found, _) = self.store.get(&key).await.map_err(errors::from_store)?;
@@ -253,6 +250,7 @@ impl Registry {
         if self.cacher.is_following()
             && self.cacher.revision() >= revision
             && let Some(cache) = self.cacher.resource(resource)
+            && cache.unreadable(&prefix).is_none()
         {
             let page = cache.list(&prefix, None, 0, &Default::default());
             let current = |entry: &Arc<Entry>| Current {
