@@ -166,9 +166,10 @@ fn check_scope(resource: &Resource, info: &RequestInfo) -> Result<(), ApiError> 
     if wants_name == info.name.is_empty() { Err(not_allowed()) } else { Ok(()) }
 }
 
-/// In which forms a resource is shown.
+/// In which forms a resource is shown. What is only answered and never kept (the reviews) has no table and no metadata.
 fn offer(resource: &Resource) -> Offer {
-    Offer { protobuf: gantry_api::protobuf::schema_of(resource).is_some(), yaml: true, transforms: true }
+    let protobuf = gantry_api::protobuf::schema_of(resource).is_some();
+    Offer { protobuf, yaml: true, transforms: resource.allows(Verb::Get) }
 }
 
 fn accept_header(request: &http::Request<Body>) -> Option<String> {
