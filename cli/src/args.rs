@@ -25,7 +25,7 @@ pub struct Cli {
 #[derive(Subcommand, Debug)]
 pub enum Command {
     /// Start everything in one process: API server, store, controllers, scheduler and node agent
-    Up(Up),
+    Up(Box<Up>),
     /// Start the API server alone
     Apiserver(ApiServer),
     /// Start the controllers alone
@@ -326,7 +326,7 @@ pub struct Reset {
 /// Hands the command to what carries it out.
 pub async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
-        Command::Up(up) => components::up::run(up).await?,
+        Command::Up(up) => components::up::run(*up).await?,
         Command::Apiserver(options) => components::alone::apiserver(options).await?,
         Command::Controllers(options) => components::alone::controllers(options, &cli.client).await?,
         Command::Scheduler(options) => components::alone::scheduler(options, &cli.client).await?,
