@@ -24,6 +24,12 @@ pub fn work_dir() -> PathBuf {
     target_dir().join("gantry")
 }
 
+/// Where tools built for the tests are kept between checkouts.
+pub fn cache_dir() -> PathBuf {
+    let home = std::env::var_os("HOME").map_or_else(std::env::temp_dir, PathBuf::from);
+    std::env::var_os("XDG_CACHE_HOME").map_or_else(|| home.join(".cache"), PathBuf::from).join("gantry")
+}
+
 /// Whether this process may do everything.
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()

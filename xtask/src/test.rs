@@ -63,7 +63,7 @@ fn step<T>(name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
 
 /// Checks licences and sources of all dependencies, installing cargo-deny into a cache when it is missing.
 fn deny() -> Result<()> {
-    let cache = cache_dir().join(format!("cargo-deny-{CARGO_DENY}"));
+    let cache = host::cache_dir().join(format!("cargo-deny-{CARGO_DENY}"));
     let cached = cache.join("bin").join("cargo-deny");
     let program = match host::find_program("cargo-deny") {
         Some(program) => program,
@@ -80,12 +80,6 @@ fn deny() -> Result<()> {
         }
     };
     host::run(Command::new(program).current_dir(host::root()).args(["check", "licenses", "bans", "sources"]))
-}
-
-/// Where tools built for the tests are kept between checkouts.
-fn cache_dir() -> PathBuf {
-    let home = std::env::var_os("HOME").map_or_else(std::env::temp_dir, PathBuf::from);
-    std::env::var_os("XDG_CACHE_HOME").map_or_else(|| home.join(".cache"), PathBuf::from).join("gantry")
 }
 
 /// The newest kubectl of this machine: `$KUBECTL`, else the highest version among `kubectl` and `kubectl.1.N` in `PATH`

@@ -41,7 +41,7 @@ pub struct Suite {
 /// # Errors
 /// When there is no Go that is new enough, or a build fails.
 pub fn ensure() -> Result<Suite> {
-    let dir = cache_dir().join("conformance").join(format!("v{KUBERNETES}"));
+    let dir = host::cache_dir().join("conformance").join(format!("v{KUBERNETES}"));
     let missing: Vec<_> = PROGRAMS.iter().filter(|(name, ..)| !dir.join(name).exists()).collect();
     if !missing.is_empty() {
         let go = go()?;
@@ -54,11 +54,6 @@ pub fn ensure() -> Result<Suite> {
     }
     let program = |name: &str| dir.join(name);
     Ok(Suite { e2e: program("e2e.test"), ginkgo: program("ginkgo"), kubectl: program("kubectl"), dir })
-}
-
-fn cache_dir() -> PathBuf {
-    let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_else(|| "/root".into())).join(".cache");
-    std::env::var_os("XDG_CACHE_HOME").map_or_else(home, PathBuf::from).join("gantry")
 }
 
 fn go() -> Result<PathBuf> {
