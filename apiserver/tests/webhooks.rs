@@ -144,6 +144,29 @@ async fn selectors_limit_a_webhook_to_namespaces_and_objects() {
 }
 
 #[tokio::test]
+async fn conditions_decide_whether_a_webhook_is_asked() {
+    let server = Server::start().await;
+    let admin = server.namespace("t").await;
+    let (backend, asked) = webhooks(|_, _| json!({"allowed": false})).await;
+    let conditions = json!([
+        {"name": "marked", "expression": "object.data.key == 'asked' || object.data.key == 'broken'"},
+        {"name": "breaks", "expression": "object.data.key != 'broken' || object.data.nothing == '1'"},
+    ]);
+    configure(&admin, "Validating", "v", &[hook(&backend, "/v", json!({"matchConditions": conditions}))]).await;
+    let path = "/api/v1/namespaces/t/configmaps";
+    let with = |name: &str| {
+        let mut object = config_map(name);
+        object["data"] = json!({"key": name});
+        object
+    };
+    admin.post(path, &with("free")).await.expect(201);
+    admin.post(path, &with("asked")).await.refused(400, "", "denied the request without explanation");
+    admin.post(path, &with("broken")).await.refused(403, "Forbidden", "resulted in error: no such key: nothing");
+    assert_eq!(asked.lock().unwrap().len(), 1);
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn a_webhook_that_cannot_be_asked_refuses_or_is_passed_over() {
     let server = Server::start().await;
     let admin = server.namespace("t").await;

@@ -11,12 +11,14 @@
 mod attributes;
 mod compiled;
 mod conditions;
+mod expressions;
 mod ingress;
 mod limits;
 mod namespace;
 mod node;
 mod pod;
 mod pod_security;
+mod policies;
 mod priority;
 mod quota;
 mod rules;
@@ -88,6 +90,7 @@ impl Chain {
             Box::new(ingress::DefaultIngressClass),
             // Built-in plugins end here: policies, webhooks and quota come last, in this order.
             Box::new(webhooks::MutatingWebhooks::new(Arc::clone(client))),
+            Box::new(policies::ValidatingPolicies::default()),
             Box::new(webhooks::ValidatingWebhooks::new(Arc::clone(client))),
             Box::new(quota::ResourceQuota::default()),
         ])

@@ -130,7 +130,6 @@ impl Constraint {
         Self::read(webhook, "rules", false)
     }
 
-    #[allow(dead_code, reason = "policies come with the expressions")]
     /// Of a policy's `matchConstraints` or a binding's `matchResources`.
     pub fn of_policy(constraints: &Value) -> Self {
         Self::read(constraints, "resourceRules", true)

@@ -1,5 +1,7 @@
 //! A real TLS server in this process, for what the API server asks by itself: webhooks and aggregated APIs.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 

@@ -22,7 +22,7 @@ pub use review::request as review_request;
 
 use super::attributes::Attributes;
 use super::compiled::{Candidate, Compiled, is_exempt};
-use super::conditions::Inputs;
+use super::expressions::Inputs;
 use super::rules::{Matched, convert};
 use super::{Plugin, Rounds};
 use crate::registry::Registry;
@@ -91,7 +91,7 @@ async fn concerns(
     let shown = Shown::new(candidate, attributes, object)?;
     let inputs =
         Inputs::of_request(attributes, shown.resource(attributes), shown.object.as_deref(), shown.old.as_deref());
-    hook.conditions.all_hold(&inputs, registry).map_err(|why| attributes.forbidden(why))
+    hook.conditions.all_hold(&inputs, None).map_err(|why| attributes.forbidden(why))
 }
 
 /// The objects in the version that the webhook is told of.
