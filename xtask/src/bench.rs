@@ -19,15 +19,29 @@ pub struct Args {
 enum Name {
     /// Start of a pod beside the bare runtime's cost, idle memory, time to ready
     Spine,
+    /// Durable writes beside bare redb and etcd on the same disk; opening, memory and latencies up to a million objects
+    Store,
 }
 
 /// Runs a bench.
 pub fn run(args: &Args) -> Result<()> {
-    setup::ensure(setup::For::Demo)?;
-    let gantry = host::build_gantry(true)?;
     match args.name {
-        Name::Spine => spine(&gantry),
+        Name::Spine => {
+            setup::ensure(setup::For::Demo)?;
+            spine(&host::build_gantry(true)?)
+        }
+        Name::Store => store(),
     }
+}
+
+/// The store alone, in a program of its own: nothing else of Gantry is in the way of what is measured.
+fn store() -> Result<()> {
+    let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    build.current_dir(host::root()).args(["build", "--release", "--locked", "--package", "gantry-store"]);
+    host::run(build.args(["--example", "bench_store"]))?;
+    std::fs::create_dir_all(host::work_dir())?;
+    let program = host::target_dir().join("release").join("examples").join("bench_store");
+    host::run(Command::new(program).arg(host::work_dir()))
 }
 
 fn spine(gantry: &std::path::Path) -> Result<()> {

@@ -209,3 +209,22 @@ async fn a_disk_that_cannot_be_written_at_the_start_can_still_be_read() {
     switch.store(Mood::Well as u8, Ordering::SeqCst);
     assert!(open().await.unwrap().txn(big(2)).await.unwrap() > revision);
 }
+
+#[tokio::test]
+async fn a_file_of_another_version_is_refused_and_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options::default();
+    Embedded::open(dir.path(), &options).await.unwrap().close().await.unwrap();
+    let file = dir.path().join("store.redb");
+    let set_format = |version: u64| {
+        let db = redb::Database::open(&file).unwrap();
+        let txn = db.begin_write().unwrap();
+        txn.open_table(super::schema::META).unwrap().insert(super::schema::META_FORMAT, version).unwrap();
+        txn.commit().unwrap();
+    };
+    set_format(99);
+    let refused = Embedded::open(dir.path(), &options).await.err();
+    assert!(matches!(&refused, Some(Error::Format { found: 99, supported: 1, path }) if *path == file), "{refused:?}");
+    set_format(1);
+    Embedded::open(dir.path(), &options).await.unwrap().txn(big(1)).await.unwrap();
+}
