@@ -226,6 +226,7 @@ pub async fn start(options: Options, metrics: MetricsRegistry, shutdown: Cancell
     let facts = bootstrap::Facts {
         advertise,
         service_ip: addresses.first(),
+        service_cidr: options.service_cidr.to_string(),
         client_ca: pki.ca_pem().to_owned(),
         front_proxy_ca: pki.front_proxy_ca_pem().to_owned(),
     };

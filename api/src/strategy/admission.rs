@@ -54,7 +54,7 @@ pub static VALIDATING_BINDING: Declared = Declared {
         ("spec.policyName", &[Rule::Required(""), Rule::Text(names::dns1123_subdomain)]),
         ("spec.paramRef", &[Rule::Check(param_ref)]),
         ("spec.matchResources", &[Rule::Check(match_resources)]),
-        ("spec.validationActions", &[Rule::Check(actions)]),
+        ("spec.validationActions", &[Rule::Always(actions)]),
     ],
     ..Declared::PLAIN
 };

@@ -24,7 +24,7 @@ const SOURCE_TYPES: [&str; 5] = ["ContainerResource", "External", "Object", "Pod
 /// HorizontalPodAutoscaler in version 2.
 pub static AUTOSCALER: Declared = Declared {
     default: default_v2,
-    rules: &[("spec", &[Rule::Check(validate_spec)])],
+    rules: &[("spec", &[Rule::Always(validate_spec)])],
     status: &[("status.currentReplicas", &[Rule::NonNegative]), ("status.desiredReplicas", &[Rule::NonNegative])],
     ..Declared::PLAIN
 };

@@ -44,7 +44,7 @@ pub static CERTIFICATE_SIGNING_REQUEST: Declared = Declared {
     names: NameRule::Any,
     prepare_update,
     rules: &[
-        ("spec.request", &[Rule::Check(request)]),
+        ("spec.request", &[Rule::Always(request)]),
         ("spec.usages", &[Rule::Required(""), Rule::Distinct("")]),
         ("spec.usages[]", &[Rule::Check(|usage| usage.one_of(&USAGES))]),
         ("", &[Rule::Check(|request| signer_name(&request.at("spec.signerName")))]),

@@ -40,12 +40,7 @@ pub static PRIORITY_CLASS: Declared = Declared {
 pub static RUNTIME_CLASS: Declared = Declared {
     unconditional_update: false,
     rules: &[
-        (
-            "handler",
-            &[Rule::Check(|handler| {
-                names::dns1123_label(handler.text()).into_iter().for_each(|detail| handler.invalid(detail));
-            })],
-        ),
+        ("handler", &[Rule::Always(|handler| handler.judge(names::dns1123_label))]),
         ("overhead.podFixed{}", &[Rule::Check(super::storage::not_negative)]),
         ("scheduling.nodeSelector", &[Rule::Labels]),
         (

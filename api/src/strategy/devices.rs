@@ -71,7 +71,7 @@ pub static RESOURCE_CLAIM_TEMPLATE: Declared = Declared {
 /// ResourceSlice.
 pub static RESOURCE_SLICE: Declared = Declared {
     generation: true,
-    rules: &[("spec", &[Rule::Check(slice_spec)])],
+    rules: &[("spec", &[Rule::Always(slice_spec)])],
     immutable: &["spec.pool.name", "spec.driver", "spec.nodeName"],
     ..Declared::PLAIN
 };

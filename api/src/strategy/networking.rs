@@ -77,15 +77,7 @@ pub static INGRESS: Declared = Declared {
 pub static INGRESS_CLASS: Declared = Declared {
     generation: true,
     rules: &[
-        ("spec.controller", &[Rule::Max(CONTROLLER_BYTES_MAX), Rule::Check(names::domain_prefixed_path)]),
-        (
-            "spec",
-            &[Rule::Check(|spec| {
-                if !spec.get("controller").is_set() {
-                    spec.get("controller").required("");
-                }
-            })],
-        ),
+        ("spec.controller", &[Rule::Max(CONTROLLER_BYTES_MAX), Rule::Always(names::domain_prefixed_path)]),
         ("spec.parameters", &[Rule::Check(class_parameters)]),
     ],
     immutable: &["spec.controller"],
@@ -148,7 +140,7 @@ pub static IP_ADDRESS: Declared = Declared {
 
 /// ServiceCIDR.
 pub static SERVICE_CIDR: Declared = Declared {
-    create: &[("spec", &[Rule::Check(|spec| service_cidrs(&spec.get("cidrs")))])],
+    create: &[("spec.cidrs", &[Rule::Always(service_cidrs)])],
     update: |subresource, old, new| {
         if !subresource.is_empty() {
             return;

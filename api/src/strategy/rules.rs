@@ -4,7 +4,7 @@
 //! cannot say is a small function on a [`Field`], which knows its path and reports for itself.
 //!
 //! A path names fields by dots; `[]` stands for every item of a list and `{}` for every entry of a map, so
-//! `spec.rules[].host` is the host of each rule. A rule sees every field whose parent is there.
+//! `spec.rules[].host` is the host of each rule. A rule sees every field whose parent is there; a spec counts as there.
 
 use std::cell::RefCell;
 
@@ -23,7 +23,7 @@ pub struct Field<'a> {
     sink: &'a RefCell<Vec<FieldError>>,
 }
 
-/// One demand on a field. All but [`Rule::Required`] are content with absence.
+/// One demand on a field. All but [`Rule::Required`] and [`Rule::Always`] are content with absence.
 pub enum Rule {
     /// It must be there and not be empty; the text is the error's detail.
     Required(&'static str),
@@ -51,6 +51,8 @@ pub enum Rule {
     Forbidden(&'static str),
     /// Whatever else.
     Check(fn(&Field<'_>)),
+    /// Whatever else, absence included.
+    Always(fn(&Field<'_>)),
 }
 
 /// Rules by path.
@@ -212,6 +214,13 @@ impl<'a> Field<'a> {
         self.report(FieldError::not_supported(self.path.as_str(), shown, known));
     }
 
+    /// Demands a text without which a function finds nothing wrong, be it absent.
+    pub fn judge(&self, wrong: fn(&str) -> Vec<String>) {
+        for detail in wrong(self.text()) {
+            self.report(FieldError::invalid(self.path.as_str(), self.text(), detail));
+        }
+    }
+
     /// Demands one of these texts, absence not being one.
     pub fn one_of(&self, known: &[&str]) {
         if !known.contains(&self.text()) {
@@ -230,16 +239,10 @@ impl<'a> Field<'a> {
 
     /// Applies a rule.
     pub fn must(&self, rule: &Rule) {
-        if let Rule::Required(detail) = rule {
-            if self.is_empty() {
-                self.required(*detail);
-            }
-            return;
-        }
-        if self.value.is_null() {
-            return;
-        }
         match rule {
+            Rule::Required(detail) if self.is_empty() => self.required(*detail),
+            Rule::Always(check) => check(self),
+            _ if self.value.is_null() => {}
             Rule::Required(_) => {}
             Rule::OneOf(known) => {
                 if !self.is_empty() && !known.contains(&self.text()) {
@@ -321,7 +324,7 @@ impl<'a> Field<'a> {
             self.child(map).entries().for_each(|(_, entry)| entry.each(rest, visit));
         } else {
             let child = self.get(segment);
-            if rest.is_empty() || child.is_set() {
+            if rest.is_empty() || child.is_set() || segment == "spec" {
                 child.each(rest, visit);
             }
         }

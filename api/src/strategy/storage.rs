@@ -96,7 +96,7 @@ pub static CSI_NODE: Declared = Declared {
     unconditional_update: false,
     rules: &[
         ("spec.drivers", &[Rule::Distinct("name")]),
-        ("spec.drivers[].name", &[Rule::Check(driver_name)]),
+        ("spec.drivers[].name", &[Rule::Always(driver_name)]),
         (
             "spec.drivers[].nodeID",
             &[
@@ -138,10 +138,7 @@ pub static CSI_STORAGE_CAPACITY: Declared = Declared {
     unconditional_update: false,
     rules: &[
         ("nodeTopology", &[Rule::Selector]),
-        (
-            "storageClassName",
-            &[Rule::Check(|class| names::dns1123_subdomain(class.text()).into_iter().for_each(|d| class.invalid(d)))],
-        ),
+        ("storageClassName", &[Rule::Always(|class| class.judge(names::dns1123_subdomain))]),
         ("capacity", &[Rule::Check(not_negative)]),
     ],
     immutable: &["nodeTopology", "storageClassName"],
@@ -153,13 +150,8 @@ pub static VOLUME_ATTACHMENT: Declared = Declared {
     unconditional_update: false,
     rules: &[
         ("spec.attacher", &[Rule::Required("")]),
-        ("spec.source", &[Rule::Check(attachment_source)]),
-        (
-            "spec.nodeName",
-            &[Rule::Check(|node| {
-                names::dns1123_subdomain(node.text()).into_iter().for_each(|detail| node.invalid(detail));
-            })],
-        ),
+        ("spec.source", &[Rule::Always(attachment_source)]),
+        ("spec.nodeName", &[Rule::Always(|node| node.judge(names::dns1123_subdomain))]),
     ],
     create: &[
         (

@@ -62,7 +62,7 @@ pub static PERSISTENT_VOLUME: Declared = Declared {
             set(child(new, "status"), "lastPhaseTransitionTime", time.clone());
         }
     },
-    rules: &[("spec", &[Rule::Check(|spec| volume_spec(spec, false))])],
+    rules: &[("spec", &[Rule::Always(|spec| volume_spec(spec, false))])],
     update: |subresource, old, new| {
         if subresource.is_empty() {
             volume_update(old, new);

@@ -25,7 +25,7 @@ pub static STATEFUL_SET: Declared = Declared {
     },
     rules: &[
         ("spec.podManagementPolicy", &[Rule::Required(""), Rule::Check(pod_management_policy)]),
-        ("spec.updateStrategy", &[Rule::Check(stateful_set_update_strategy)]),
+        ("spec.updateStrategy", &[Rule::Always(stateful_set_update_strategy)]),
         ("spec.persistentVolumeClaimRetentionPolicy.whenDeleted", &[Rule::OneOf(&["Retain", "Delete"])]),
         ("spec.persistentVolumeClaimRetentionPolicy.whenScaled", &[Rule::OneOf(&["Retain", "Delete"])]),
         ("spec.replicas", &[Rule::NonNegative]),
@@ -111,7 +111,7 @@ pub static DAEMON_SET: Declared = Declared {
     rules: &[
         ("spec.minReadySeconds", &[Rule::NonNegative]),
         ("spec.revisionHistoryLimit", &[Rule::NonNegative]),
-        ("spec.updateStrategy", &[Rule::Check(daemon_set_update_strategy)]),
+        ("spec.updateStrategy", &[Rule::Always(daemon_set_update_strategy)]),
         ("", &[Rule::Check(|set| selector_and_template(&set.get("spec"), "daemonset", "DaemonSet"))]),
     ],
     status: &[("status", &[Rule::Check(|status| counts(status, DAEMON_SET_COUNTS, &[]))])],
@@ -191,7 +191,7 @@ const REPLICATION_CONTROLLER_PARTS: &[Part] = &[
 pub static POD_TEMPLATE: Declared = Declared {
     generation: true,
     default: |object| pod::default_spec_of(object, &["template", "spec"]),
-    rules: &[("template", &[Rule::Check(pod_template)])],
+    rules: &[("template", &[Rule::Always(pod_template)])],
     warnings: |object| template_warnings(object, &["template"], "template"),
     ..Declared::PLAIN
 };
@@ -201,7 +201,7 @@ pub static CONTROLLER_REVISION: Declared = Declared {
     rules: &[("revision", &[Rule::NonNegative])],
     create: &[(
         "data",
-        &[Rule::Check(|data| match data.value() {
+        &[Rule::Always(|data| match data.value() {
             Value::Null => data.required("data is mandatory"),
             Value::Object(_) => {}
             _ => data.required("data must be a valid JSON object"),

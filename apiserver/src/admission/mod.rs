@@ -9,6 +9,7 @@
 //! each sees what the ones before it did; each is small and looks only at its own kinds.
 
 mod attributes;
+mod certificates;
 mod compiled;
 mod conditions;
 mod expressions;
@@ -82,6 +83,7 @@ impl Chain {
             Box::new(node::TaintNodesByCondition),
             Box::new(pod_security::PodSecurity),
             Box::new(priority::Priority),
+            Box::new(certificates::CertificateRequester),
             Box::new(pod::DefaultTolerationSeconds),
             Box::new(storage::DefaultStorageClass),
             Box::new(storage::StorageObjectInUseProtection),

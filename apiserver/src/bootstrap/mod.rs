@@ -4,9 +4,13 @@
 //! In: the registry and where this server is reached. Out: those objects, made if they are missing. Runs at start, and again
 //! and again, since anyone may delete them.
 
+mod flow;
+mod roles;
+
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use futures::StreamExt;
 use gantry_api::{ApiError, Reason, codec, meta};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -32,6 +36,18 @@ const SERVICE: &str = "kubernetes";
 /// How often the objects are looked after.
 const EVERY: Duration = Duration::from_secs(30);
 
+/// How many objects are made at once: enough to share group commits.
+const PARALLEL: usize = 32;
+
+/// An object that is to be there.
+struct Wanted {
+    /// Group, version and plural.
+    resource: (&'static str, &'static str, &'static str),
+    namespace: &'static str,
+    name: &'static str,
+    object: Value,
+}
+
 /// What the objects say.
 #[derive(Debug, Clone)]
 pub struct Facts {
@@ -43,6 +59,8 @@ pub struct Facts {
     pub client_ca: String,
     /// The CA of the front proxy's certificate, PEM.
     pub front_proxy_ca: String,
+    /// The range that Services' addresses are from, as text.
+    pub service_cidr: String,
 }
 
 fn caller() -> Caller {
@@ -63,9 +81,19 @@ pub async fn ensure(registry: &Registry, facts: &Facts) -> Result<(), ApiError> 
         ensure_object(registry, ("scheduling.k8s.io", "v1", "priorityclasses"), "", name, object).await?;
     }
     ensure_authentication(registry, facts).await?;
+    let wanted = roles::objects().into_iter().chain(flow::objects());
+    let made = futures::stream::iter(wanted).map(|wanted| async move {
+        ensure_object(registry, wanted.resource, wanted.namespace, wanted.name, wanted.object).await
+    });
+    let mut made = made.buffer_unordered(PARALLEL);
+    while let Some(result) = made.next().await {
+        result?;
+    }
     let Some(service_ip) = facts.service_ip else {
         return Ok(());
     };
+    let range = ("networking.k8s.io", "v1", "servicecidrs");
+    ensure_object(registry, range, "", SERVICE, service_cidr(&facts.service_cidr)).await?;
     ensure_object(registry, ("", "v1", "services"), "default", SERVICE, service(service_ip, facts.advertise.port()))
         .await?;
     // A loopback address means nothing to anyone else, and Endpoints may not hold one.
@@ -174,6 +202,13 @@ async fn ensure_endpoint(
     let target = Target { resource: &resource, subresource: "", namespace: "default", name: SERVICE };
     let body = changed.to_string();
     registry.update(target, body.as_bytes(), gantry_api::engine::BodyFormat::Json, &caller()).await.map(|_| ())
+}
+
+fn service_cidr(range: &str) -> Value {
+    json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": SERVICE},
+        "spec": {"cidrs": [range]},
+    })
 }
 
 fn service(ip: IpAddr, port: u16) -> Value {
