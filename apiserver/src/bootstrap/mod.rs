@@ -19,19 +19,6 @@ use crate::auth::{Identity, MASTERS};
 use crate::registry::{Caller, Registry, Target};
 
 const NAMESPACES: &[&str] = &["default", "kube-system", "kube-public", "kube-node-lease"];
-/// The priority classes that Kubernetes predefines.
-const PRIORITY_CLASSES: &[(&str, i64, &str)] = &[
-    (
-        "system-node-critical",
-        2_000_001_000,
-        "Used for system critical pods that must not be moved from their current node.",
-    ),
-    (
-        "system-cluster-critical",
-        2_000_000_000,
-        "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
-    ),
-];
 const SERVICE: &str = "kubernetes";
 /// How often the objects are looked after.
 const EVERY: Duration = Duration::from_secs(30);
@@ -72,13 +59,6 @@ pub async fn ensure(registry: &Registry, facts: &Facts) -> Result<(), ApiError> 
     for name in NAMESPACES {
         let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
         ensure_object(registry, ("", "v1", "namespaces"), "", name, object).await?;
-    }
-    for (name, value, description) in PRIORITY_CLASSES {
-        let object = json!({
-            "apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": name},
-            "value": value, "description": description,
-        });
-        ensure_object(registry, ("scheduling.k8s.io", "v1", "priorityclasses"), "", name, object).await?;
     }
     ensure_authentication(registry, facts).await?;
     let wanted = roles::objects().into_iter().chain(flow::objects());
