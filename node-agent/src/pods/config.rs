@@ -215,6 +215,7 @@ pub fn container(
         resources: resources::container_cgroup(pod, spec, node.machine_memory),
         security,
         namespaces: namespaces(pod),
+        processes_of: None,
         devices: Vec::new(),
         env: inputs.env,
     })

@@ -86,7 +86,12 @@ impl Recorder {
 fn pod_reference(pod: &Pod, container: Option<&str>) -> ObjectReference {
     let field_path = container.map(|name| {
         let init = super::spec::init_containers(pod).any(|container| container.spec.name == name);
-        if init { format!("spec.initContainers{{{name}}}") } else { format!("spec.containers{{{name}}}") }
+        let list = match init {
+            true => "initContainers",
+            false if super::spec::is_ephemeral(pod, name) => "ephemeralContainers",
+            false => "containers",
+        };
+        format!("spec.{list}{{{name}}}")
     });
     ObjectReference {
         kind: Some("Pod".into()),

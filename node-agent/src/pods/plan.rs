@@ -242,7 +242,7 @@ fn stray_kills(seen: &Observed<'_>, sandbox: &SandboxRecord) -> Vec<Kill> {
         container.sandbox_id != sandbox.id
             || container.state == ContainerState::Unknown
             || latest(seen.record, &container.name).is_some_and(|latest| latest.id != container.id)
-            || spec::container(seen.pod, &container.name).is_none()
+            || (spec::container(seen.pod, &container.name).is_none() && !spec::is_ephemeral(seen.pod, &container.name))
     };
     running(seen.record).filter(stray).map(|container| kill(container, None)).collect()
 }
@@ -268,6 +268,9 @@ fn condemned(seen: &Observed<'_>, sandbox: &SandboxRecord) -> Vec<Kill> {
 
 /// The next container to start in this sandbox, if one is due.
 fn next_start(seen: &Observed<'_>, sandbox: &SandboxRecord, now: Timestamp, plan: &mut Plan) -> Option<Step> {
+    if let Some(start) = next_ephemeral(seen, sandbox, now, plan) {
+        return Some(start);
+    }
     let initialized = spec::app_containers(seen.pod).any(|container| {
         let name = &container.spec.name;
         seen.record.containers.iter().any(|c| c.name == *name && c.sandbox_id == sandbox.id)
@@ -295,6 +298,24 @@ fn next_start(seen: &Observed<'_>, sandbox: &SandboxRecord, now: Timestamp, plan
         let here = latest(seen.record, &container.spec.name).filter(|c| c.sandbox_id == sandbox.id);
         let alive = here.is_some_and(|c| matches!(c.state, ContainerState::Running | ContainerState::Unknown));
         if alive { None } else { start(seen, sandbox, container, now, plan) }
+    })
+}
+
+/// The next ephemeral container that has not been started: they come first, as whoever added one may want to see why the
+/// others do not.
+fn next_ephemeral(seen: &Observed<'_>, sandbox: &SandboxRecord, now: Timestamp, plan: &mut Plan) -> Option<Step> {
+    let statuses = seen.pod.status.as_ref().and_then(|status| status.ephemeral_container_statuses.as_deref());
+    let has_run = |name: &str| {
+        let known = statuses.unwrap_or_default().iter().find(|status| status.name == name);
+        known.is_some_and(|status| status.container_id.is_some())
+    };
+    spec::ephemeral_containers(seen.pod).iter().find_map(|ephemeral| {
+        let name = &ephemeral.container.name;
+        match latest(seen.record, name) {
+            Some(last) if last.state != ContainerState::Created => None,
+            None if has_run(name) => None,
+            _ => start(seen, sandbox, ephemeral.as_ref(), now, plan),
+        }
     })
 }
 
@@ -366,7 +387,7 @@ pub fn restarts_of_next(record: &PodRecord, name: &str, attempt: u32) -> u32 {
 /// was made and never started did not run: its number is used again.
 fn lost_attempts(pod: &Pod, name: &str) -> u32 {
     let Some(status) = &pod.status else { return 0 };
-    let lists = [&status.init_container_statuses, &status.container_statuses];
+    let lists = [&status.init_container_statuses, &status.container_statuses, &status.ephemeral_container_statuses];
     let mut all = lists.into_iter().flatten().flatten();
     let Some(known) = all.find(|status| status.name == name && status.container_id.is_some()) else { return 0 };
     let ended = known.last_state.as_ref().and_then(|last| last.terminated.as_ref());

@@ -17,6 +17,8 @@ pub enum Role {
     Sidecar,
     /// An app container.
     App,
+    /// Added to a running pod, to look into it: started once, and no matter for the pod's fate.
+    Ephemeral,
 }
 
 /// A container of a pod's spec and its role.
@@ -57,6 +59,40 @@ pub fn app_containers(pod: &Pod) -> impl Iterator<Item = ContainerRef<'_>> {
     list.unwrap_or_default().iter().map(|spec| ContainerRef { role: Role::App, spec })
 }
 
+/// An ephemeral container.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ephemeral {
+    /// It as the container that it is.
+    pub container: Container,
+    /// The container whose processes it sees.
+    pub target: Option<String>,
+}
+
+impl Ephemeral {
+    /// It among the other containers.
+    pub fn as_ref(&self) -> ContainerRef<'_> {
+        ContainerRef { role: Role::Ephemeral, spec: &self.container }
+    }
+}
+
+/// Ephemeral containers, in order. Their fields are those of other containers, and the target.
+pub fn ephemeral_containers(pod: &Pod) -> Vec<Ephemeral> {
+    let list = pod.spec.as_ref().and_then(|spec| spec.ephemeral_containers.as_deref()).unwrap_or_default();
+    let as_container = |container| serde_json::to_value(container).and_then(serde_json::from_value);
+    list.iter()
+        .filter_map(|ephemeral| {
+            let target = ephemeral.target_container_name.clone().filter(|name| !name.is_empty());
+            Some(Ephemeral { container: as_container(ephemeral).ok()?, target })
+        })
+        .collect()
+}
+
+/// Whether the pod has an ephemeral container of that name.
+pub fn is_ephemeral(pod: &Pod, name: &str) -> bool {
+    let list = pod.spec.as_ref().and_then(|spec| spec.ephemeral_containers.as_deref());
+    list.unwrap_or_default().iter().any(|container| container.name == name)
+}
+
 /// All containers: init containers and sidecars first.
 pub fn all_containers(pod: &Pod) -> impl Iterator<Item = ContainerRef<'_>> {
     init_containers(pod).chain(app_containers(pod))
@@ -74,8 +110,10 @@ pub fn restart_policy(pod: &Pod) -> &str {
 
 /// Whether a container that ended with `exit_code` is to be started again.
 pub fn restarts(pod: &Pod, container: ContainerRef<'_>, exit_code: i32) -> bool {
-    if container.role == Role::Sidecar {
-        return true;
+    match container.role {
+        Role::Sidecar => return true,
+        Role::Ephemeral => return false,
+        Role::Init | Role::App => {}
     }
     for rule in container.spec.restart_policy_rules.iter().flatten() {
         let Some(codes) = &rule.exit_codes else { continue };

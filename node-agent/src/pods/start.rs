@@ -13,11 +13,12 @@ use super::env;
 use super::events::Kind;
 use super::fields::Surroundings;
 use super::memory::Waiting;
-use super::plan::{live_sandbox, restarts_of_next};
+use super::plan::{latest, live_sandbox, restarts_of_next};
 use super::{images, spec, volumes};
 use crate::Paths;
 use crate::runtime::{
-    ContainerConfig, ContainerState, ImageRecord, Mount, MountPropagation, PodRecord, RuntimeError, SandboxRecord,
+    ContainerConfig, ContainerState, ImageRecord, Mount, MountPropagation, NamespaceMode, PodRecord, RuntimeError,
+    SandboxRecord,
 };
 
 /// How long a postStart hook may take; Kubernetes has no limit, a lost runtime call must have one.
@@ -27,7 +28,7 @@ const FRESH: Duration = Duration::from_secs(1);
 
 /// Makes and starts the container `name` as instance `attempt`.
 pub async fn container(task: &Task, name: &str, attempt: u32, after_failure: Option<Timestamp>) -> Vec<Change> {
-    let Some(found) = spec::container(&task.pod, name) else { return Vec::new() };
+    let Some(found) = Found::new(task, name) else { return Vec::new() };
     let Some(sandbox) = live_sandbox(&task.pod, &task.record) else { return Vec::new() };
     let failed = |waiting: Waiting, retry_at, counts_after| {
         vec![Change::StartFailed { name: name.to_owned(), waiting, retry_at, counts_after }]
@@ -38,14 +39,14 @@ pub async fn container(task: &Task, name: &str, attempt: u32, after_failure: Opt
     }
     let ensured = tokio::select! {
         () = task.cancel.cancelled() => return Vec::new(),
-        ensured = images::ensure(&task.context, &task.pod, found.spec) => ensured,
+        ensured = images::ensure(&task.context, &task.pod, &found.spec) => ensured,
     };
     let (image, image_ref) = match ensured {
         Ok(image) => image,
         Err(missing) => return failed(missing.waiting, Some(missing.retry_at), None),
     };
     let tell = |kind, reason, message: String| task.context.events.container(&task.pod, name, kind, reason, message);
-    let made = match prepare(task, found.spec, sandbox, attempt, &image, image_ref).await {
+    let made = match prepare(task, &found, sandbox, attempt, &image, image_ref).await {
         Ok(made) => made,
         Err(message) => {
             tell(Kind::Warning, "Failed", format!("Error: {message}"));
@@ -82,8 +83,34 @@ pub async fn container(task: &Task, name: &str, attempt: u32, after_failure: Opt
     }
     tell(Kind::Normal, "Started", "Container started".into());
     let mut changes = vec![Change::Started { name: name.to_owned(), after_failure }];
-    changes.extend(post_start(task, found.spec, &id).await);
+    changes.extend(post_start(task, &found.spec, &id).await);
     changes
+}
+
+/// The container to be started.
+struct Found {
+    spec: Container,
+    /// The container whose processes it sees.
+    target: Option<String>,
+}
+
+impl Found {
+    fn new(task: &Task, name: &str) -> Option<Self> {
+        if let Some(found) = spec::container(&task.pod, name) {
+            return Some(Self { spec: found.spec.clone(), target: None });
+        }
+        let mut ephemeral = spec::ephemeral_containers(&task.pod).into_iter();
+        let found = ephemeral.find(|ephemeral| ephemeral.container.name == name)?;
+        Some(Self { spec: found.container, target: found.target })
+    }
+
+    /// The runtime's id of the container whose processes it sees.
+    fn target_id(&self, record: &PodRecord) -> Result<Option<String>, String> {
+        let Some(target) = &self.target else { return Ok(None) };
+        let running = latest(record, target).filter(|container| container.state == ContainerState::Running);
+        let missing = || format!("unable to find target container \"{target}\"");
+        running.map(|container| Some(container.id.clone())).ok_or_else(missing)
+    }
 }
 
 /// A file that is there while a container is being started. One that an agent finds at its own start tells of a start that
@@ -139,12 +166,14 @@ async fn post_start(task: &Task, container: &Container, id: &str) -> Option<Chan
 
 async fn prepare(
     task: &Task,
-    container: &Container,
+    found: &Found,
     sandbox: &SandboxRecord,
     attempt: u32,
     image: &ImageRecord,
     image_ref: String,
 ) -> Result<ContainerConfig, String> {
+    let container = &found.spec;
+    let target = found.target_id(&task.record)?;
     let context = &task.context;
     let who = spec::identity(&task.pod);
     let now = Instant::now();
@@ -182,7 +211,11 @@ async fn prepare(
     let restarts = restarts_of_next(&task.record, &container.name, attempt);
     let inputs =
         ContainerInputs { attempt, restarts, image, image_ref, env, mounts, termination_file: &termination_file };
-    config::container(&task.pod, container, &context.settings, inputs)
+    let mut made = config::container(&task.pod, container, &context.settings, inputs)?;
+    if made.namespaces.pid == NamespaceMode::Container {
+        made.processes_of = target;
+    }
+    Ok(made)
 }
 
 /// The agent's own mounts give way to the pod's.

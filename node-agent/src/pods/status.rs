@@ -68,6 +68,9 @@ pub fn compute(from: &Sources<'_>) -> PodStatus {
     }
     let inits: Vec<_> = spec::init_containers(from.pod).map(|c| (c, container_status(from, c))).collect();
     let apps: Vec<_> = spec::app_containers(from.pod).map(|c| (c, container_status(from, c))).collect();
+    let ephemeral = spec::ephemeral_containers(from.pod);
+    let ephemeral: Vec<_> = ephemeral.iter().map(|container| container_status(from, container.as_ref())).collect();
+    status.ephemeral_container_statuses = (!ephemeral.is_empty()).then_some(ephemeral);
     let mut phase = phase(from.pod, &inits, &apps);
     if from.ended && !matches!(phase, "Succeeded" | "Failed") {
         // Deleted while it ran: the end is Succeeded only if every container says so.
@@ -110,7 +113,8 @@ fn set_ips(from: &Sources<'_>, status: &mut PodStatus) {
 }
 
 fn old_status<'a>(from: &Sources<'a>, name: &str) -> Option<&'a ContainerStatus> {
-    let lists = [&from.old.init_container_statuses, &from.old.container_statuses];
+    let old = from.old;
+    let lists = [&old.init_container_statuses, &old.container_statuses, &old.ephemeral_container_statuses];
     lists.into_iter().flatten().flatten().find(|status| status.name == name)
 }
 
@@ -164,7 +168,7 @@ fn instance_before<'a>(record: &'a PodRecord, latest: &ContainerRecord) -> Optio
 /// Without any readiness probe a started container is ready; an init container is ready when it is done.
 fn is_ready(memory: &Memory, container: ContainerRef<'_>, record: &ContainerRecord) -> bool {
     match container.role {
-        Role::Init => false,
+        Role::Init | Role::Ephemeral => false,
         _ if container.spec.readiness_probe.is_none() => true,
         _ => memory.ready.get(&record.id).copied().unwrap_or(false),
     }

@@ -418,6 +418,8 @@ pub struct ContainerConfig {
     pub security: ContainerSecurity,
     /// Namespaces, the same as the sandbox's.
     pub namespaces: Namespaces,
+    /// The runtime's id of a container whose processes this one sees, instead of only its own.
+    pub processes_of: Option<String>,
     /// Devices of the node which the container gets: (host path, container path, `rwm` permissions).
     pub devices: Vec<(PathBuf, PathBuf, String)>,
 }

@@ -211,3 +211,26 @@ fn old_instances_are_pruned_but_the_last_two() {
     let expected = Step::Prune { containers: vec!["a0".into(), "a1".into()], sandboxes: Vec::new() };
     assert_eq!(pruned, Some(expected));
 }
+
+#[test]
+fn an_ephemeral_container_starts_once_whatever_the_others_do() {
+    let pod = pod(json!({"initContainers": [{"name": "i"}], "containers": [{"name": "a"}],
+        "ephemeralContainers": [{"name": "debug", "targetContainerName": "a"}]}));
+    let memory = mounted();
+    let up = || vec![sandbox(0, true)];
+    assert_eq!(step(&pod, &memory, up(), vec![container("i", 0, Running, 0)]), start("debug", 0, None));
+    let all =
+        |debug| vec![container("i", 0, Exited, 0), container("a", 0, Running, 0), container("debug", 0, debug, 1)];
+    assert_eq!(step(&pod, &memory, up(), all(Running)), None);
+    // However it ended, it is not started again.
+    assert_eq!(step(&pod, &memory, up(), all(Exited)), None);
+    // Nor if nothing but the pod's status tells that it ran.
+    let mut told = pod.clone();
+    let ran = json!([{"name": "debug", "containerID": "containerd://x", "image": "", "imageID": "", "ready": false, "restartCount": 0}]);
+    let status = told.status.get_or_insert_with(Default::default);
+    status.ephemeral_container_statuses = serde_json::from_value(ran).unwrap();
+    let others = vec![container("i", 0, Exited, 0), container("a", 0, Running, 0)];
+    assert_eq!(step(&told, &memory, up(), others), None);
+    let ephemeral = spec::ephemeral_containers(&pod).remove(0);
+    assert_eq!((ephemeral.target.as_deref(), ephemeral.container.name.as_str()), (Some("a"), "debug"));
+}

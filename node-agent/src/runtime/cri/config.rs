@@ -101,7 +101,7 @@ pub(super) fn container(config: &ContainerConfig) -> v1::ContainerConfig {
         tty: config.tty,
         linux: Some(v1::LinuxContainerConfig {
             resources: Some(resources(&config.resources)),
-            security_context: Some(security(&config.security, config.namespaces)),
+            security_context: Some(container_security(config)),
         }),
         ..Default::default()
     }
@@ -131,6 +131,15 @@ fn port_mapping(mapping: &PortMapping) -> v1::PortMapping {
         host_port: mapping.host_port.into(),
         host_ip: mapping.host_ip.clone(),
     }
+}
+
+fn container_security(config: &ContainerConfig) -> v1::LinuxContainerSecurityContext {
+    let mut context = security(&config.security, config.namespaces);
+    if let (Some(id), Some(options)) = (&config.processes_of, &mut context.namespace_options) {
+        options.pid = v1::NamespaceMode::Target.into();
+        options.target_id.clone_from(id);
+    }
+    context
 }
 
 fn namespaces(namespaces: Namespaces) -> v1::NamespaceOption {
@@ -241,6 +250,14 @@ mod tests {
         let context = container(&config).linux.unwrap().security_context.unwrap();
         assert!(context.masked_paths.is_empty());
         assert_eq!(context.seccomp.unwrap().profile_type, 1, "Unconfined");
+    }
+
+    #[test]
+    fn an_ephemeral_container_sees_the_processes_of_its_target() {
+        let config = ContainerConfig { processes_of: Some("c1".into()), ..Default::default() };
+        let options = container(&config).linux.unwrap().security_context.unwrap().namespace_options.unwrap();
+        assert_eq!(options.pid, i32::from(v1::NamespaceMode::Target));
+        assert_eq!(options.target_id, "c1");
     }
 
     #[test]
