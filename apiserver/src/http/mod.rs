@@ -9,6 +9,7 @@
 //! the client asks for it, and each request is counted and traced.
 
 mod aggregate;
+mod backends;
 mod discovery;
 mod health;
 pub mod metrics;

@@ -1,8 +1,10 @@
-//! The way to nodes: logs, exec, attach and port-forward of pods, and the node's own API.
+//! The way to nodes, and to what runs on them: logs, exec, attach and port-forward of pods, the node's own API, and plain
+//! requests to pods and services.
 //!
-//! In: a request below a pod or node. Out: the node agent's answer, streamed; where the agent switches protocols the bytes pass
-//! through both ways untouched. Connections go to the node's address over TLS with the API server's client certificate, and
-//! the node's certificate must carry the node's name.
+//! In: a request below a pod, service or node. Out: the other side's answer, streamed; where it switches protocols the bytes
+//! pass through both ways untouched. Connections to an agent go to the node's address over TLS with the API server's client
+//! certificate, and the node's certificate must carry the node's name. Where `…/proxy` leads is decided in
+//! [`super::backends`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +12,7 @@ use std::time::Duration;
 use axum::body::Body;
 use gantry_api::kinds::Resource;
 use gantry_api::{ApiError, FieldError, codec, meta};
-use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
@@ -19,6 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
+use super::backends::{self, Id};
 use super::params::Params;
 use super::resources::Call;
 
@@ -31,14 +34,25 @@ const DEFAULT_AGENT_PORT: u16 = 10250;
 #[derive(Clone)]
 pub struct NodeProxy {
     tls: tokio_rustls::TlsConnector,
+    /// For pods and services, whose certificates nobody could know.
+    any: tokio_rustls::TlsConnector,
+}
+
+/// Whom a connection believes to be the other side.
+enum Trust {
+    /// Plain HTTP.
+    Plain,
+    /// The agent of the node of this name.
+    Node(String),
+    /// Anyone.
+    Anyone,
 }
 
 /// Where a request goes.
 struct Upstream {
     host: String,
     port: u16,
-    /// The name the other side's certificate must have; none for plain HTTP.
-    tls_name: Option<String>,
+    trust: Trust,
     path_and_query: String,
 }
 
@@ -48,18 +62,20 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 impl NodeProxy {
     /// Connects with this client configuration, which has the cluster's CA and the API server's client certificate.
     pub fn new(config: Arc<rustls::ClientConfig>) -> Self {
-        Self { tls: tokio_rustls::TlsConnector::from(config) }
+        Self { tls: config.into(), any: crate::webhook::believing_anyone().into() }
     }
 
     async fn connect(&self, upstream: &Upstream) -> std::io::Result<Box<dyn Stream>> {
         let connecting = async {
             let stream = TcpStream::connect((upstream.host.as_str(), upstream.port)).await?;
             stream.set_nodelay(true)?;
-            let Some(name) = &upstream.tls_name else {
-                return Ok(Box::new(stream) as Box<dyn Stream>);
+            let (tls, name) = match &upstream.trust {
+                Trust::Plain => return Ok(Box::new(stream) as Box<dyn Stream>),
+                Trust::Node(name) => (&self.tls, name),
+                Trust::Anyone => (&self.any, &upstream.host),
             };
             let name = ServerName::try_from(name.clone()).map_err(std::io::Error::other)?;
-            Ok(Box::new(self.tls.connect(name, stream).await?) as Box<dyn Stream>)
+            Ok(Box::new(tls.connect(name, stream).await?) as Box<dyn Stream>)
         };
         tokio::time::timeout(CONNECT_TIMEOUT, connecting)
             .await
@@ -72,7 +88,7 @@ pub fn serves(resource: &Resource, subresource: &str) -> bool {
     resource.group.is_empty()
         && match resource.plural.as_str() {
             "pods" => matches!(subresource, "log" | "exec" | "attach" | "portforward" | "proxy"),
-            "nodes" => subresource == "proxy",
+            "nodes" | "services" => subresource == "proxy",
             _ => false,
         }
 }
@@ -80,11 +96,13 @@ pub fn serves(resource: &Resource, subresource: &str) -> bool {
 /// Passes a request on.
 pub async fn handle(call: &Call<'_>, resource: &Resource, request: Request<Body>) -> Result<Response<Body>, ApiError> {
     let info = call.info;
+    if info.subresource == "proxy" {
+        return proxied(call, resource, request).await;
+    }
     let namespace = if resource.namespaced { info.namespace.as_str() } else { "" };
     let object = codec::decode(&call.app.registry.get(resource, namespace, &info.name).await?)?;
     let allowed = match info.subresource.as_str() {
         "log" => matches!(*request.method(), Method::GET | Method::HEAD),
-        "proxy" => true,
         _ => matches!(*request.method(), Method::GET | Method::POST),
     };
     if !allowed {
@@ -94,8 +112,6 @@ pub async fn handle(call: &Call<'_>, resource: &Resource, request: Request<Body>
         ));
     }
     let upstream = match (resource.plural.as_str(), info.subresource.as_str()) {
-        ("nodes", _) => to_agent(call, &object, format!("/{}", info.rest), call.params.iter())?,
-        (_, "proxy") => to_pod(call, &object)?,
         (_, "log") => {
             check_log_options(&info.name, call.params)?;
             let container = container_of(&object, call.params)?;
@@ -211,7 +227,7 @@ async fn agent_of_pod<'a>(
     let name = meta::str_at(pod, &["spec", "nodeName"]);
     let nodes = call.app.registry.catalog().resource("", "v1", "nodes").ok_or_else(super::status::no_such_path)?;
     let node = codec::decode(&call.app.registry.get(nodes, "", name).await?)?;
-    to_agent(call, &node, path.to_owned(), query)
+    to_agent(&node, with_query(path.to_owned(), query))
 }
 
 fn with_query<'a>(path: String, query: impl Iterator<Item = (&'a str, &'a str)>) -> String {
@@ -219,51 +235,131 @@ fn with_query<'a>(path: String, query: impl Iterator<Item = (&'a str, &'a str)>)
     if query.is_empty() { path } else { format!("{path}?{query}") }
 }
 
-fn to_agent<'a>(
-    _: &Call<'_>,
-    node: &Value,
-    path: String,
-    query: impl Iterator<Item = (&'a str, &'a str)>,
-) -> Result<Upstream, ApiError> {
+fn to_agent(node: &Value, path_and_query: String) -> Result<Upstream, ApiError> {
     let name = meta::name(node);
+    Ok(Upstream {
+        host: node_address(node)?.to_owned(),
+        port: agent_port(node),
+        trust: Trust::Node(name.to_owned()),
+        path_and_query,
+    })
+}
+
+fn node_address(node: &Value) -> Result<&str, ApiError> {
     let addresses = node.pointer("/status/addresses").and_then(Value::as_array);
     let address = |kind: &str| {
         let mut matching = addresses.into_iter().flatten().filter(|address| address["type"] == kind);
         matching.find_map(|address| address["address"].as_str())
     };
-    let host =
-        address("InternalIP").or_else(|| address("ExternalIP")).or_else(|| address("Hostname")).ok_or_else(|| {
-            ApiError::internal(format!("no preferred addresses found for node {name}; known addresses: []"))
-        })?;
-    let port = node
-        .pointer("/status/daemonEndpoints/kubeletEndpoint/Port")
-        .and_then(Value::as_u64)
-        .and_then(|port| u16::try_from(port).ok())
-        .filter(|port| *port != 0)
-        .unwrap_or(DEFAULT_AGENT_PORT);
-    Ok(Upstream {
-        host: host.to_owned(),
-        port,
-        tls_name: Some(name.to_owned()),
-        path_and_query: with_query(path, query),
+    address("InternalIP").or_else(|| address("ExternalIP")).or_else(|| address("Hostname")).ok_or_else(|| {
+        let name = meta::name(node);
+        ApiError::internal(format!("no preferred addresses found for node {name}; known addresses: []"))
     })
 }
 
-/// `pods/NAME/proxy/PATH` or `pods/NAME:PORT/proxy/PATH`, over plain HTTP to the pod's address.
-fn to_pod(call: &Call<'_>, pod: &Value) -> Result<Upstream, ApiError> {
-    let host = meta::str_at(pod, &["status", "podIP"]);
-    if host.is_empty() {
-        return Err(ApiError::bad_request("address not allowed"));
+fn agent_port(node: &Value) -> u16 {
+    node.pointer("/status/daemonEndpoints/kubeletEndpoint/Port")
+        .and_then(Value::as_u64)
+        .and_then(|port| u16::try_from(port).ok())
+        .filter(|port| *port != 0)
+        .unwrap_or(DEFAULT_AGENT_PORT)
+}
+
+/// Passes a request on to a pod, a service's endpoint or a node, with all below `…/proxy` as the client wrote it.
+async fn proxied(call: &Call<'_>, resource: &Resource, request: Request<Body>) -> Result<Response<Body>, ApiError> {
+    let info = call.info;
+    let invalid = || ApiError::bad_request(format!("invalid {} request \"{}\"", resource.singular, info.name));
+    let id = Id::parse(&info.name).ok_or_else(invalid)?;
+    let path = request.uri().path().to_owned();
+    let rest = backends::rest_of(&path, resource.namespaced);
+    let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
+    let namespace = if resource.namespaced { info.namespace.as_str() } else { "" };
+    let registry = &call.app.registry;
+    let object = codec::decode(&registry.get(resource, namespace, id.name).await?)?;
+    let reach = |backend: backends::Backend| Upstream {
+        trust: if backend.https { Trust::Anyone } else { Trust::Plain },
+        host: backend.host,
+        port: backend.port,
+        path_and_query: format!("{rest}{query}"),
+    };
+    let upstream = match resource.plural.as_str() {
+        "nodes" if id.port.is_empty() || id.port.parse() == Ok(agent_port(&object)) => {
+            to_agent(&object, format!("{rest}{query}"))?
+        }
+        "nodes" => {
+            let port = id.port.parse().map_err(|_| invalid())?;
+            reach(backends::Backend { host: node_address(&object)?.to_owned(), port, https: id.https() })
+        }
+        "services" => {
+            let port = backends::port_of_service(&id, &object)?;
+            let catalog = registry.catalog();
+            let kind = catalog.resource("", "v1", "endpoints").ok_or_else(super::status::no_such_path)?;
+            let endpoints = match registry.get(kind, namespace, id.name).await {
+                Ok(bytes) => codec::decode(&bytes)?,
+                Err(error) if error.reason == gantry_api::Reason::NotFound => Value::Null,
+                Err(error) => return Err(error),
+            };
+            reach(backends::of_endpoints(&id, port, &endpoints, rand::random_range(0..usize::MAX))?)
+        }
+        _ => reach(backends::of_pod(&id, &object)?),
+    };
+    let prefix = path.strip_suffix(rest).unwrap_or(&path);
+    if rest.is_empty() {
+        // Relative links below the root of what is proxied would else lead beside it.
+        if matches!(*request.method(), Method::GET | Method::HEAD) {
+            let location = format!("{path}/{query}");
+            let response = Response::builder().status(StatusCode::MOVED_PERMANENTLY).header(header::LOCATION, location);
+            return response.body(Body::empty()).map_err(|error| ApiError::internal(error.to_string()));
+        }
+        let root = Upstream { path_and_query: format!("/{query}"), ..upstream };
+        return pass(call, &root, prefix, request).await;
     }
-    let ports = pod["spec"]["containers"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .flat_map(|container| container["ports"].as_array().into_iter().flatten());
-    let port =
-        ports.filter_map(|port| port["containerPort"].as_u64()).find_map(|port| u16::try_from(port).ok()).unwrap_or(80);
-    let path_and_query = with_query(format!("/{}", call.info.rest), call.params.iter());
-    Ok(Upstream { host: host.to_owned(), port, tls_name: None, path_and_query })
+    pass(call, &upstream, prefix, request).await
+}
+
+/// Forwards a request, telling the backend under which path it is seen, and keeps its redirects below that.
+async fn pass(
+    call: &Call<'_>,
+    upstream: &Upstream,
+    prefix: &str,
+    mut request: Request<Body>,
+) -> Result<Response<Body>, ApiError> {
+    let seen = HeaderValue::from_str(&format!("{prefix}{}", upstream.path_and_query));
+    let host = request.headers().get(header::HOST).cloned();
+    let headers = request.headers_mut();
+    for (name, value) in [
+        ("x-forwarded-uri", seen.ok()),
+        ("x-forwarded-host", host),
+        ("x-forwarded-proto", Some(HeaderValue::from_static("https"))),
+    ] {
+        if let Some(value) = value {
+            headers.insert(name, value);
+        }
+    }
+    let to_pod = !matches!(upstream.trust, Trust::Node(_));
+    let mut response = match forward(call, upstream, request).await {
+        Err(error) if to_pod && error.reason == gantry_api::Reason::InternalError => {
+            let why = error.message.trim_start_matches("Internal error occurred: error dialing backend: ");
+            let why = format!("error trying to reach service: {why}");
+            return Err(ApiError::new(gantry_api::Reason::ServiceUnavailable, why));
+        }
+        other => other?,
+    };
+    let headers = response.headers_mut();
+    if to_pod {
+        // What a pod lets other sites do says nothing about the API.
+        for name in ["access-control-allow-origin", "access-control-allow-credentials", "access-control-allow-methods"]
+        {
+            headers.remove(name);
+        }
+    }
+    let location = headers.get(header::LOCATION).and_then(|location| location.to_str().ok());
+    let own = format!("{}:{}", upstream.host, upstream.port);
+    let moved = location.map(|location| backends::relocated(location, &own, prefix));
+    if let Some(moved) = moved.and_then(|moved| HeaderValue::from_str(&moved).ok()) {
+        headers.insert(header::LOCATION, moved);
+    }
+    Ok(response)
 }
 
 /// Headers that belong to one connection, or to the API server alone.

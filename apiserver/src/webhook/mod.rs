@@ -28,6 +28,7 @@ pub use resolve::{Address, NoServices, RegistryResolver, Resolve, ResolveError};
 
 use pool::{Key, Pool};
 use trust::Trust;
+pub(crate) use trust::believing_anyone;
 
 /// The largest answer that is read: as large as the largest request body.
 const ANSWER_BYTES_MAX: usize = 3 << 20;

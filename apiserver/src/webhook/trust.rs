@@ -61,6 +61,16 @@ impl Trust {
     }
 }
 
+/// A configuration that believes any certificate: for backends whose certificates nobody could know.
+pub(crate) fn believing_anyone() -> Arc<TlsConfig> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = TlsConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .expect("the provider supports the default versions");
+    let verifier = Arc::new(AnyCertificate(provider));
+    Arc::new(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
+}
+
 fn tls_config(config: &ClientConfig, presented: Option<&Presented>) -> Result<TlsConfig, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = TlsConfig::builder_with_provider(Arc::clone(&provider))
