@@ -24,9 +24,10 @@ fn main() -> std::io::Result<()> {
         return Ok(());
     }
     let kept = std::env::temp_dir().join("fuzz-input");
-    let report = gantry_fuzz::run(target, Duration::from_secs(number(0).unwrap_or(60)), number(1).unwrap_or(1), |input| {
-        // Best effort: it is there for the reader of a crash.
-        let _ = std::fs::write(&kept, input);
-    })?;
+    let report =
+        gantry_fuzz::run(target, Duration::from_secs(number(0).unwrap_or(60)), number(1).unwrap_or(1), |input| {
+            // Best effort: it is there for the reader of a crash.
+            let _ = std::fs::write(&kept, input);
+        })?;
     writeln!(out, "{}: {} inputs, the slowest took {:?}", target.name, report.inputs, report.slowest)
 }

@@ -2,6 +2,7 @@
 
 use std::sync::LazyLock;
 
+use gantry_api::cel::{self, Budget, CALL_COST_MAX, Environment, Type, Val, Variables};
 use gantry_api::engine::{self, BodyFormat, Context, FieldValidation, PatchType};
 use gantry_api::kinds::{Catalog, Resource};
 use gantry_api::quantity::Quantity;
@@ -34,6 +35,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "quantity", run: quantity },
     Target { name: "json_path", run: json_path },
     Target { name: "continue_token", run: continue_token },
+    Target { name: "cel", run: cel },
 ];
 
 static CATALOG: LazyLock<Catalog> = LazyLock::new(Catalog::builtin);
@@ -184,4 +186,16 @@ fn continue_token(input: &[u8]) {
     let _ = Position::of_list(None, None, 10, Some(text));
     let _ = Position::of_list(Some(text), Some(text), 10, None);
     let _ = parse_resource_version(Some(text));
+}
+
+fn cel(input: &[u8]) {
+    static DYN: Type = Type::Dyn;
+    let Ok(text) = std::str::from_utf8(input) else { return };
+    let environment = Environment::new().with("self", Type::Dyn).with("n", Type::Int).with("s", Type::String);
+    let Ok(program) = cel::compile(text, &environment) else { return };
+    let variables =
+        Variables::new().with("self", Val::of(&LIVE, &DYN)).with("n", Val::Int(i64::MAX)).with("s", Val::text("text"));
+    // Every rule has this budget, whatever it asks for.
+    let mut budget = Budget::new(CALL_COST_MAX);
+    let _ = program.eval(&variables, &mut budget);
 }

@@ -57,4 +57,5 @@ targets!(
     quantity,
     json_path,
     continue_token,
+    cel,
 );

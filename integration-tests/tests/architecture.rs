@@ -16,6 +16,7 @@ const MAY_DEPEND_ON: &[(&str, Option<&[&str]>)] = &[
     ("gantry-node-agent", Some(&["gantry-api", "gantry-crds"])),
     ("gantry", None),
     ("gantry-integration-tests", None),
+    ("gantry-fuzz", Some(&["gantry-api", "gantry-apiserver"])),
     ("xtask", Some(&[])),
 ];
 

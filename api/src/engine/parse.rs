@@ -17,6 +17,11 @@ const DUPLICATES_MAX: usize = 100;
 const YAML_DEPTH_MAX: usize = 100;
 /// How many nodes a YAML document may have once aliases are followed: far more than 3 MiB of manifest holds.
 const YAML_NODES_MAX: usize = 500_000;
+/// How much aliases may repeat, in events of the parser: more than a manifest with anchors does, and little enough that a
+/// few hundred bytes of aliases of aliases do not keep a processor busy.
+const YAML_REPLAYED_MAX: usize = 20_000;
+/// Enough for the deepest document that is read, with a debugger's frames, too.
+const YAML_STACK_BYTES: usize = 8 << 20;
 
 /// A body that was read.
 #[derive(Debug, Default)]
@@ -53,7 +58,16 @@ fn json(body: &[u8]) -> Result<Parsed, serde_json::Error> {
     Ok(parsed)
 }
 
+/// The parser recurses with large frames, and the stack of whoever asks may be small.
 fn yaml(body: &[u8]) -> Result<Parsed, String> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("yaml".to_owned()).stack_size(YAML_STACK_BYTES);
+        let parsed = thread.spawn_scoped(scope, || yaml_here(body)).ok().and_then(|thread| thread.join().ok());
+        parsed.unwrap_or_else(|| Err("error converting YAML to JSON: yaml: there is no thread to read it".to_owned()))
+    })
+}
+
+fn yaml_here(body: &[u8]) -> Result<Parsed, String> {
     let mut parsed = Parsed::default();
     let mut path = String::new();
     let mut budget = serde_saphyr::Budget::default();
@@ -63,6 +77,7 @@ fn yaml(body: &[u8]) -> Result<Parsed, String> {
     let options = serde_saphyr::options! {
         budget: Some(budget),
         duplicate_keys: serde_saphyr::DuplicateKeyPolicy::PassThrough,
+        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: YAML_REPLAYED_MAX },
         legacy_octal_numbers: true,
         with_snippet: false,
     };
