@@ -5,6 +5,7 @@
 //! operation with the query parameters that clients look for.
 
 mod protobuf;
+mod published;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -15,6 +16,7 @@ use crate::kinds::{Catalog, Gvk, Resource, Verb, api_version};
 use crate::schema::{Descriptions, ListType, MapType, SchemaRef, SchemaSet, TypeKind};
 
 const LIST_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta";
+const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
 const STATUS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.Status";
 const TITLE: &str = "Kubernetes";
 const API_VERSION: &str = "v1.35.4";
@@ -63,7 +65,12 @@ pub fn v3_index(catalog: &Catalog) -> Value {
             // What is in the document follows from the kinds and the program's version.
             let mut hasher = DefaultHasher::new();
             API_VERSION.hash(&mut hasher);
-            of_version(catalog, &group, &version).iter().for_each(|resource| resource.plural.hash(&mut hasher));
+            of_version(catalog, &group, &version).iter().for_each(|resource| {
+                resource.plural.hash(&mut hasher);
+                if let Some(custom) = &resource.custom {
+                    (&custom.uid, custom.revision).hash(&mut hasher);
+                }
+            });
             let url = format!("/openapi/v3/{path}?hash={:016X}", hasher.finish());
             paths.insert(path, json!({"serverRelativeURL": url}));
         }
@@ -111,7 +118,16 @@ impl Writer {
             let schema = resource.schema();
             let name = definition_name(resource);
             kinds.entry(name.clone()).or_default().push(resource.gvk());
-            waiting.push((name.clone(), schema));
+            match &resource.custom {
+                // What its definition says is published as it was said.
+                Some(custom) => {
+                    let mut definition = published::definition(&custom.published, self.form);
+                    definition["x-kubernetes-group-version-kind"] = json!([gvk_json(&resource.gvk())]);
+                    lists.insert(name.clone(), definition);
+                    waiting.extend(SchemaSet::builtin().get(OBJECT_META).map(|meta| (OBJECT_META.to_owned(), meta)));
+                }
+                None => waiting.push((name.clone(), schema)),
+            }
             if resource.stored() {
                 lists.insert(format!("{name}List"), self.list(resource, &name));
             }

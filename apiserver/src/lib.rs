@@ -233,7 +233,8 @@ pub async fn start(options: Options, metrics: MetricsRegistry, shutdown: Cancell
     let webhooks = Arc::new(webhook_client(&cacher, &catalog));
     let chain = admission::Chain::new(&webhooks);
     let live = Arc::new(LiveCatalog::new(Catalog::builtin()));
-    let registry = Arc::new(Registry::new(live, Arc::clone(&store), Arc::clone(&cacher), chain, addresses));
+    let (stored, cached) = (Arc::clone(&store), Arc::clone(&cacher));
+    let registry = Arc::new(Registry::new(live, stored, cached, chain, addresses, Arc::clone(&webhooks)));
     let mut metrics = metrics;
     let operations = Operations {
         store: options.store.to_string(),

@@ -216,3 +216,194 @@ async fn all_objects_go_with_their_definition() {
     establish(&admin, &widgets()).await;
     assert_eq!(admin.get(WIDGETS).await.expect(200)["items"], json!([]));
 }
+
+#[tokio::test]
+async fn rules_in_the_expression_language_judge_objects_and_their_changes() {
+    let server = Server::start().await;
+    let admin = server.namespace("t").await;
+    let mut crd = widgets();
+    let spec = &mut crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+    spec["x-kubernetes-validations"] = json!([
+        {"rule": "!has(self.replicas) || self.replicas <= self.size * 10", "messageExpression": "'at most ' + string(self.size * 10) + ' replicas'", "fieldPath": ".replicas"},
+        {"rule": "self.size >= oldSelf.size", "message": "size never shrinks", "reason": "FieldValueForbidden"},
+    ]);
+    let mut wrong = crd.clone();
+    wrong["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["x-kubernetes-validations"][0]["rule"] =
+        json!("self.nope > 1");
+    let refused = admin.post(CRDS, &wrong).await;
+    refused.refused(
+        422,
+        "Invalid",
+        "x-kubernetes-validations[0].rule: Invalid value: \"self.nope > 1\": compilation failed",
+    );
+    establish(&admin, &crd).await;
+    let refused = admin.post(WIDGETS, &widget("a", json!({"size": 1, "replicas": 11}))).await;
+    refused.refused(422, "Invalid", "spec.replicas: Invalid value: at most 10 replicas");
+    admin.post(WIDGETS, &widget("a", json!({"size": 2, "replicas": 11}))).await.expect(201);
+    let shrink = json!({"spec": {"size": 1, "replicas": 1}});
+    let refused = admin.patch(&format!("{WIDGETS}/a"), "merge-patch", &shrink).await;
+    refused.refused(422, "Invalid", "spec: Forbidden: size never shrinks");
+    admin.patch(&format!("{WIDGETS}/a"), "merge-patch", &json!({"spec": {"size": 3}})).await.expect(200);
+}
+
+#[tokio::test]
+async fn a_hostile_rule_refuses_the_object_and_holds_up_nothing() {
+    let server = Server::start().await;
+    let admin = server.namespace("t").await;
+    let mut crd = widgets();
+    let nested = "self.list.all(a, ".to_owned() + &"self.list.all(b, ".repeat(6) + "true" + &")".repeat(7);
+    crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"] = json!({
+        "type": "object", "properties": {"list": {"type": "array", "items": {"type": "integer"}}},
+        "x-kubernetes-validations": [{"rule": nested}],
+    });
+    crd["spec"]["versions"][0].as_object_mut().unwrap().remove("selectableFields");
+    crd["spec"]["versions"][0].as_object_mut().unwrap().remove("subresources");
+    establish(&admin, &crd).await;
+    let list: Vec<u32> = (0..200).collect();
+    let refused = admin.post(WIDGETS, &widget("a", json!({"list": list}))).await;
+    refused.refused(422, "Invalid", "no further validation rules will be run due to call cost exceeds limit");
+    admin.post(WIDGETS, &widget("a", json!({"list": [1, 2]}))).await.expect(201);
+}
+
+#[tokio::test]
+async fn versions_without_a_webhook_differ_in_their_schema_only() {
+    let server = Server::start().await;
+    let admin = server.namespace("t").await;
+    let mut crd = widgets();
+    let schema = json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {
+        "size": {"type": "integer"}, "shape": {"type": "string", "default": "round"}}}}});
+    crd["spec"]["versions"].as_array_mut().unwrap().push(version("v2", false, schema));
+    establish(&admin, &crd).await;
+    admin.post(WIDGETS, &widget("a", json!({"size": 1}))).await.expect(201);
+    let v2 = WIDGETS.replace("/v1/", "/v2/");
+    let mut watch = admin.watch(&format!("{v2}?watch=true&resourceVersion=0")).await;
+    let seen = watch.next().await.unwrap();
+    assert_eq!(
+        (&seen["object"]["apiVersion"], &seen["object"]["spec"]["shape"]),
+        (&json!("example.com/v2"), &json!("round"))
+    );
+    let two = admin.get(&format!("{v2}/a")).await.expect(200);
+    assert_eq!(two["spec"], json!({"size": 1, "shape": "round"}));
+    // The second version becomes the stored one; what is written from now on is stored in it.
+    let current = admin.get(&format!("{CRDS}/widgets.example.com")).await.expect(200);
+    let mut migrated = current.clone();
+    migrated["spec"]["versions"][0]["storage"] = json!(false);
+    migrated["spec"]["versions"][1]["storage"] = json!(true);
+    let migrated = admin.put(&format!("{CRDS}/widgets.example.com"), &migrated).await.expect(200);
+    assert_eq!(migrated["status"]["storedVersions"], json!(["v1", "v2"]));
+    let patched = admin.patch(&format!("{WIDGETS}/a"), "merge-patch", &json!({"spec": {"size": 5}})).await.expect(200);
+    assert_eq!(patched["apiVersion"], "example.com/v1");
+    assert_eq!(admin.get(&format!("{v2}/a")).await.expect(200)["spec"]["size"], 5);
+    assert_eq!(watch.next().await.unwrap()["object"]["spec"]["size"], 5);
+    let mut gone = migrated.clone();
+    gone["spec"]["versions"].as_array_mut().unwrap().remove(0);
+    let refused = admin.put(&format!("{CRDS}/widgets.example.com"), &gone).await;
+    refused.refused(422, "Invalid", "status.storedVersions[0]: Invalid value: \"v1\": missing from spec.versions");
+}
+
+#[tokio::test]
+async fn a_changed_schema_holds_for_what_is_stored_and_no_watch_is_lost() {
+    let server = Server::start().await;
+    let admin = server.namespace("t").await;
+    establish(&admin, &widgets()).await;
+    let made = admin.post(WIDGETS, &widget("a", json!({"size": 1}))).await.expect(201);
+    let revision = made["metadata"]["resourceVersion"].as_str().unwrap();
+    let mut watch = admin.watch(&format!("{WIDGETS}?watch=true&resourceVersion={revision}")).await;
+    let path = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/weight";
+    let patch = json!([{"op": "add", "path": path, "value": {"type": "integer", "default": 7}}]);
+    admin.patch(&format!("{CRDS}/widgets.example.com"), "json-patch", &patch).await.expect(200);
+    // Whoever changed the definition is served by it at once.
+    let now = admin.get(&format!("{WIDGETS}/a")).await.expect(200);
+    assert_eq!(now["spec"]["weight"], 7);
+    admin.post(WIDGETS, &widget("b", json!({"size": 1, "weight": 9}))).await.expect(201);
+    let seen = watch.next().await.unwrap();
+    assert_eq!((&seen["type"], &seen["object"]["spec"]["weight"]), (&json!("ADDED"), &json!(9)));
+    let document = admin.get("/openapi/v3/apis/example.com/v1").await.expect(200);
+    let schemas = &document["components"]["schemas"];
+    assert_eq!(schemas["com.example.v1.Widget"]["properties"]["spec"]["properties"]["weight"]["default"], 7);
+}
+
+/// A webhook that keeps `spec.size` of version 1 as `spec.dimensions.size` in version 2.
+async fn converter() -> (String, String) {
+    use axum::routing::post;
+    let convert = |body: bytes::Bytes| async move {
+        let review: Value = serde_json::from_slice(&body).unwrap();
+        let desired = review["request"]["desiredAPIVersion"].as_str().unwrap().to_owned();
+        let objects: Vec<Value> = review["request"]["objects"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|object| {
+                let mut object = object.clone();
+                let size = object["spec"].get("size").or(object["spec"].pointer("/dimensions/size")).cloned().unwrap();
+                object["apiVersion"] = json!(desired);
+                object["spec"] =
+                    if desired.ends_with("v1") { json!({"size": size}) } else { json!({"dimensions": {"size": size}}) };
+                object
+            })
+            .collect();
+        let response =
+            json!({"uid": review["request"]["uid"], "result": {"status": "Success"}, "convertedObjects": objects});
+        json!({"kind": "ConversionReview", "apiVersion": "apiextensions.k8s.io/v1", "response": response}).to_string()
+    };
+    let router = axum::Router::new().route("/convert", post(convert));
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap().self_signed(&key).unwrap();
+    let tls =
+        rustls::ServerConfig::builder_with_provider(std::sync::Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(
+                vec![certificate.der().clone()],
+                rustls_pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
+            )
+            .unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let url = format!("https://{}/convert", listener.local_addr().unwrap());
+    let acceptor = axum_server::tls_rustls::RustlsConfig::from_config(std::sync::Arc::new(tls));
+    let serving = axum_server::from_tcp_rustls(listener, acceptor).unwrap().serve(router.into_make_service());
+    tokio::spawn(serving);
+    (url, certificate.pem())
+}
+
+#[tokio::test]
+async fn a_webhook_converts_between_versions() {
+    use base64::Engine as _;
+    let server = Server::start().await;
+    let admin = server.namespace("t").await;
+    let (url, ca) = converter().await;
+    let mut crd = widgets();
+    let second = json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {"dimensions": {
+        "type": "object", "properties": {"size": {"type": "integer"}}}}}}});
+    crd["spec"]["versions"].as_array_mut().unwrap().push(version("v2", false, second));
+    let bundle = base64::engine::general_purpose::STANDARD.encode(ca);
+    crd["spec"]["conversion"] = json!({"strategy": "Webhook", "webhook": {
+        "clientConfig": {"url": url, "caBundle": bundle}, "conversionReviewVersions": ["v1"]}});
+    establish(&admin, &crd).await;
+    admin.post(WIDGETS, &widget("a", json!({"size": 4}))).await.expect(201);
+    let v2 = WIDGETS.replace("/v1/", "/v2/");
+    assert_eq!(admin.get(&format!("{v2}/a")).await.expect(200)["spec"], json!({"dimensions": {"size": 4}}));
+    let mut watch = admin.watch(&format!("{v2}?watch=true&resourceVersion=0")).await;
+    assert_eq!(watch.next().await.unwrap()["object"]["spec"]["dimensions"]["size"], 4);
+    let mut second = widget("b", json!({"dimensions": {"size": 6}}));
+    second["apiVersion"] = json!("example.com/v2");
+    let made = admin.post(&v2, &second).await.expect(201);
+    assert_eq!(made["spec"]["dimensions"]["size"], 6);
+    let seen = watch.next().await.unwrap();
+    assert_eq!(
+        (&seen["object"]["apiVersion"], &seen["object"]["spec"]["dimensions"]["size"]),
+        (&json!("example.com/v2"), &json!(6))
+    );
+    let list = admin.get(WIDGETS).await.expect(200);
+    let sizes: Vec<i64> =
+        list["items"].as_array().unwrap().iter().map(|item| item["spec"]["size"].as_i64().unwrap()).collect();
+    assert_eq!(sizes, [4, 6]);
+    // Without the webhook only the stored version can be had, and the user is told why.
+    let patch = json!({"spec": {"conversion": {"webhook": {"clientConfig": {"url": "https://127.0.0.1:1/convert"}}}}});
+    admin.patch(&format!("{CRDS}/widgets.example.com"), "merge-patch", &patch).await.expect(200);
+    admin.get(&format!("{WIDGETS}/a")).await.expect(200);
+    let told = "conversion webhook for example.com/v1, Kind=Widget failed: Post \"https://127.0.0.1:1/convert?timeout=30s\": dial tcp 127.0.0.1:1: connect: connection refused";
+    admin.get(&format!("{v2}/a")).await.refused(500, "InternalError", told);
+}

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use crate::error::ApiError;
+use crate::error::{ApiError, Reason};
 use crate::kinds::Conversion;
 use crate::meta;
 
@@ -83,13 +83,16 @@ impl WebhookConversion {
     pub fn response(&self, uid: &str, desired: &str, asked: &[Value], review: &Value) -> Result<Vec<Value>, ApiError> {
         let api_version = asked.first().map(|o| meta::str_at(o, &["apiVersion"])).unwrap_or_default();
         let failed = |why: String| {
-            ApiError::internal(format!("conversion webhook for {api_version}, Kind={} failed: {why}", self.kind))
+            ApiError::new(
+                Reason::InternalError,
+                format!("conversion webhook for {api_version}, Kind={} failed: {why}", self.kind),
+            )
         };
         let invalid = |why: String| {
-            ApiError::internal(format!(
-                "conversion webhook for {api_version}, Kind={} returned invalid {why}",
-                self.kind
-            ))
+            ApiError::new(
+                Reason::InternalError,
+                format!("conversion webhook for {api_version}, Kind={} returned invalid {why}", self.kind),
+            )
         };
         let response = review.get("response").filter(|r| r.is_object());
         let Some(response) = response else { return Err(failed("webhook response contains no response".to_owned())) };

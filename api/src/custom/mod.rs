@@ -9,6 +9,7 @@
 //! says are a strategy.
 
 mod conversion;
+mod expressions;
 pub mod naming;
 mod resource;
 mod strategy;
@@ -22,6 +23,7 @@ use crate::schema::{Structural, walk};
 use crate::table::CustomColumns;
 
 pub use conversion::{Converter, WebhookConversion};
+pub use expressions::{Expressions, problems as expression_problems};
 pub use resource::{Definition, compare_versions};
 pub use strategy::CustomStrategy;
 
@@ -49,6 +51,8 @@ pub struct CustomKind {
     pub structural: Structural,
     /// The rules of an object.
     pub rules: Arc<Rules>,
+    /// Its rules in the expression language.
+    pub expressions: Arc<Expressions>,
     /// The schema as it is published; none where unknown fields are kept at the root and nothing is said of them.
     pub published: Value,
     /// What clients of a deprecated version are told.

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::conversion::{Converter, Relabel, WebhookConversion};
 use super::strategy::CustomStrategy;
-use super::{CustomKind, naming};
+use super::{CustomKind, Expressions, naming};
 use crate::error::ApiError;
 use crate::kinds::{
     Conversion, FieldPath, Resource, ScalePaths, SchemaSource, SelectableField, StrategyRef, Subresources, Verb,
@@ -103,6 +103,7 @@ fn custom_kind(crd: &Value, version: &Value) -> Result<CustomKind, ApiError> {
         columns: CustomColumns::new(version.get("additionalPrinterColumns").unwrap_or(&Value::Null))?,
         structural: Structural::new(schema, preserve),
         rules: Arc::new(Rules::new(schema)),
+        expressions: Arc::new(Expressions::new(schema, true)),
         published: schema.clone(),
         deprecation: deprecated.then(|| own.unwrap_or_else(told)),
     })

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::CustomKind;
+use crate::cel::{self, Budget};
 use crate::error::FieldError;
 use crate::kinds::ScalePaths;
 use crate::strategy::Strategy;
@@ -24,6 +25,7 @@ impl CustomStrategy {
 
     fn validate(&self, subresource: Option<&str>, old: Option<&Value>, new: &Value, errors: &mut Vec<FieldError>) {
         let rules = &self.kind.rules;
+        let before = errors.len();
         if subresource == Some("status") {
             if let (Some(rules), Some(status)) = (rules.properties.get("status"), new.get("status")) {
                 rules.validate(status, old.and_then(|old| old.get("status")), "status", errors);
@@ -31,12 +33,41 @@ impl CustomStrategy {
         } else {
             rules.validate(new, old, "", errors);
         }
+        // Expressions see values of the types they were checked with only.
+        if errors.len() == before {
+            self.check_expressions(subresource, old, new, errors);
+        }
         if let Some(scale) = &self.scale {
             if subresource != Some("status") {
                 replicas(new, &scale.spec, errors);
             }
             replicas(new, &scale.status, errors);
         }
+    }
+}
+
+impl CustomStrategy {
+    fn check_expressions(
+        &self,
+        subresource: Option<&str>,
+        old: Option<&Value>,
+        new: &Value,
+        errors: &mut Vec<FieldError>,
+    ) {
+        let (expressions, rules) = (&self.kind.expressions, &self.kind.rules);
+        let mut budget = Budget::new(cel::OBJECT_COST_MAX);
+        // What ends a check early stands among the errors.
+        let _ = if subresource == Some("status") {
+            match (expressions.property("status"), rules.properties.get("status"), new.get("status")) {
+                (Some(below), Some(rules), Some(status)) => {
+                    let old = old.and_then(|old| old.get("status"));
+                    below.check(rules, status, old, "status", &mut budget, errors)
+                }
+                _ => Ok(()),
+            }
+        } else {
+            expressions.check(rules, new, old, "", &mut budget, errors)
+        };
     }
 }
 

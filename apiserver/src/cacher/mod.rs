@@ -28,7 +28,7 @@ use tracing::{debug, error, warn};
 pub use event::{Change, Entry, Kind};
 pub use filter::{Filter, NODE_FIELD};
 pub use resource::{CacheStats, Page, ResourceCache, Subscription, WatchStart};
-pub use watchers::Delivery;
+pub use watchers::{Delivery, WATCHER_QUEUE_MAX};
 
 /// All keys of the API live below this prefix.
 pub const ROOT: &str = "/registry/";

@@ -343,7 +343,7 @@ async fn subresource(call: &Call<'_>, resource: &Arc<Resource>, request: http::R
     };
     match (info.verb, info.subresource.as_str()) {
         ("get", "status" | "scale" | "approval") => {
-            let object = registry.present_through(&target, read(call, resource).await?)?;
+            let object = registry.present_through(&target, read(call, resource).await?).await?;
             show(Written { object, created: false, warnings: Vec::new() })
         }
         ("create", "binding") => {

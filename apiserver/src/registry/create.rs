@@ -80,8 +80,8 @@ impl Registry {
                 return Err(ApiError::already_exists(&resource.qualified(), &name));
             }
             self.addresses.plan(resource, None, Some(&mut object))?;
-            let bytes = self.encode(resource, &object)?;
-            return Ok(Written { object: self.present(resource, bytes)?, created: true, warnings });
+            let bytes = self.encode(resource, &object).await?;
+            return Ok(Written { object: self.present(resource, bytes).await?, created: true, warnings });
         }
         self.store_new(resource, namespace, &name, &object, warnings).await
     }
@@ -103,13 +103,13 @@ impl Registry {
             } else {
                 Default::default()
             };
-            let bytes = self.encode(resource, &candidate)?;
+            let bytes = self.encode(resource, &candidate).await?;
             let mut ops =
                 vec![Op::Put { key: key.clone(), value: bytes.clone(), precondition: Some(Precondition::Absent) }];
             ops.append(&mut claims.ops);
             match self.store.txn(ops).await {
                 Ok(revision) => {
-                    let object = self.present(resource, codec::with_resource_version(&bytes, revision))?;
+                    let object = self.present(resource, codec::with_resource_version(&bytes, revision)).await?;
                     return Ok(Written { object, created: true, warnings });
                 }
                 Err(Error::Conflict { key: taken, current }) if taken == key => {

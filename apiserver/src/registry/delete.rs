@@ -252,7 +252,7 @@ impl Registry {
             if asks_admission {
                 let attributes = Attributes::new(Operation::Delete, target, caller);
                 let shown = match &resource.conversion {
-                    Some(_) => std::borrow::Cow::Owned(self.value(resource, &current)?),
+                    Some(_) => std::borrow::Cow::Owned(self.value(resource, &current).await?),
                     None => std::borrow::Cow::Borrowed(&object),
                 };
                 let attributes = attributes.with_old(&shown).with_delete_options(options);
@@ -261,15 +261,15 @@ impl Registry {
             }
             let step = plan(resource, &object, options, Timestamp::now());
             if options.dry_run {
-                return self.answer(resource, &object, step == Step::Remove, current.bytes);
+                return self.answer(resource, &object, step == Step::Remove, current.bytes).await;
             }
             let result = match &step {
-                Step::Nothing => return self.answer(resource, &object, false, current.bytes),
+                Step::Nothing => return self.answer(resource, &object, false, current.bytes).await,
                 Step::Remove => self.remove(resource, &current, &object).await.map(|()| current.bytes.clone()),
                 Step::Mark(marked) => self.put(&current, codec::encode(marked)).await,
             };
             match result {
-                Ok(bytes) => return self.answer(resource, &object, step == Step::Remove, bytes),
+                Ok(bytes) => return self.answer(resource, &object, step == Step::Remove, bytes).await,
                 Err(Error::Conflict { .. }) => {}
                 Err(error) => return Err(errors::from_store(error)),
             }
@@ -328,13 +328,19 @@ impl Registry {
         Ok(codec::with_resource_version(&bytes, revision))
     }
 
-    fn answer(&self, resource: &Resource, object: &Value, removed: bool, bytes: Bytes) -> Result<Deleted, ApiError> {
+    async fn answer(
+        &self,
+        resource: &Resource,
+        object: &Value,
+        removed: bool,
+        bytes: Bytes,
+    ) -> Result<Deleted, ApiError> {
         let shows_object = resource.group.is_empty()
             && matches!(resource.plural.as_str(), "pods" | "services" | "serviceaccounts" | "persistentvolumeclaims");
         if removed && !shows_object {
             return Ok(Deleted::Gone(meta::uid(object).to_owned()));
         }
-        Ok(Deleted::Object(self.present(resource, bytes)?))
+        Ok(Deleted::Object(self.present(resource, bytes).await?))
     }
 }
 

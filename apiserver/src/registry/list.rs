@@ -197,6 +197,12 @@ fn parse_match(
 impl Registry {
     /// A page of a list.
     pub async fn list(&self, resource: &Resource, request: &ListRequest) -> Result<ListResult, ApiError> {
+        let mut page = self.list_stored(resource, request).await?;
+        page.objects = self.out_of_storage(resource, page.objects).await?;
+        Ok(page)
+    }
+
+    async fn list_stored(&self, resource: &Resource, request: &ListRequest) -> Result<ListResult, ApiError> {
         let cache = self.cache(resource).await?;
         match &request.position {
             Position::Any => self.list_cache(resource, &cache, request, None, None),
@@ -335,7 +341,16 @@ impl Registry {
     }
 
     /// Opens a watch.
-    pub async fn watch(&self, resource: &Arc<Resource>, request: &WatchRequest) -> Result<WatchSession, ApiError> {
+    pub async fn watch(
+        self: &Arc<Self>,
+        resource: &Arc<Resource>,
+        request: &WatchRequest,
+    ) -> Result<WatchSession, ApiError> {
+        let session = self.watch_stored(resource, request).await?;
+        self.converted(session).await
+    }
+
+    async fn watch_stored(&self, resource: &Arc<Resource>, request: &WatchRequest) -> Result<WatchSession, ApiError> {
         let cache = self.cache(resource).await?;
         let streaming_list = request.send_initial_events == Some(true);
         let start = match request.resource_version {

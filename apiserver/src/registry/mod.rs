@@ -10,6 +10,7 @@
 //! of namespaces, addresses of Services, and the action subresources.
 
 mod catalog;
+mod conversion;
 mod create;
 mod delete;
 pub mod errors;
@@ -34,6 +35,7 @@ use serde_json::Value;
 use crate::admission::{Attributes, Chain, Notes};
 use crate::auth::Identity;
 use crate::cacher::{Cacher, Entry};
+use crate::webhook::Client;
 
 pub use catalog::LiveCatalog;
 pub use delete::{DeleteOptions, Propagation};
@@ -109,6 +111,7 @@ pub(crate) struct Current {
 pub struct Registry {
     builtin: Arc<Catalog>,
     catalog: Arc<LiveCatalog>,
+    webhooks: Arc<Client>,
     store: Arc<dyn Store>,
     cacher: Arc<Cacher>,
     admission: Chain,
@@ -158,8 +161,9 @@ impl Registry {
         cacher: Arc<Cacher>,
         admission: Chain,
         addresses: ServiceAddresses,
+        webhooks: Arc<Client>,
     ) -> Self {
-        Self { builtin: catalog.now(), catalog, store, cacher, admission, addresses }
+        Self { builtin: catalog.now(), catalog, webhooks, store, cacher, admission, addresses }
     }
 
     /// The built-in kinds.
@@ -191,7 +195,7 @@ impl Registry {
     /// The object's bytes, as recent as any write acknowledged before the call.
     pub async fn get(&self, resource: &Resource, namespace: &str, name: &str) -> Result<Bytes, ApiError> {
         let current = self.current(resource, namespace, name).await?;
-        self.present(resource, current.bytes)
+        self.present(resource, current.bytes).await
     }
 
     /// The object's bytes as the cache has them, at least at `not_older_than`.
@@ -206,7 +210,7 @@ impl Registry {
             return Err(errors::too_large_resource_version(not_older_than, self.cacher.revision()));
         }
         match self.cached(resource, namespace, name) {
-            Some(entry) => self.present(resource, entry.object.clone()),
+            Some(entry) => self.present(resource, entry.object.clone()).await,
             // Not found, or not readable: the store knows.
             None => self.get(resource, namespace, name).await,
         }
@@ -279,18 +283,22 @@ impl Registry {
     }
 
     /// Stored bytes in the version of `resource`.
-    pub(crate) fn present(&self, resource: &Resource, object: Bytes) -> Result<Bytes, ApiError> {
-        present(resource, object)
+    pub(crate) async fn present(&self, resource: &Resource, object: Bytes) -> Result<Bytes, ApiError> {
+        let mut objects = self.out_of_storage(resource, vec![present(resource, object)?]).await?;
+        objects.pop().ok_or_else(|| ApiError::internal("an object was lost in conversion"))
     }
 
     /// The current object as the engine works on it.
-    fn value(&self, resource: &Resource, current: &Current) -> Result<Value, ApiError> {
-        codec::decode_in_version(resource, &current.bytes)
+    async fn value(&self, resource: &Resource, current: &Current) -> Result<Value, ApiError> {
+        codec::decode(&self.present(resource, current.bytes.clone()).await?)
     }
 
     /// The bytes to store.
-    fn encode(&self, resource: &Resource, object: &Value) -> Result<Bytes, ApiError> {
-        codec::to_storage(resource, object)
+    async fn encode(&self, resource: &Resource, object: &Value) -> Result<Bytes, ApiError> {
+        match self.into_storage(resource, object).await? {
+            Some(stored) => Ok(codec::encode(&stored)),
+            None => codec::to_storage(resource, object),
+        }
     }
 }
 

@@ -186,14 +186,18 @@ impl Registry {
         let resource = target.resource;
         let fresh = Fresh::new();
         let mut context = fresh.context(caller);
-        let old = self.value(resource, current)?;
+        let old = self.value(resource, current).await?;
         let mut new = make(&old, &mut context)?;
         check_preconditions(&target, &old, &new)?;
         engine::prepare_update(resource, target.sub(), &old, &mut new, &mut context)?;
         let changed = self.complete_update(target, &old, &mut new, caller, &mut context).await?;
         let warnings = std::mem::take(&mut context.warnings);
-        let done = |registry: &Self, object| {
-            Ok(Attempt::Done(Written { object: registry.present_through(&target, object)?, created: false, warnings }))
+        let done = async |registry: &Self, object| {
+            Ok(Attempt::Done(Written {
+                object: registry.present_through(&target, object).await?,
+                created: false,
+                warnings,
+            }))
         };
         if delete::is_complete(resource, &new) {
             if !caller.dry_run {
@@ -203,22 +207,22 @@ impl Registry {
                     Err(error) => return Err(errors::from_store(error)),
                 }
             }
-            let bytes = self.encode(resource, &new)?;
-            return done(self, codec::with_resource_version(&bytes, current.revision));
+            let bytes = self.encode(resource, &new).await?;
+            return done(self, codec::with_resource_version(&bytes, current.revision)).await;
         }
         if changed == Changed::No {
-            return done(self, current.bytes.clone());
+            return done(self, current.bytes.clone()).await;
         }
         let mut claims = self.addresses.plan(resource, Some(&old), Some(&mut new))?;
-        let bytes = self.encode(resource, &new)?;
+        let bytes = self.encode(resource, &new).await?;
         if caller.dry_run {
-            return done(self, codec::with_resource_version(&bytes, current.revision));
+            return done(self, codec::with_resource_version(&bytes, current.revision)).await;
         }
         let precondition = Some(Precondition::ModRevision(current.revision));
         let mut ops = vec![Op::Put { key: current.key.clone(), value: bytes.clone(), precondition }];
         ops.append(&mut claims.ops);
         match self.store.txn(ops).await {
-            Ok(revision) => done(self, codec::with_resource_version(&bytes, revision)),
+            Ok(revision) => done(self, codec::with_resource_version(&bytes, revision)).await,
             Err(Error::Conflict { key, .. }) if key == current.key || claims.may_retry(&key) => Ok(Attempt::Again),
             Err(Error::Conflict { key, .. }) => Err(self.addresses.taken(resource, target.name, &key)),
             Err(error) => Err(errors::from_store(error)),
@@ -261,8 +265,8 @@ impl Registry {
     }
 
     /// What a client that asked through a subresource sees.
-    pub fn present_through(&self, target: &Target<'_>, object: bytes::Bytes) -> Result<bytes::Bytes, ApiError> {
-        let object = self.present(target.resource, object)?;
+    pub async fn present_through(&self, target: &Target<'_>, object: bytes::Bytes) -> Result<bytes::Bytes, ApiError> {
+        let object = self.present(target.resource, object).await?;
         if !target.is_scale() {
             return Ok(object);
         }

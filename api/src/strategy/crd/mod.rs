@@ -1,5 +1,10 @@
 //! CustomResourceDefinitions: defaults, the stored versions, validation.
 
+mod names;
+mod schema;
+#[cfg(test)]
+mod tests;
+
 use serde_json::{Value, json};
 
 use super::Strategy;
@@ -38,7 +43,73 @@ impl Strategy for CrdStrategy {
     }
 
     fn validate_create(&self, object: &Value, errors: &mut Vec<FieldError>) {
-        let _ = (object, errors);
+        validate(object, None, errors);
+    }
+
+    fn validates_updates_by_change(&self) -> bool {
+        true
+    }
+
+    fn validate_update(&self, subresource: Option<&str>, old: &Value, new: &Value, errors: &mut Vec<FieldError>) {
+        if subresource.is_none() {
+            validate(new, Some(old), errors);
+            names::update(old, new, errors);
+        }
+    }
+
+    fn warnings(&self, object: &Value) -> Vec<String> {
+        let mut warnings = Vec::new();
+        for version in versions(object) {
+            if let Some(schema) = version.pointer("/schema/openAPIV3Schema") {
+                unrecognized_formats(schema, &mut warnings);
+            }
+        }
+        warnings
+    }
+}
+
+fn versions(crd: &Value) -> &[Value] {
+    crd.pointer("/spec/versions").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
+}
+
+fn validate(crd: &Value, old: Option<&Value>, errors: &mut Vec<FieldError>) {
+    names::spec(crd, errors);
+    if crd.pointer("/spec/preserveUnknownFields") == Some(&Value::Bool(true)) {
+        let was = old.and_then(|old| old.pointer("/spec/preserveUnknownFields"));
+        if was != Some(&Value::Bool(true)) {
+            let why = "cannot set to true, set x-kubernetes-preserve-unknown-fields to true in spec.versions[*].schema instead";
+            errors.push(FieldError::invalid("spec.preserveUnknownFields", true, why));
+        }
+    }
+    for (at, version) in versions(crd).iter().enumerate() {
+        let path = format!("spec.versions[{at}].schema.openAPIV3Schema");
+        let Some(schema) = version.pointer("/schema/openAPIV3Schema") else {
+            errors.push(FieldError::required(path, ""));
+            continue;
+        };
+        // A schema that is stored is not judged again.
+        let name = version.get("name");
+        let before = old.into_iter().flat_map(versions).find(|old| old.get("name") == name);
+        if before.is_some_and(|before| before.get("schema") == version.get("schema")) {
+            continue;
+        }
+        schema::validate(schema, &path, version.pointer("/subresources/status").is_some(), errors);
+    }
+}
+
+fn unrecognized_formats(schema: &Value, warnings: &mut Vec<String>) {
+    let text = |key: &str| schema.get(key).and_then(Value::as_str).unwrap_or_default();
+    let format = text("format");
+    if text("type") == "string" && !format.is_empty() && !crate::schema::format::is_known(format) {
+        warnings.push(format!("unrecognized format {}", crate::error::quote(format)));
+    }
+    for property in schema.get("properties").and_then(Value::as_object).into_iter().flatten().map(|(_, p)| p) {
+        unrecognized_formats(property, warnings);
+    }
+    for key in ["items", "additionalProperties"] {
+        if let Some(below) = schema.get(key).filter(|below| below.is_object()) {
+            unrecognized_formats(below, warnings);
+        }
     }
 }
 
