@@ -12,6 +12,10 @@ use crate::cel::{self, Budget, Environment, EvalError, Program, Type, Val, Varia
 use crate::error::{FieldError, FieldErrorKind};
 use crate::schema::rules::Rules;
 
+/// The budget of an object's rules is used up; the error that says so is among the errors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exhausted;
+
 /// The rules of a schema node and of what is below it.
 #[derive(Debug, Clone, Default)]
 pub struct Expressions {
@@ -153,7 +157,7 @@ impl Expressions {
         path: &str,
         budget: &mut Budget,
         errors: &mut Vec<FieldError>,
-    ) -> Result<(), ()> {
+    ) -> Result<(), Exhausted> {
         // An absent nullable value has nothing to be judged by.
         if value.is_null() {
             return Ok(());
@@ -200,7 +204,7 @@ impl Expressions {
         path: &str,
         budget: &mut Budget,
         errors: &mut Vec<FieldError>,
-    ) -> Result<(), ()> {
+    ) -> Result<(), Exhausted> {
         let unchanged = old.is_some_and(|old| old == value);
         for rule in &self.rules {
             if rule.uses_old && old.is_none() && !rule.optional_old {
@@ -237,7 +241,7 @@ impl Expressions {
                         )
                     };
                     errors.push(omitted(path, why));
-                    return Err(());
+                    return Err(Exhausted);
                 }
                 Err(EvalError::NoOverload) => errors.push(omitted(
                     path,

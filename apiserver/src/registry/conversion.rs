@@ -87,7 +87,7 @@ impl Registry {
     }
 
     /// An object of the version of `resource` in the one that is stored.
-    pub(crate) async fn into_storage(&self, resource: &Resource, object: &Value) -> Result<Option<Value>, ApiError> {
+    pub(crate) async fn for_storage(&self, resource: &Resource, object: &Value) -> Result<Option<Value>, ApiError> {
         let Some((_, webhook)) = webhook(resource) else { return Ok(None) };
         let Some(stored) = self.live_catalog().stored(resource) else { return Ok(None) };
         if stored.version == resource.version {

@@ -295,7 +295,7 @@ impl Registry {
 
     /// The bytes to store.
     async fn encode(&self, resource: &Resource, object: &Value) -> Result<Bytes, ApiError> {
-        match self.into_storage(resource, object).await? {
+        match self.for_storage(resource, object).await? {
             Some(stored) => Ok(codec::encode(&stored)),
             None => codec::to_storage(resource, object),
         }
