@@ -60,6 +60,9 @@ async fn one_kind(admin: &Client, object: &Object) {
     let uid = made["metadata"]["uid"].as_str().unwrap().to_owned();
     assert_eq!(admin.get(&one).await.expect(200)["spec"], made["spec"], "{resource:?}");
 
+    let again = admin.request("POST", &path, &[YAML], object.manifest).await;
+    again.refused(409, "AlreadyExists", "already exists");
+
     let list = admin.get(&path).await.expect(200);
     assert_eq!(list["kind"], resource.list_kind);
     assert!(list["items"].as_array().unwrap().iter().any(|item| item["metadata"]["uid"] == *uid), "{resource:?}");
@@ -72,6 +75,8 @@ async fn one_kind(admin: &Client, object: &Object) {
     let patch = json!({"metadata": {"labels": {"patched": "yes"}}});
     let patched = admin.patch(&one, "merge-patch", &patch).await.expect(200);
     assert_eq!(patched["metadata"]["labels"]["patched"], "yes", "{resource:?}");
+    let selected = admin.get(&format!("{path}?labelSelector=patched%3Dyes")).await.expect(200);
+    assert_eq!(selected["items"].as_array().unwrap().len(), 1, "{resource:?}");
     let updated = update(admin, &one).await;
     let before = made["metadata"]["generation"].as_i64();
     let counted = i64::from(resource.strategy.annotations_count_as_spec());

@@ -1,107 +1,10 @@
-//! Create, read, change and delete, for every kind through the same path.
+//! Create, read, change and delete; `kinds.rs` takes every kind that way.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod common;
 
 use common::{Client, Server, config_map, deployment, pod, revision};
-use gantry_api::kinds::{Catalog, Verb};
 use serde_json::{Value, json};
-
-/// The least that each stored kind accepts.
-fn sample(kind: &str) -> Value {
-    match kind {
-        "Pod" => pod("x"),
-        "Deployment" => deployment("x"),
-        "ReplicaSet" => {
-            let mut set = deployment("x");
-            set["kind"] = json!("ReplicaSet");
-            set
-        }
-        "Service" => json!({"metadata": {"name": "x"}, "spec": {"ports": [{"port": 80}]}}),
-        "EndpointSlice" => json!({"metadata": {"name": "x"}, "addressType": "IPv4", "endpoints": []}),
-        "Event" => json!({
-            "metadata": {"name": "x", "namespace": "t"}, "reason": "Why", "type": "Normal",
-            "involvedObject": {"kind": "Pod", "namespace": "t", "name": "p"},
-            "regarding": {"kind": "Pod", "namespace": "t", "name": "p"},
-            "eventTime": "2026-01-01T00:00:00.000000Z", "action": "Act", "reportingController": "test/c", "reportingInstance": "i",
-            "note": "n", "message": "m", "source": {"component": "c"}, "reportingComponent": "test/c",
-        }),
-        "Lease" => json!({"metadata": {"name": "x"}, "spec": {"holderIdentity": "a", "leaseDurationSeconds": 40}}),
-        _ => json!({"metadata": {"name": "x"}}),
-    }
-}
-
-#[tokio::test]
-async fn every_stored_kind_is_created_read_listed_changed_and_deleted() {
-    let server = Server::start().await;
-    let admin = server.namespace("t").await;
-    // A definition changes by itself while it is established and goes when its objects are gone: `custom.rs` has it.
-    let apart = |resource: &gantry_api::kinds::Resource| resource.kind == "CustomResourceDefinition";
-    for resource in Catalog::builtin().iter().filter(|resource| resource.stored() && !apart(resource)) {
-        let mut object = sample(&resource.kind);
-        object["apiVersion"] = json!(resource.api_version());
-        object["kind"] = json!(resource.kind);
-        if resource.kind == "Event" {
-            let foreign: &[&str] = if resource.group.is_empty() {
-                &["regarding", "note", "reportingController"]
-            } else {
-                &["involvedObject", "message", "source", "reportingComponent"]
-            };
-            for key in foreign {
-                object.as_object_mut().unwrap().remove(*key);
-            }
-            object["metadata"]["name"] = json!(format!("x{}", resource.group.len()));
-        }
-        let root = if resource.group.is_empty() {
-            "/api/v1".to_owned()
-        } else {
-            format!("/apis/{}/{}", resource.group, resource.version)
-        };
-        let collection = if resource.namespaced {
-            format!("{root}/namespaces/t/{}", resource.plural)
-        } else {
-            format!("{root}/{}", resource.plural)
-        };
-        if !resource.allows(Verb::Create) {
-            admin.post(&collection, &object).await.refused(405, "MethodNotAllowed", "does not allow this method");
-            assert_eq!(admin.get(&collection).await.expect(200)["items"], json!([]), "{collection}");
-            continue;
-        }
-        let created = admin.post(&collection, &object).await.expect(201);
-        assert_eq!(created["kind"], resource.kind, "{collection}");
-        assert!(!created["metadata"]["uid"].as_str().unwrap().is_empty());
-        let name = created["metadata"]["name"].as_str().unwrap().to_owned();
-        let path = format!("{collection}/{name}");
-        assert_eq!(admin.get(&path).await.expect(200), created, "{path}");
-        admin.post(&collection, &object).await.refused(409, "AlreadyExists", "already exists");
-        let list = admin.get(&collection).await.expect(200);
-        assert_eq!(list["kind"], format!("{}List", resource.kind));
-        assert!(list["items"].as_array().unwrap().contains(&created), "{list}");
-        if resource.allows(Verb::Patch) {
-            let patch = json!({"metadata": {"labels": {"seen": "yes"}}});
-            let patched = admin.patch(&path, "merge-patch", &patch).await.expect(200);
-            assert_eq!(patched["metadata"]["labels"]["seen"], "yes");
-            assert!(revision(&patched) > revision(&created));
-            let selected = admin.get(&format!("{collection}?labelSelector=seen%3Dyes")).await.expect(200);
-            assert_eq!(selected["items"].as_array().unwrap().len(), 1, "{collection}");
-            let mut put = patched.clone();
-            put["metadata"]["labels"]["put"] = json!("yes");
-            let updated = admin.put(&path, &put).await.expect(200);
-            assert_eq!(updated["metadata"]["labels"]["put"], "yes");
-            admin.put(&path, &put).await.refused(
-                409,
-                "Conflict",
-                "the object has been modified; please apply your changes to the latest version and try again",
-            );
-        }
-        let deleted = admin.delete(&path, &Value::Null).await;
-        assert_eq!(deleted.code, 200, "{}", deleted.text());
-        if resource.kind != "Namespace" {
-            admin.get(&path).await.refused(404, "NotFound", &format!("{} \"{name}\" not found", resource.qualified()));
-        }
-    }
-    server.stop().await;
-}
 
 #[tokio::test]
 async fn each_kind_of_patch() {

@@ -66,6 +66,30 @@ fn kubectl_minor(kubectl: &std::path::Path) -> Option<u32> {
     version["clientVersion"]["minor"].as_str()?.trim_end_matches('+').parse().ok()
 }
 
+/// Every version of kubectl at hand, each minor version once: the one that tests type, those beside it that are named
+/// `kubectl.1.MINOR`, and those that the conformance suite was built with.
+pub fn kubectls(tools: &Tools) -> Vec<(u32, PathBuf)> {
+    let beside = tools.kubectl.parent().map(std::path::Path::to_owned).into_iter();
+    let beside = beside.flat_map(|folder| files_of(&folder)).filter(|file| {
+        let name = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        name.strip_prefix("kubectl.1.").is_some_and(|minor| minor.parse::<u32>().is_ok())
+    });
+    let cache = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache/gantry/conformance"));
+    let built = cache.into_iter().flat_map(|folder| files_of(&folder)).map(|folder| folder.join("kubectl"));
+    let mut found = std::collections::BTreeMap::new();
+    for file in std::iter::once(tools.kubectl.clone()).chain(beside).chain(built).filter(|file| file.is_file()) {
+        if let Some(minor) = kubectl_minor(&file).filter(|minor| *minor >= KUBECTL_MINOR_MIN) {
+            found.entry(minor).or_insert(file);
+        }
+    }
+    found.into_iter().collect()
+}
+
+fn files_of(folder: &std::path::Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).collect()
+}
+
 /// A program in `PATH` or the administrators' folders.
 pub fn program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
