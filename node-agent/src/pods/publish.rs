@@ -8,7 +8,7 @@ use super::context::Context;
 use super::spec;
 
 /// Fields of the status that are the agent's, and are cleared when it does not set them.
-const OWN_FIELDS: [&str; 13] = [
+const OWN_FIELDS: [&str; 14] = [
     "phase",
     "reason",
     "message",
@@ -22,6 +22,7 @@ const OWN_FIELDS: [&str; 13] = [
     "observedGeneration",
     "initContainerStatuses",
     "containerStatuses",
+    "ephemeralContainerStatuses",
 ];
 
 /// Whether an error means that the pod (of this UID) is not there any more.
