@@ -342,7 +342,7 @@ async fn subresource(call: &Call<'_>, resource: &Arc<Resource>, request: http::R
         Ok(response)
     };
     match (info.verb, info.subresource.as_str()) {
-        ("get", "status" | "scale" | "approval") => {
+        ("get", "status" | "scale" | "approval" | "ephemeralcontainers" | "resize") => {
             let object = registry.present_through(&target, read(call, resource).await?).await?;
             show(Written { object, created: false, warnings: Vec::new() })
         }
