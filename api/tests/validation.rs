@@ -674,6 +674,11 @@ fn access() {
 fn extensions() {
     let (group, flow) = ("admissionregistration.k8s.io/v1", "flowcontrol.apiserver.k8s.io/v1");
     let (mutating, validating) = ("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration");
+    let condition = json!([{"name": "c", "expression": "object.metadata.name =="}]);
+    let object = with(minimal(group, validating), "/webhooks/0/matchConditions", condition);
+    let told = refused(&object).join("\n");
+    assert!(told.contains("webhooks[0].matchConditions[0].expression: Invalid value"), "{told}");
+    assert!(told.contains("compilation failed"), "{told}");
     check(&[
         (
             group,

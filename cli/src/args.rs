@@ -103,7 +103,7 @@ pub struct StoreFlags {
     #[arg(long, default_value = "embedded", value_name = "STORE")]
     pub store: String,
     /// How long the embedded store keeps what was changed, for watches and lists that go on; etcd has its own setting
-    #[arg(long, default_value = "10m", value_name = "DURATION", value_parser = components::duration)]
+    #[arg(long, default_value = "5m", value_name = "DURATION", value_parser = components::duration)]
     pub store_retention: std::time::Duration,
     #[command(flatten)]
     pub etcd: EtcdFlags,

@@ -50,7 +50,7 @@ fn each_version(name: &str, scenario: impl Fn(&Kubectl<'_>)) {
         scenario(&Kubectl { cluster: &cluster, program: &program, minor, namespace });
         let _ = write!(shown, " 1.{minor}");
     }
-    println!("{name}: kubectl{shown}");
+    eprintln!("{name}: kubectl{shown}");
     assert!(!shown.is_empty());
 }
 

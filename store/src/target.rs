@@ -90,7 +90,7 @@ pub struct Retention {
 
 impl Default for Retention {
     fn default() -> Self {
-        Retention { age: Duration::from_secs(600), revisions: 1_000_000 }
+        Retention { age: Duration::from_secs(300), revisions: 1_000_000 }
     }
 }
 

@@ -1,9 +1,12 @@
-//! The kinds of admissionregistration.k8s.io: webhooks, and policies with their bindings. Whether expressions compile is
-//! not judged here.
+//! The kinds of admissionregistration.k8s.io: webhooks, and policies with their bindings. Of expressions, only match
+//! conditions are compiled here.
+
+use std::sync::LazyLock;
 
 use super::cluster::condition;
 use super::names;
 use super::rules::{Declared, Field, Rule};
+use crate::cel::{self, Environment, Type};
 use crate::error::FieldError;
 use crate::meta;
 
@@ -140,11 +143,21 @@ pub(super) fn service(service: &Field<'_>) {
     }
 }
 
+/// What an expression about a request may name. The types of objects are known at run time only, as in Kubernetes.
+static REQUEST: LazyLock<Environment> = LazyLock::new(|| {
+    ["object", "oldObject", "request", "authorizer", "params", "namespaceObject", "variables"]
+        .iter()
+        .fold(Environment::new(), |environment, name| environment.with(name, Type::Dyn))
+});
+
 fn match_conditions(conditions: &Field<'_>) {
     conditions.must(&Rule::Max(MATCH_CONDITIONS_MAX));
     for condition in conditions.items() {
-        if condition.text_of("expression").trim().is_empty() {
-            condition.get("expression").required("");
+        let expression = condition.get("expression");
+        if expression.text().trim().is_empty() {
+            expression.required("");
+        } else if let Err(error) = cel::compile(expression.text(), &REQUEST) {
+            expression.invalid(format!("compilation failed: {error}"));
         }
         let name = condition.get("name");
         name.must(&Rule::Required(""));
