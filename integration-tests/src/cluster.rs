@@ -155,6 +155,25 @@ impl Cluster {
         pid
     }
 
+    /// Starts an etcd of one member at `http://127.0.0.1:2379`; `false` when the machine has none.
+    ///
+    /// # Panics
+    /// With `CI` set, where a missing etcd is a failure.
+    pub fn start_etcd(&mut self) -> bool {
+        let Some(etcd) = tools::program("etcd") else {
+            assert!(std::env::var_os("CI").is_none(), "this test needs etcd (Debian: etcd-server)");
+            eprintln!("skipped: this test needs etcd (Debian: etcd-server)");
+            return false;
+        };
+        let (clients, peers) = ("http://127.0.0.1:2379", "http://127.0.0.1:2380");
+        let mut command = self.command(etcd);
+        command.arg("--data-dir").arg(self.scratch().join("etcd"));
+        command.args(["--listen-client-urls", clients, "--advertise-client-urls", clients]);
+        command.args(["--listen-peer-urls", peers]);
+        self.spawn("etcd", command);
+        true
+    }
+
     /// The server's process.
     ///
     /// # Panics

@@ -3,22 +3,15 @@
 use std::path::Path;
 use std::time::Duration;
 
-use gantry_integration_tests::{Cluster, Options, eventually, tools};
+use gantry_integration_tests::{Cluster, Options, eventually};
 
 #[test]
 fn the_shop_runs_with_five_processes_and_etcd() {
     let Some(mut cluster) = Cluster::start(Options { idle: true, ..Options::default() }) else { return };
-    let Some(etcd) = tools::program("etcd") else {
-        assert!(std::env::var_os("CI").is_none(), "this test needs etcd (Debian: etcd-server)");
-        eprintln!("skipped: this test needs etcd (Debian: etcd-server)");
+    if !cluster.start_etcd() {
         return;
-    };
+    }
     let scratch = cluster.scratch().to_path_buf();
-    let mut command = cluster.command(etcd);
-    command.args(["--data-dir"]).arg(scratch.join("etcd"));
-    command.args(["--listen-client-urls", "http://127.0.0.1:2379", "--advertise-client-urls", "http://127.0.0.1:2379"]);
-    command.args(["--listen-peer-urls", "http://127.0.0.1:2380"]);
-    cluster.spawn("etcd", command);
 
     let gantry = cluster.tools().gantry.clone();
     let mut command = cluster.command(&gantry);

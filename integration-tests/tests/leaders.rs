@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use gantry_integration_tests::process::Process;
-use gantry_integration_tests::{Cluster, Options, eventually, tools};
+use gantry_integration_tests::{Cluster, Options, eventually};
 
 const DEPLOYMENT: &str = r#"
 apiVersion: apps/v1
@@ -66,17 +66,10 @@ fn the_second_of_each_takes_over_when_the_first_is_killed_and_no_two_lead() {
     let Some(mut cluster) = Cluster::start(Options { idle: true, without_agent: true, ..Options::default() }) else {
         return;
     };
-    let Some(etcd) = tools::program("etcd") else {
-        assert!(std::env::var_os("CI").is_none(), "this test needs etcd (Debian: etcd-server)");
-        eprintln!("skipped: this test needs etcd (Debian: etcd-server)");
+    if !cluster.start_etcd() {
         return;
-    };
+    }
     let scratch = cluster.scratch().to_path_buf();
-    let mut command = cluster.command(etcd);
-    command.args(["--data-dir"]).arg(scratch.join("etcd"));
-    command.args(["--listen-client-urls", "http://127.0.0.1:2379", "--advertise-client-urls", "http://127.0.0.1:2379"]);
-    command.args(["--listen-peer-urls", "http://127.0.0.1:2380"]);
-    cluster.spawn("etcd", command);
     let gantry = cluster.tools().gantry.clone();
     let mut command = cluster.command(&gantry);
     command.args(["apiserver", "--store", "etcd://127.0.0.1:2379", "--data-dir"]).arg(cluster.data_dir());

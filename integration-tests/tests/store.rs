@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use gantry_integration_tests::command::run;
-use gantry_integration_tests::{Cluster, Options, Outcome, eventually, tools};
+use gantry_integration_tests::{Cluster, Options, Outcome, eventually};
 use serde_json::Value;
 
 const PASSWORD: &str = "correct-horse-battery-staple";
@@ -152,17 +152,10 @@ fn a_store_is_backed_up_checked_rotated_and_restored() {
 #[test]
 fn a_cluster_moves_to_etcd_and_back_with_uids_and_growing_revisions() {
     let Some(mut cluster) = Cluster::start(Options { without_agent: true, ..Options::default() }) else { return };
-    let Some(etcd) = tools::program("etcd") else {
-        assert!(std::env::var_os("CI").is_none(), "this test needs etcd (Debian: etcd-server)");
-        eprintln!("skipped: this test needs etcd (Debian: etcd-server)");
+    if !cluster.start_etcd() {
         return;
-    };
+    }
     let scratch = cluster.scratch().to_path_buf();
-    let mut command = cluster.command(etcd);
-    command.args(["--data-dir"]).arg(scratch.join("etcd"));
-    command.args(["--listen-client-urls", "http://127.0.0.1:2379", "--advertise-client-urls", "http://127.0.0.1:2379"]);
-    command.args(["--listen-peer-urls", "http://127.0.0.1:2380"]);
-    cluster.spawn("etcd", command);
     fill(&cluster);
     for n in 0..20 {
         cluster.kubectl(&["label", "configmap", "settings", "--overwrite", &format!("round={n}")]).ok();
