@@ -83,6 +83,7 @@ impl Api {
         Router::new()
             .route("/api/v1/pods", get(|api, query| list(api, query, "pods")))
             .route("/api/v1/nodes", get(|api, query| list(api, query, "nodes")))
+            .route("/api/v1/namespaces", get(|api, query| list(api, query, "namespaces")))
             .route("/api/v1/namespaces/default/pods/{name}", get(get_pod))
             .route("/api/v1/namespaces/default/pods/{name}/binding", post(bind))
             .route("/api/v1/namespaces/default/pods/{name}/status", patch(patch_status))
@@ -102,7 +103,11 @@ async fn list(State(api): State<Api>, Query(query): Query<BTreeMap<String, Strin
         let objects = api.objects.lock().unwrap();
         let items: Vec<_> =
             objects.objects.iter().filter(|((of, _), _)| *of == kind).map(|(_, object)| object.clone()).collect();
-        let kind = if kind == "pods" { "PodList" } else { "NodeList" };
+        let kind = match kind {
+            "pods" => "PodList",
+            "nodes" => "NodeList",
+            _ => "NamespaceList",
+        };
         return Json(json!({"kind": kind, "apiVersion": "v1", "items": items,
             "metadata": {"resourceVersion": objects.revision.to_string()}}))
         .into_response();

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use gantry_scheduler::core::oracle::Oracle;
 use gantry_scheduler::core::spec::{Effect, Operator};
 use gantry_scheduler::core::{
-    ClassSpec, Engine, HostPort, NodeSpec, PodDemand, PodKey, PreferredTerm, Protocol, Requirement, Resources, Taint,
-    Term, Toleration,
+    AffinityTerm, ClassSpec, Engine, HostPort, NodeSpec, PodAffinity, PodDemand, PodKey, PodSelector, PreferredTerm,
+    Protocol, Requirement, Resources, Spread, SpreadMode, Standing, Taint, Term, Toleration, WeightedAffinityTerm,
 };
 use proptest::prelude::*;
 
@@ -27,6 +27,14 @@ enum Step {
         node: usize,
     },
     RemovePod(u8),
+    /// A placed pod changes its labels, or begins to go.
+    PodChanges {
+        pod: u8,
+        class: usize,
+        terminating: bool,
+    },
+    /// A namespace gets other labels, or is gone.
+    SetNamespace(&'static str, Option<BTreeMap<String, String>>),
     /// Compare everything for this class.
     Ask(usize),
 }
@@ -43,6 +51,80 @@ fn labels() -> impl Strategy<Value = BTreeMap<String, String>> {
         let pairs = [("zone", zone), ("size", size)];
         pairs.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?.to_owned()))).collect()
     })
+}
+
+const NAMESPACES: [&str; 2] = ["default", "other"];
+
+fn pod_labels() -> impl Strategy<Value = BTreeMap<String, String>> {
+    let app = prop::option::of(prop::sample::select(vec!["a", "b"]));
+    app.prop_map(|app| app.into_iter().map(|app| ("app".to_owned(), app.to_owned())).collect())
+}
+
+fn pod_requirement() -> impl Strategy<Value = Requirement> {
+    let operator = prop::sample::select(vec![Operator::In, Operator::In, Operator::NotIn, Operator::Exists]);
+    (operator, prop::sample::select(vec!["a", "b"])).prop_map(|(operator, value)| Requirement {
+        key: "app".into(),
+        operator,
+        values: if operator == Operator::Exists { Vec::new() } else { vec![value.into()] },
+    })
+}
+
+fn pod_selector() -> impl Strategy<Value = PodSelector> {
+    let namespaces = prop::collection::btree_set(prop::sample::select(NAMESPACES.to_vec()), 0..3);
+    let by_labels = prop_oneof![
+        3 => Just(None),
+        1 => prop::collection::vec(pod_requirement(), 0..2).prop_map(Some),
+    ];
+    let labels = prop_oneof![1 => Just(None), 8 => prop::collection::vec(pod_requirement(), 0..2).prop_map(Some)];
+    (namespaces, by_labels, labels).prop_map(|(namespaces, namespace_selector, labels)| PodSelector {
+        namespaces: namespaces.into_iter().map(String::from).collect(),
+        namespace_selector,
+        labels,
+    })
+}
+
+fn topology_key() -> impl Strategy<Value = String> {
+    prop::sample::select(vec!["zone", "size", "kubernetes.io/hostname"]).prop_map(String::from)
+}
+
+fn affinity_term() -> impl Strategy<Value = AffinityTerm> {
+    (pod_selector(), topology_key()).prop_map(|(selector, topology_key)| AffinityTerm { selector, topology_key })
+}
+
+/// None mostly, or up to two.
+fn few<S: Strategy>(what: S) -> impl Strategy<Value = Vec<S::Value>>
+where
+    S::Value: Clone,
+{
+    prop_oneof![3 => Just(Vec::new()), 1 => prop::collection::vec(what, 1..3)]
+}
+
+fn pod_affinity() -> impl Strategy<Value = PodAffinity> {
+    let weighted = || few((1..=100, affinity_term()).prop_map(|(weight, term)| WeightedAffinityTerm { weight, term }));
+    (few(affinity_term()), weighted(), few(affinity_term()), weighted()).prop_map(
+        |(required, preferred, anti_required, anti_preferred)| PodAffinity {
+            required,
+            preferred,
+            anti_required,
+            anti_preferred,
+        },
+    )
+}
+
+fn spread() -> impl Strategy<Value = Vec<Spread>> {
+    let mode = prop::sample::select(vec![SpreadMode::DoNotSchedule, SpreadMode::ScheduleAnyway]);
+    let one = (pod_selector(), topology_key(), 1..3, 1..4, any::<bool>(), any::<bool>(), mode)
+        .prop_map(|(mut selector, topology_key, max_skew, min_domains, honors_affinity, honors_taints, mode)| {
+            selector.namespace_selector = None;
+            Spread { selector, topology_key, max_skew, min_domains, honors_affinity, honors_taints, mode }
+        })
+        .boxed();
+    let default = |spread: Spread| Spread { mode: SpreadMode::Default, ..spread };
+    prop_oneof![
+        2 => Just(Vec::new()),
+        2 => prop::collection::vec(one.clone(), 1..4),
+        1 => prop::collection::vec(one.prop_map(default), 1..3),
+    ]
 }
 
 fn effect() -> impl Strategy<Value = Effect> {
@@ -81,6 +163,11 @@ fn node() -> impl Strategy<Value = NodeSpec> {
             allocatable.pods = pods;
             allocatable.milli_cpu *= 2;
             allocatable.memory *= 2;
+            let mut labels = labels;
+            if index != 3 {
+                // One node has no name of its own to others, and two share one.
+                labels.insert("kubernetes.io/hostname".into(), name(if index == 5 { 4 } else { index }));
+            }
             NodeSpec { name: name(index), labels, taints, unschedulable, allocatable }
         },
     )
@@ -146,14 +233,23 @@ fn class() -> impl Strategy<Value = ClassSpec> {
         prop::collection::vec(weighted, 0..3),
         prop::collection::vec(toleration(), 0..3),
         demand,
+        (prop::sample::select(NAMESPACES.to_vec()), pod_labels()),
+        prop_oneof![1 => Just(PodAffinity::default()), 2 => pod_affinity()],
+        spread(),
     )
-        .prop_map(|(node_name, node_selector, required, preferred, tolerations, demand)| ClassSpec {
-            node_name,
-            node_selector,
-            required,
-            preferred,
-            tolerations,
-            demand,
+        .prop_map(|(node_name, node_selector, required, preferred, tolerations, demand, own, affinity, spread)| {
+            ClassSpec {
+                node_name,
+                node_selector,
+                required,
+                preferred,
+                tolerations,
+                demand,
+                namespace: own.0.into(),
+                labels: own.1,
+                pod_affinity: affinity,
+                spread,
+            }
         })
 }
 
@@ -165,6 +261,10 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (any::<u8>(), any::<usize>(), 0..8usize)
             .prop_map(|(pod, class, node)| Step::BoundElsewhere { pod, class, node }),
         3 => any::<u8>().prop_map(|pod| Step::RemovePod(pod % 32)),
+        1 => (any::<u8>(), any::<usize>(), any::<bool>())
+            .prop_map(|(pod, class, terminating)| Step::PodChanges { pod: pod % 32, class, terminating }),
+        1 => (prop::sample::select(NAMESPACES.to_vec()), prop::option::of(pod_labels()))
+            .prop_map(|(name, labels)| Step::SetNamespace(name, labels)),
         3 => any::<usize>().prop_map(Step::Ask),
     ]
 }
@@ -196,7 +296,7 @@ impl Pair {
                 assert_eq!(node, expected, "best node for {spec:?}");
                 if let (Some(id_of_node), Some(node)) = (placed, node) {
                     self.engine.assume(PodKey(u128::from(pod % 32)), id, id_of_node, 0);
-                    self.oracle.add_pod(PodKey(u128::from(pod % 32)), &node, spec);
+                    self.oracle.add_pod(PodKey(u128::from(pod % 32)), &node, spec, false);
                 }
                 self.engine.release(id);
             }
@@ -204,8 +304,23 @@ impl Pair {
                 let spec = self.classes[class % self.classes.len()].clone();
                 self.remove(pod % 32);
                 let key = PodKey(u128::from(pod % 32));
-                self.engine.add_pod(key, &name(node), &spec.demand, 0);
-                self.oracle.add_pod(key, &name(node), spec);
+                self.engine.add_pod(key, &name(node), &spec, Standing::default());
+                self.oracle.add_pod(key, &name(node), spec, false);
+            }
+            Step::PodChanges { pod, class, terminating } => {
+                let spec = self.classes[class % self.classes.len()].clone();
+                let key = PodKey(u128::from(pod));
+                if let Some(node) = self.engine.node_of(key).map(String::from) {
+                    self.engine.add_pod(key, &node, &spec, Standing { priority: 0, terminating });
+                    self.oracle.add_pod(key, &node, spec, terminating);
+                }
+            }
+            Step::SetNamespace(name, labels) => {
+                match labels.clone() {
+                    Some(labels) => self.engine.set_namespace(name, labels),
+                    None => self.engine.remove_namespace(name),
+                };
+                self.oracle.set_namespace(name, labels);
             }
             Step::RemovePod(pod) => self.remove(pod),
             Step::Ask(class) => self.compare(class % self.classes.len()),

@@ -2,7 +2,7 @@
 //! Each rule by scenario, from Kubernetes objects to the texts that users read.
 
 use gantry_scheduler::convert;
-use gantry_scheduler::core::{Engine, PodKey};
+use gantry_scheduler::core::{Engine, PodKey, Standing};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use serde_json::{Value, json};
 
@@ -56,7 +56,7 @@ fn reasons(node: &Node, placed: &[Pod], pod: &Pod) -> Vec<String> {
     let mut engine = Engine::new();
     engine.set_node(convert::node(node));
     for (number, pod) in placed.iter().enumerate() {
-        engine.add_pod(PodKey(number as u128), "node", &convert::demand(pod), 0);
+        engine.add_pod(PodKey(number as u128), "node", &convert::placed(pod), Standing::default());
     }
     let class = engine.acquire(&convert::class(pod));
     let diagnosis = engine.diagnose(class);
@@ -224,7 +224,7 @@ fn choice(nodes: &[(&str, Value)], placed: &[(&str, Value)], spec: Value) -> Str
         engine.set_node(convert::node(&node));
     }
     for (number, (node, spec)) in placed.iter().enumerate() {
-        engine.add_pod(PodKey(number as u128), node, &convert::demand(&pod(spec.clone())), 0);
+        engine.add_pod(PodKey(number as u128), node, &convert::placed(&pod(spec.clone())), Standing::default());
     }
     let class = engine.acquire(&convert::class(&pod(spec)));
     engine.place(class).map(|node| engine.node_name(node).to_string()).unwrap_or_default()

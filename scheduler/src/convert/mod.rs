@@ -4,6 +4,7 @@
 //! Kubernetes' scheduler reads it (an unparsable quantity is zero, an unknown operator matches
 //! nothing).
 
+mod pod_affinity;
 mod pod_resources;
 pub mod quantity;
 
@@ -13,6 +14,7 @@ use crate::core::spec::{Effect, Operator};
 use crate::core::{ClassSpec, HostPort, NodeSpec, PodDemand, PodKey, PreferredTerm, Protocol, Requirement, Resources};
 use crate::core::{Taint, Term, Toleration};
 
+pub use pod_affinity::{pod_affinity, requirements, spread};
 pub use pod_resources::{pod_requests, scoring_requests};
 
 /// The scheduling-relevant part of a node.
@@ -50,7 +52,19 @@ pub fn class(pod: &k8s::Pod) -> ClassSpec {
             .filter(|preferred| preferred.weight != 0 && !preferred.term.is_empty())
             .collect(),
         tolerations: spec.tolerations.iter().flatten().filter_map(toleration).collect(),
+        spread: spread(pod),
+        ..placed(pod)
+    }
+}
+
+/// What a pod that has its node is to others: what it takes, and what selectors and terms see.
+pub fn placed(pod: &k8s::Pod) -> ClassSpec {
+    ClassSpec {
         demand: demand(pod),
+        namespace: pod.metadata.namespace.clone().unwrap_or_default(),
+        labels: pod.metadata.labels.clone().unwrap_or_default(),
+        pod_affinity: pod_affinity(pod),
+        ..ClassSpec::default()
     }
 }
 

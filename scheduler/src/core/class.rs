@@ -1,251 +1,289 @@
-//! Classes of pods: interned specs, and for each the index of the nodes it may use.
+//! Classes of pods, interned, and the indexes of the nodes they may use.
 //!
-//! The index of a class is a few [`Tournament`]s, one for each distinct preference (sum of preferred
-//! affinity weights, number of intolerable `PreferNoSchedule` taints) among its nodes. Within one,
-//! only packing differs, which depends on the node alone; between them the points depend on the
-//! highest preference among *feasible* nodes, as in Kubernetes, so they are compared when deciding.
+//! Pods that are the same to the scheduler are one class. Classes that differ only in labels or
+//! namespace, and about which no selector says different things, share one index: the pods of a
+//! StatefulSet, each with labels of its own, cost one index together.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::bitset::Bitset;
 use super::changelog::ChangeLog;
+use super::constraints::Constraints;
+use super::counters::{Counters, KindId};
+use super::index::Index;
 use super::nodes::Nodes;
-use super::resources::Demand;
-use super::rules::{self, Candidate, RULES, node_affinity, taints};
+use super::resources::{Demand, ResourceTable};
+use super::rules::Candidate;
 use super::spec::ClassSpec;
-use super::tournament::{Key, Tournament};
-use super::{score, selector};
+
+/// Leaves that all indexes together may hold: some 36 bytes each, so about 600 MiB at most. The
+/// least recently used indexes make way; they are compiled again when needed.
+const LEAVES_MAX: usize = 16 << 20;
+/// Classes that are kept though no pod of theirs is waiting: the next pod of a ReplicaSet.
+const IDLE_CLASSES_MAX: usize = 64;
 
 /// A class of pods that are the same to the scheduler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ClassId(pub(super) u32);
+pub struct ClassId(u32);
 
 /// One class.
 #[derive(Clone, Debug)]
 pub struct Class {
     pub(super) spec: Arc<ClassSpec>,
     pub(super) demand: Arc<Demand>,
-    pub(super) references: u32,
-    pub(super) last_used: u64,
+    /// What its pods are to the selectors of others.
+    pub(super) kind: KindId,
+    /// The spec without what only selectors look at.
+    shape: Arc<ClassSpec>,
+    constraints: Constraints,
+    /// The counters' epoch that the constraints are of.
+    epoch: u64,
+    index: u32,
+    references: u32,
+    last_used: u64,
+}
+
+/// What decides which nodes a class may use, and how good they are.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct IndexKey {
+    shape: Arc<ClassSpec>,
+    constraints: Constraints,
+}
+
+#[derive(Clone, Debug)]
+struct SharedIndex {
+    key: Arc<IndexKey>,
+    classes: u32,
+    last_used: u64,
     index: Option<Index>,
 }
 
-/// Nodes by preference and score.
-#[derive(Clone, Debug)]
-struct Index {
-    /// How far the log has been read.
-    cursor: u64,
-    /// The epoch of name order that the keys are of.
-    epoch: u64,
-    groups: Vec<Group>,
-    leaves: LeafMap,
+impl SharedIndex {
+    fn leaves(&self) -> usize {
+        self.index.as_ref().map_or(0, Index::leaves)
+    }
 }
 
-#[derive(Clone, Debug)]
-struct Group {
-    affinity: i64,
-    taints: u32,
-    tree: Tournament,
+/// All classes and their indexes.
+#[derive(Clone, Debug, Default)]
+pub struct Classes {
+    classes: Vec<Option<Class>>,
+    ids: HashMap<Arc<ClassSpec>, ClassId>,
+    free: Vec<u32>,
+    idle: usize,
+    shapes: HashMap<Arc<ClassSpec>, u32>,
+    indexes: Vec<Option<SharedIndex>>,
+    index_ids: HashMap<Arc<IndexKey>, u32>,
+    free_indexes: Vec<u32>,
+    leaves: usize,
+    uses: u64,
 }
 
-/// A node's sum of matching preferred weights and its number of intolerable taints.
-type Preference = (i64, u32);
-
-/// Where a node's leaf is.
-#[derive(Clone, Copy, Debug)]
-struct Leaf {
-    group: u32,
-    position: u32,
-}
-
-const NO_LEAF: Leaf = Leaf { group: u32::MAX, position: 0 };
-
-/// From slot to leaf: an array when the class may use many nodes, a map when few.
-#[derive(Clone, Debug)]
-enum LeafMap {
-    Dense(Vec<Leaf>),
-    Sparse(HashMap<u32, Leaf>),
-}
-
-impl LeafMap {
-    #[inline]
-    fn get(&self, slot: u32) -> Option<Leaf> {
-        match self {
-            LeafMap::Dense(leaves) => leaves.get(slot as usize).copied().filter(|leaf| leaf.group != u32::MAX),
-            LeafMap::Sparse(leaves) => leaves.get(&slot).copied(),
-        }
+impl Classes {
+    /// A class, if there is one with this id.
+    pub fn get(&self, id: ClassId) -> Option<&Class> {
+        self.classes.get(id.0 as usize)?.as_ref()
     }
 
-    fn set(&mut self, slot: u32, leaf: Option<Leaf>) {
-        match self {
-            LeafMap::Dense(leaves) => {
-                if slot as usize >= leaves.len() {
-                    leaves.resize(slot as usize + 1, NO_LEAF);
+    fn get_mut(&mut self, id: ClassId) -> Option<&mut Class> {
+        self.classes.get_mut(id.0 as usize)?.as_mut()
+    }
+
+    /// The class as rules see it. What others' terms say of it is as of the last [`Self::refresh`].
+    pub fn candidate<'a>(&'a self, id: ClassId, counters: &'a Counters) -> Option<Candidate<'a>> {
+        let class = self.get(id)?;
+        Some(Candidate { spec: &class.spec, demand: &class.demand, constraints: &class.constraints, counters })
+    }
+
+    /// The class of pods like `spec`, with one reference more.
+    pub fn acquire(
+        &mut self,
+        spec: &ClassSpec,
+        table: &mut ResourceTable,
+        counters: &mut Counters,
+        nodes: &Nodes,
+    ) -> ClassId {
+        if let Some(id) = self.ids.get(spec).copied() {
+            if let Some(class) = self.get_mut(id) {
+                class.references += 1;
+                if class.references == 1 {
+                    self.idle -= 1;
                 }
-                leaves[slot as usize] = leaf.unwrap_or(NO_LEAF);
             }
-            LeafMap::Sparse(leaves) => {
-                match leaf {
-                    Some(leaf) => leaves.insert(slot, leaf),
-                    None => leaves.remove(&slot),
-                };
+            return id;
+        }
+        let demand = table.demand(&spec.demand);
+        let spec = Arc::new(spec.clone());
+        let kind = counters.acquire_kind(&spec, false, nodes);
+        let constraints = Constraints::resolve(&spec, counters, nodes);
+        let shape = self.shape(&spec);
+        let index = self.acquire_index(shape.clone(), constraints.clone());
+        let epoch = counters.epoch();
+        let class =
+            Class { spec: spec.clone(), demand, kind, shape, constraints, epoch, index, references: 1, last_used: 0 };
+        let id = match self.free.pop() {
+            Some(index) => {
+                self.classes[index as usize] = Some(class);
+                ClassId(index)
+            }
+            None => {
+                self.classes.push(Some(class));
+                ClassId(self.classes.len() as u32 - 1)
+            }
+        };
+        self.ids.insert(spec, id);
+        id
+    }
+
+    /// The spec without what only selectors look at, shared.
+    fn shape(&mut self, spec: &ClassSpec) -> Arc<ClassSpec> {
+        let shape = ClassSpec { namespace: String::new(), labels: Default::default(), ..spec.clone() };
+        match self.shapes.get_key_value(&shape) {
+            Some((known, _)) => {
+                let known = known.clone();
+                *self.shapes.entry(known.clone()).or_default() += 1;
+                known
+            }
+            None => {
+                let shape = Arc::new(shape);
+                self.shapes.insert(shape.clone(), 1);
+                shape
             }
         }
     }
-}
 
-impl Class {
-    pub(super) fn new(spec: Arc<ClassSpec>, demand: Arc<Demand>) -> Self {
-        Class { spec, demand, references: 0, last_used: 0, index: None }
-    }
-
-    pub(super) fn candidate(&self) -> Candidate<'_> {
-        Candidate { spec: &self.spec, demand: &self.demand }
-    }
-
-    /// Brings the index up to date and returns the best node's slot.
-    pub(super) fn best(&mut self, nodes: &Nodes, log: &ChangeLog) -> Option<u32> {
-        let candidate = Candidate { spec: &self.spec, demand: &self.demand };
-        let epoch = nodes.order().epoch();
-        match &mut self.index {
-            Some(index) if index.epoch == epoch && log.reaches_back_to(index.cursor) => {
-                index.catch_up(candidate, nodes, log);
+    fn acquire_index(&mut self, shape: Arc<ClassSpec>, constraints: Constraints) -> u32 {
+        let key = IndexKey { shape, constraints };
+        if let Some(id) = self.index_ids.get(&key).copied() {
+            if let Some(shared) = self.indexes[id as usize].as_mut() {
+                shared.classes += 1;
             }
+            return id;
+        }
+        let key = Arc::new(key);
+        let shared = SharedIndex { key: key.clone(), classes: 1, last_used: 0, index: None };
+        let id = self.free_indexes.pop().unwrap_or_else(|| {
+            self.indexes.push(None);
+            self.indexes.len() as u32 - 1
+        });
+        self.indexes[id as usize] = Some(shared);
+        self.index_ids.insert(key, id);
+        id
+    }
+
+    fn release_index(&mut self, id: u32) {
+        let Some(shared) = self.indexes[id as usize].as_mut() else { return };
+        shared.classes -= 1;
+        if shared.classes > 0 {
+            return;
+        }
+        if let Some(shared) = self.indexes[id as usize].take() {
+            self.leaves -= shared.leaves();
+            self.index_ids.remove(&shared.key);
+            self.free_indexes.push(id);
+        }
+    }
+
+    /// Gives a reference back. A class without any is kept for a while.
+    pub fn release(&mut self, id: ClassId, counters: &mut Counters) {
+        let Some(class) = self.get_mut(id) else { return };
+        class.references = class.references.saturating_sub(1);
+        if class.references > 0 {
+            return;
+        }
+        self.idle += 1;
+        if self.idle > IDLE_CLASSES_MAX {
+            self.drop_idle(counters);
+        }
+    }
+
+    /// Drops the older half of the idle classes.
+    fn drop_idle(&mut self, counters: &mut Counters) {
+        let mut idle: Vec<(u64, u32)> = self
+            .classes
+            .iter()
+            .enumerate()
+            .filter_map(|(index, class)| Some((class.as_ref().filter(|class| class.references == 0)?, index)))
+            .map(|(class, index)| (class.last_used, index as u32))
+            .collect();
+        idle.sort_unstable();
+        for (_, index) in idle.iter().take(IDLE_CLASSES_MAX / 2) {
+            if let Some(class) = self.classes[*index as usize].take() {
+                self.ids.remove(&class.spec);
+                self.free.push(*index);
+                self.idle -= 1;
+                self.release_index(class.index);
+                class.constraints.release(counters);
+                counters.release_kind(class.kind);
+                if let Some(uses) = self.shapes.get_mut(&class.shape) {
+                    *uses -= 1;
+                    if *uses == 0 {
+                        self.shapes.remove(&class.shape);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes note of terms, carried by other pods, that bear on the class since it was last asked.
+    pub fn refresh(&mut self, id: ClassId, counters: &mut Counters, nodes: &Nodes) {
+        let epoch = counters.epoch();
+        let Some(class) = self.get_mut(id).filter(|class| class.epoch != epoch) else { return };
+        let constraints = Constraints::resolve(&class.spec, counters, nodes);
+        class.epoch = counters.epoch();
+        let before = std::mem::replace(&mut class.constraints, constraints.clone());
+        let (shape, index) = (class.shape.clone(), class.index);
+        if before != constraints {
+            let fresh = self.acquire_index(shape, constraints);
+            if let Some(class) = self.get_mut(id) {
+                class.index = fresh;
+            }
+            self.release_index(index);
+        }
+        before.release(counters);
+    }
+
+    /// The best node for a pod of this class, if there is any. Changes nothing but indexes.
+    pub fn best(&mut self, id: ClassId, counters: &Counters, nodes: &Nodes, log: &ChangeLog) -> Option<u32> {
+        self.uses += 1;
+        let class = self.classes.get_mut(id.0 as usize)?.as_mut()?;
+        class.last_used = self.uses;
+        let candidate =
+            Candidate { spec: &class.spec, demand: &class.demand, constraints: &class.constraints, counters };
+        let shared = self.indexes[class.index as usize].as_mut()?;
+        shared.last_used = self.uses;
+        let before = shared.leaves();
+        match &mut shared.index {
+            Some(index) if index.is_current(candidate, nodes, log) => index.catch_up(candidate, nodes, log),
             stale => *stale = Some(Index::compile(candidate, nodes, log.end())),
         }
-        self.index.as_ref().and_then(Index::best)
-    }
-
-    /// How many leaves the index holds: what it costs in memory.
-    pub(super) fn leaves(&self) -> usize {
-        let index = self.index.as_ref();
-        index.map_or(0, |index| match &index.leaves {
-            LeafMap::Dense(leaves) => leaves.len(),
-            LeafMap::Sparse(leaves) => leaves.len(),
-        })
-    }
-
-    /// Drops the index; the next decision compiles it again.
-    pub(super) fn forget_index(&mut self) {
-        self.index = None;
-    }
-}
-
-impl Index {
-    fn compile(candidate: Candidate<'_>, nodes: &Nodes, cursor: u64) -> Index {
-        let mut eligible = nodes.present().clone();
-        for rule in RULES {
-            rule.narrow(candidate, nodes, &mut eligible);
+        let best = shared.index.as_mut().and_then(|index| index.best(candidate));
+        self.leaves = self.leaves + shared.leaves() - before;
+        if self.leaves > LEAVES_MAX {
+            let keep = class.index;
+            self.shrink_indexes(keep);
         }
-        let count = eligible.len();
-        let preferred: Vec<(i64, Bitset)> = candidate
-            .spec
-            .preferred
+        best
+    }
+
+    /// Drops the least recently used indexes, but not `keep`, down to half the limit.
+    fn shrink_indexes(&mut self, keep: u32) {
+        let mut by_use: Vec<(u64, usize)> = self
+            .indexes
             .iter()
-            .map(|preferred| (i64::from(preferred.weight), selector::select(&preferred.term, nodes, &eligible)))
+            .enumerate()
+            .filter_map(|(id, shared)| Some((shared.as_ref()?.last_used, id)))
+            .filter(|(_, id)| *id != keep as usize)
             .collect();
-        let mut disliked: HashMap<u32, u32> = HashMap::new();
-        for (taints, slots) in nodes.postings().taint_sets() {
-            match taints::intolerable(candidate.spec, taints) {
-                0 => {}
-                number => disliked.extend(slots.iter().map(|slot| (*slot, number))),
+        by_use.sort_unstable();
+        for (_, id) in by_use {
+            if self.leaves <= LEAVES_MAX / 2 {
+                break;
+            }
+            if let Some(shared) = self.indexes[id].as_mut() {
+                self.leaves -= shared.leaves();
+                shared.index = None;
             }
         }
-
-        let mut building: Vec<(Preference, Vec<(u32, Key)>)> = Vec::new();
-        let mut leaves = if count * 8 < nodes.capacity() {
-            LeafMap::Sparse(HashMap::with_capacity(count))
-        } else {
-            LeafMap::Dense(vec![NO_LEAF; nodes.capacity()])
-        };
-        for slot in eligible.iter() {
-            let affinity = preferred.iter().filter(|(_, set)| set.contains(slot)).map(|(weight, _)| weight).sum();
-            let wanted: Preference = (affinity, disliked.get(&slot).copied().unwrap_or(0));
-            let group = building.iter().position(|(preference, _)| *preference == wanted).unwrap_or_else(|| {
-                building.push((wanted, Vec::new()));
-                building.len() - 1
-            });
-            let members = &mut building[group].1;
-            leaves.set(slot, Some(Leaf { group: group as u32, position: members.len() as u32 }));
-            members.push((slot, key(candidate, nodes, slot)));
-        }
-        let groups = building
-            .into_iter()
-            .map(|((affinity, taints), members)| Group { affinity, taints, tree: Tournament::build(members) })
-            .collect();
-        Index { cursor, epoch: nodes.order().epoch(), groups, leaves }
-    }
-
-    fn catch_up(&mut self, candidate: Candidate<'_>, nodes: &Nodes, log: &ChangeLog) {
-        for change in log.since(self.cursor) {
-            if change.is_static {
-                self.place_leaf(candidate, nodes, change.slot);
-            } else if let Some(leaf) = self.leaves.get(change.slot) {
-                self.groups[leaf.group as usize].tree.set(leaf.position, key(candidate, nodes, change.slot));
-            }
-        }
-        self.cursor = log.end();
-    }
-
-    /// Puts a node whose labels, taints or presence changed where it now belongs.
-    fn place_leaf(&mut self, candidate: Candidate<'_>, nodes: &Nodes, slot: u32) {
-        let wanted = nodes.spec(slot).filter(|_| rules::accepts_statically(candidate, nodes, slot)).map(|node| {
-            let affinity = node_affinity::preference(candidate.spec, node);
-            (affinity, taints::intolerable(candidate.spec, &node.taints))
-        });
-        if let Some(leaf) = self.leaves.get(slot) {
-            let group = &mut self.groups[leaf.group as usize];
-            if wanted == Some((group.affinity, group.taints)) {
-                group.tree.set(leaf.position, key(candidate, nodes, slot));
-                return;
-            }
-            group.tree.remove(leaf.position);
-            self.leaves.set(slot, None);
-        }
-        let Some((affinity, taints)) = wanted else { return };
-        let same = |group: &Group| group.affinity == affinity && group.taints == taints;
-        let group = self.groups.iter().position(same).unwrap_or_else(|| {
-            // A group that has emptied is taken over, so that groups stay few.
-            let fresh = Group { affinity, taints, tree: Tournament::default() };
-            match self.groups.iter().position(|group| group.tree.len() == 0) {
-                Some(index) => {
-                    self.groups[index] = fresh;
-                    index
-                }
-                None => {
-                    self.groups.push(fresh);
-                    self.groups.len() - 1
-                }
-            }
-        });
-        let position = self.groups[group].tree.add(slot, key(candidate, nodes, slot));
-        self.leaves.set(slot, Some(Leaf { group: group as u32, position }));
-    }
-
-    fn best(&self) -> Option<u32> {
-        if let [group] = self.groups.as_slice() {
-            return group.tree.best().map(|(slot, _)| slot);
-        }
-        let tops = || self.groups.iter().filter_map(|group| Some((group, group.tree.best()?)));
-        let affinity_max = tops().map(|(group, _)| group.affinity).max()?;
-        let taints_max = tops().map(|(group, _)| group.taints).max()?;
-        tops()
-            .map(|(group, (slot, key))| {
-                let preference = score::preference(group.affinity, affinity_max, group.taints, taints_max);
-                (key.score + preference, std::cmp::Reverse(key.order), slot)
-            })
-            .max()
-            .map(|(_, _, slot)| slot)
-    }
-}
-
-/// The key of a statically acceptable node: its packing score if the pod fits now.
-#[inline]
-fn key(candidate: Candidate<'_>, nodes: &Nodes, slot: u32) -> Key {
-    if rules::accepts_usage(candidate, nodes, slot) {
-        Key { score: score::packing(candidate.demand, nodes, slot), order: nodes.order().label(slot) }
-    } else {
-        Key { score: Key::OUT.score, order: nodes.order().label(slot) }
     }
 }

@@ -3,56 +3,42 @@
 //! Everything is applied in the order it is told; equal inputs give equal answers.
 
 use std::collections::{BTreeMap, HashMap};
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 
 use super::changelog::ChangeLog;
-use super::class::{Class, ClassId};
+use super::class::{ClassId, Classes};
+use super::counters::{Counters, KindId};
 use super::explain::{Diagnosis, Explanation, Preemption, Verdict};
+use super::maps::NumberHasher;
 use super::nodes::{NodeId, Nodes};
-use super::resources::{Demand, PodDemand, ResourceId, ResourceTable};
+use super::resources::{Demand, ResourceId, ResourceTable};
 use super::rules::{self, Plugin, PluginSet, node_affinity};
 use super::spec::{ClassSpec, NodeSpec};
-
-/// Leaves that all indexes together may hold: some 36 bytes each, so about 600 MiB at most. The
-/// least recently used indexes make way; they are compiled again when needed.
-const LEAVES_MAX: usize = 16 << 20;
-/// Classes that are kept though no pod of theirs is waiting: the next pod of a ReplicaSet.
-const IDLE_CLASSES_MAX: usize = 64;
 
 /// A pod's identity (its UID as a number).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PodKey(pub u128);
 
-/// UIDs are random already; mixing them once is hash enough.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct UidHasher(u64);
-
-impl Hasher for UidHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = (self.0.rotate_left(5) ^ u64::from(*byte)).wrapping_mul(0x517c_c1b7_2722_0a95);
-        }
-    }
-
-    fn write_u128(&mut self, value: u128) {
-        self.0 = (value as u64 ^ (value >> 64) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
-}
-
 /// A map by pod.
-pub type PodMap<V> = HashMap<PodKey, V, BuildHasherDefault<UidHasher>>;
+pub type PodMap<V> = HashMap<PodKey, V, BuildHasherDefault<NumberHasher>>;
 
 /// A pod on a node.
 #[derive(Clone, Debug)]
 struct PodRecord {
     demand: Arc<Demand>,
+    kind: KindId,
     slot: u32,
     priority: i32,
+}
+
+/// What matters about a placed pod beside its class.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// `spec.priority`.
+    pub priority: i32,
+    /// It is about to go.
+    pub terminating: bool,
 }
 
 /// What an update of a node changed, as far as waiting pods may care.
@@ -80,20 +66,52 @@ impl NodeChange {
 
     /// The rules that may now accept what they refused before.
     pub fn may_help(self) -> PluginSet {
-        use Plugin::{NodeAffinity, NodeName, NodePorts, NodeResourcesFit, NodeUnschedulable, TaintToleration};
+        use Plugin::{
+            InterPodAffinity, NodeAffinity, NodeName, NodePorts, NodeResourcesFit, NodeUnschedulable,
+            PodTopologySpread, TaintToleration,
+        };
+        const ALL: [Plugin; 8] = [
+            NodeUnschedulable,
+            NodeName,
+            TaintToleration,
+            NodeAffinity,
+            NodePorts,
+            NodeResourcesFit,
+            PodTopologySpread,
+            InterPodAffinity,
+        ];
         let causes = [
-            (
-                self.added,
-                &[NodeUnschedulable, NodeName, TaintToleration, NodeAffinity, NodePorts, NodeResourcesFit][..],
-            ),
+            (self.added, &ALL[..]),
             // A pod is told the first rule that refuses it, so a node that a static rule refused
             // may have turned into one where it fits.
             (self.allocatable_up, &[NodeResourcesFit][..]),
-            (self.labels, &[NodeAffinity][..]),
-            (self.taints, &[TaintToleration][..]),
+            (self.labels, &[NodeAffinity, PodTopologySpread, InterPodAffinity][..]),
+            (self.taints, &[TaintToleration, PodTopologySpread][..]),
             (self.unschedulable, &[NodeUnschedulable][..]),
         ];
         PluginSet::of(causes.into_iter().filter(|(holds, _)| *holds).flat_map(|(_, rules)| rules.iter().copied()))
+    }
+}
+
+/// What a pod's coming to a node, or its change there, was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PodChange {
+    /// It was there as it is.
+    None,
+    /// It is new on a node.
+    Came,
+    /// It left another node, or changed what it holds or is.
+    Changed,
+}
+
+impl PodChange {
+    /// The rules that may now accept what they refused before.
+    pub fn may_help(self) -> PluginSet {
+        match self {
+            PodChange::None => PluginSet::NONE,
+            PodChange::Came => PluginSet::of([Plugin::InterPodAffinity, Plugin::PodTopologySpread]),
+            PodChange::Changed => PluginSet::ALL,
+        }
     }
 }
 
@@ -109,7 +127,7 @@ pub struct PodRemoval {
 impl PodRemoval {
     /// The rules that may now accept what they refused before.
     pub fn may_help(self) -> PluginSet {
-        let freed = PluginSet::NONE.with(Plugin::NodeResourcesFit);
+        let freed = PluginSet::of([Plugin::NodeResourcesFit, Plugin::InterPodAffinity, Plugin::PodTopologySpread]);
         if self.freed_ports { freed.with(Plugin::NodePorts) } else { freed }
     }
 }
@@ -123,12 +141,8 @@ pub struct Engine {
     /// How many placed pods have which priority.
     priorities: BTreeMap<i32, usize>,
     log: ChangeLog,
-    classes: Vec<Option<Class>>,
-    class_ids: HashMap<Arc<ClassSpec>, ClassId>,
-    free_classes: Vec<u32>,
-    idle_classes: usize,
-    leaves: usize,
-    uses: u64,
+    counters: Counters,
+    classes: Classes,
 }
 
 impl Engine {
@@ -149,7 +163,7 @@ impl Engine {
 
     /// Rises with every change of anything that decisions depend on.
     pub fn version(&self) -> u64 {
-        self.log.end()
+        self.log.end() + self.counters.epoch()
     }
 
     /// Adds a node or updates it, and says what changed.
@@ -167,6 +181,9 @@ impl Engine {
         };
         let is_static = change.added || change.labels || change.taints || change.unschedulable;
         self.log.push(slot, is_static);
+        if change.added || change.labels || change.taints {
+            self.counters.node_changes(slot, &self.nodes, &mut self.log);
+        }
         change
     }
 
@@ -176,24 +193,40 @@ impl Engine {
         let removed = self.nodes.unset(slot).is_some();
         if removed {
             self.log.push(slot, true);
+            self.counters.node_changes(slot, &self.nodes, &mut self.log);
         }
         removed
     }
 
+    /// Sets the labels of a namespace, and says whether that changed anything.
+    pub fn set_namespace(&mut self, name: &str, labels: BTreeMap<String, String>) -> bool {
+        self.counters.set_namespace(name, Some(labels), &self.nodes, &mut self.log)
+    }
+
+    /// Forgets a namespace, and says whether that changed anything.
+    pub fn remove_namespace(&mut self, name: &str) -> bool {
+        self.counters.set_namespace(name, None, &self.nodes, &mut self.log)
+    }
+
     /// Accounts a pod to a node, which need not be known yet and need not have room. A pod that is
-    /// accounted already moves or changes. Returns false if nothing changed.
-    pub fn add_pod(&mut self, pod: PodKey, node_name: &str, demand: &PodDemand, priority: i32) -> bool {
-        let demand = self.table.demand(demand);
+    /// accounted already moves or changes.
+    pub fn add_pod(&mut self, pod: PodKey, node_name: &str, spec: &ClassSpec, standing: Standing) -> PodChange {
+        let Standing { priority, terminating } = standing;
+        let demand = self.table.demand(&spec.demand);
+        let kind = self.counters.acquire_kind(spec, terminating, &self.nodes);
+        let mut change = PodChange::Came;
         if let Some(record) = self.pods.get(&pod) {
             let same_node = self.nodes.name(record.slot) == node_name;
-            if same_node && record.demand == demand && record.priority == priority {
-                return false;
+            if same_node && record.demand == demand && record.priority == priority && record.kind == kind {
+                self.counters.release_kind(kind);
+                return PodChange::None;
             }
             self.remove_pod(pod);
+            change = PodChange::Changed;
         }
         let slot = self.nodes.slot_or_new(node_name);
-        self.insert_pod(pod, PodRecord { demand, slot, priority });
-        true
+        self.insert_pod(pod, PodRecord { demand, kind, slot, priority });
+        change
     }
 
     /// Accounts a pod of `class` to the node that [`Self::place`] gave.
@@ -201,15 +234,17 @@ impl Engine {
         if self.pods.contains_key(&pod) {
             self.remove_pod(pod);
         }
-        if let Some(class) = self.class_ref(class) {
-            let demand = class.demand.clone();
-            self.insert_pod(pod, PodRecord { demand, slot: node.0, priority });
+        if let Some(class) = self.classes.get(class) {
+            let (demand, kind) = (class.demand.clone(), class.kind);
+            self.counters.hold_kind(kind);
+            self.insert_pod(pod, PodRecord { demand, kind, slot: node.0, priority });
         }
     }
 
     fn insert_pod(&mut self, pod: PodKey, record: PodRecord) {
         self.nodes.charge(record.slot, &record.demand, 1);
         self.log.push(record.slot, false);
+        self.counters.count(record.kind, record.slot, 1, &self.nodes, &mut self.log);
         *self.priorities.entry(record.priority).or_default() += 1;
         self.pods.insert(pod, record);
     }
@@ -217,8 +252,10 @@ impl Engine {
     /// Takes a pod off its node.
     pub fn remove_pod(&mut self, pod: PodKey) -> Option<PodRemoval> {
         let record = self.pods.remove(&pod)?;
-        self.nodes.charge(record.slot, &record.demand, -1);
         self.log.push(record.slot, false);
+        self.counters.count(record.kind, record.slot, -1, &self.nodes, &mut self.log);
+        self.counters.release_kind(record.kind);
+        self.nodes.charge(record.slot, &record.demand, -1);
         if let Some(count) = self.priorities.get_mut(&record.priority) {
             *count -= 1;
             if *count == 0 {
@@ -245,115 +282,32 @@ impl Engine {
 
     /// The class of pods like `spec`, with one reference more.
     pub fn acquire(&mut self, spec: &ClassSpec) -> ClassId {
-        if let Some(id) = self.class_ids.get(spec).copied() {
-            if let Some(class) = self.class_mut(id) {
-                class.references += 1;
-                if class.references == 1 {
-                    self.idle_classes -= 1;
-                }
-            }
-            return id;
-        }
-        let demand = self.table.demand(&spec.demand);
-        let spec = Arc::new(spec.clone());
-        let mut class = Class::new(spec.clone(), demand);
-        class.references = 1;
-        let id = match self.free_classes.pop() {
-            Some(index) => {
-                self.classes[index as usize] = Some(class);
-                ClassId(index)
-            }
-            None => {
-                self.classes.push(Some(class));
-                ClassId(self.classes.len() as u32 - 1)
-            }
-        };
-        self.class_ids.insert(spec, id);
-        id
+        self.classes.acquire(spec, &mut self.table, &mut self.counters, &self.nodes)
     }
 
     /// Gives a reference back. A class without any is kept for a while.
     pub fn release(&mut self, id: ClassId) {
-        let Some(class) = self.class_mut(id) else { return };
-        class.references = class.references.saturating_sub(1);
-        if class.references > 0 {
-            return;
-        }
-        self.idle_classes += 1;
-        if self.idle_classes > IDLE_CLASSES_MAX {
-            self.drop_idle_classes();
-        }
-    }
-
-    /// Drops the older half of the idle classes.
-    fn drop_idle_classes(&mut self) {
-        let mut idle: Vec<(u64, u32)> = self
-            .classes
-            .iter()
-            .enumerate()
-            .filter_map(|(index, class)| Some((class.as_ref().filter(|class| class.references == 0)?, index)))
-            .map(|(class, index)| (class.last_used, index as u32))
-            .collect();
-        idle.sort_unstable();
-        for (_, index) in idle.iter().take(IDLE_CLASSES_MAX / 2) {
-            if let Some(class) = self.classes[*index as usize].take() {
-                self.leaves -= class.leaves();
-                self.class_ids.remove(&class.spec);
-                self.free_classes.push(*index);
-                self.idle_classes -= 1;
-            }
-        }
-    }
-
-    fn class_ref(&self, id: ClassId) -> Option<&Class> {
-        self.classes.get(id.0 as usize)?.as_ref()
-    }
-
-    fn class_mut(&mut self, id: ClassId) -> Option<&mut Class> {
-        self.classes.get_mut(id.0 as usize)?.as_mut()
+        self.classes.release(id, &mut self.counters);
     }
 
     /// The best node for a pod of this class, if there is any. Changes nothing but indexes.
     pub fn place(&mut self, id: ClassId) -> Option<NodeId> {
         self.nodes.settle_order();
-        self.uses += 1;
-        let uses = self.uses;
-        let class = self.classes.get_mut(id.0 as usize)?.as_mut()?;
-        class.last_used = uses;
-        let before = class.leaves();
-        let best = class.best(&self.nodes, &self.log);
-        self.leaves = self.leaves + class.leaves() - before;
-        if self.leaves > LEAVES_MAX {
-            self.shrink_indexes(id);
-        }
-        best.map(NodeId)
+        self.classes.refresh(id, &mut self.counters, &self.nodes);
+        self.classes.best(id, &self.counters, &self.nodes, &self.log).map(NodeId)
     }
 
-    /// Drops the least recently used indexes, but not that of `keep`, down to half the limit.
-    fn shrink_indexes(&mut self, keep: ClassId) {
-        let mut by_use: Vec<(u64, usize)> = self
-            .classes
-            .iter()
-            .enumerate()
-            .filter_map(|(index, class)| Some((class.as_ref()?.last_used, index)))
-            .filter(|(_, index)| *index != keep.0 as usize)
-            .collect();
-        by_use.sort_unstable();
-        for (_, index) in by_use {
-            if self.leaves <= LEAVES_MAX / 2 {
-                break;
-            }
-            if let Some(class) = self.classes[index].as_mut() {
-                self.leaves -= class.leaves();
-                class.forget_index();
-            }
-        }
+    /// Does it matter to this class where other pods are, beyond the room that they take? To have more
+    /// pods around can then help.
+    pub fn looks_at_others(&self, id: ClassId) -> bool {
+        let constraints = self.classes.candidate(id, &self.counters).map(|candidate| candidate.constraints);
+        constraints.is_some_and(|constraints| !constraints.affinity.is_empty() || !constraints.hard.is_empty())
     }
 
     /// Per node, in name order: why a pod of this class can't go there, or that it can.
-    pub fn explain(&self, id: ClassId) -> Explanation {
-        let verdicts = self.class_ref(id).map(|class| {
-            let candidate = class.candidate();
+    pub fn explain(&mut self, id: ClassId) -> Explanation {
+        self.classes.refresh(id, &mut self.counters, &self.nodes);
+        let verdicts = self.classes.candidate(id, &self.counters).map(|candidate| {
             self.nodes
                 .in_name_order()
                 .map(|slot| (self.nodes.shared_name(slot).clone(), rules::judge(candidate, &self.nodes, slot)))
@@ -363,10 +317,10 @@ impl Engine {
     }
 
     /// The reasons of all nodes, counted.
-    pub fn diagnose(&self, id: ClassId) -> Diagnosis {
+    pub fn diagnose(&mut self, id: ClassId) -> Diagnosis {
+        self.classes.refresh(id, &mut self.counters, &self.nodes);
         let mut diagnosis = Diagnosis { nodes: self.nodes.count(), ..Diagnosis::default() };
-        let Some(class) = self.class_ref(id) else { return diagnosis };
-        let candidate = class.candidate();
+        let Some(candidate) = self.classes.candidate(id, &self.counters) else { return diagnosis };
         if node_affinity::names(candidate.spec).is_some_and(|names| names.is_empty()) {
             diagnosis.conflict = true;
             diagnosis.unresolvable = diagnosis.nodes;

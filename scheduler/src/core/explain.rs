@@ -28,6 +28,16 @@ pub enum Reason {
     TooManyPods,
     /// Not enough of a resource is free.
     Insufficient(ResourceId),
+    /// The node lacks the label of a topology spread constraint.
+    SpreadLabel,
+    /// The node's place has too many of the pods that are to be spread.
+    Spread,
+    /// A pod that the pod must be near is not near.
+    PodAffinity,
+    /// A pod that the pod must not be near is.
+    PodAntiAffinity,
+    /// A pod nearby must not be near such a pod.
+    Avoided,
 }
 
 impl Reason {
@@ -42,6 +52,13 @@ impl Reason {
             Reason::AffinityConflict => "pod affinity terms conflict".into(),
             Reason::Ports => "node(s) didn't have free ports for the requested pod ports".into(),
             Reason::TooManyPods => "Too many pods".into(),
+            Reason::SpreadLabel => {
+                "node(s) didn't match pod topology spread constraints (missing required label)".into()
+            }
+            Reason::Spread => "node(s) didn't match pod topology spread constraints".into(),
+            Reason::PodAffinity => "node(s) didn't match pod affinity rules".into(),
+            Reason::PodAntiAffinity => "node(s) didn't match pod anti-affinity rules".into(),
+            Reason::Avoided => "node(s) didn't satisfy existing pods anti-affinity rules".into(),
             Reason::Insufficient(resource) => format!("Insufficient {}", resource_name(resource)),
         }
     }

@@ -55,6 +55,12 @@ impl Postings {
         self.taints.iter().map(|(taints, slots)| (&**taints, slots))
     }
 
+    /// The nodes whose label `key` is `value`, one by one.
+    pub fn slots(&self, key: &str, value: &str) -> impl Iterator<Item = u32> {
+        let slots = self.labels.get(key).and_then(|values| values.get(value));
+        slots.into_iter().flatten().copied()
+    }
+
     /// Nodes whose label `key` is `value`.
     pub fn with_label(&self, key: &str, value: &str) -> Bitset {
         let slots = self.labels.get(key).and_then(|values| values.get(value));

@@ -10,7 +10,9 @@
 //! * what changes slowly (taints, labels, names) is compiled for a class once, through bitsets;
 //! * what changes with every placement (resources, ports) is kept per class in an index ordered
 //!   by (score, node name); every change of a node goes into one log, and a class that has to
-//!   decide reads just the part of the log that it has not seen.
+//!   decide reads just the part of the log that it has not seen;
+//! * what pods ask of each other is counted per selector and place as pods come and go, and a
+//!   class's nodes are grouped by what the counts depend on.
 //!
 //! Each rule is one file in [`rules`]. [`oracle`] says the same again in plain loops over plain
 //! structures, and a property test holds the engine against it.
@@ -18,9 +20,13 @@
 pub mod bitset;
 mod changelog;
 mod class;
+mod constraints;
+mod counters;
 mod engine;
 pub mod explain;
+mod index;
 mod labels;
+mod maps;
 mod nodes;
 pub mod oracle;
 mod order;
@@ -29,12 +35,16 @@ pub mod rules;
 pub mod score;
 mod selector;
 pub mod spec;
+mod topology;
 mod tournament;
 
 pub use class::ClassId;
-pub use engine::{Engine, NodeChange, PodKey, PodMap, PodRemoval};
+pub use engine::{Engine, NodeChange, PodChange, PodKey, PodMap, PodRemoval, Standing};
 pub use explain::{Diagnosis, Explanation, Preemption, Reason};
 pub use nodes::{NodeId, Nodes};
 pub use resources::{Demand, PodDemand, ResourceId, Resources};
 pub use rules::{Plugin, PluginSet};
-pub use spec::{ClassSpec, HostPort, NodeSpec, PreferredTerm, Protocol, Requirement, Taint, Term, Toleration};
+pub use spec::{
+    AffinityTerm, ClassSpec, HostPort, NodeSpec, PodAffinity, PodSelector, PreferredTerm, Protocol, Requirement,
+    Spread, SpreadMode, Taint, Term, Toleration, WeightedAffinityTerm,
+};

@@ -6,7 +6,10 @@
 //! * preferred node affinity, weight 2: the node's sum of matching weights, relative to the highest
 //!   sum among the feasible nodes;
 //! * `PreferNoSchedule` taints, weight 3: 100 with none, falling to 0 at the highest number among
-//!   the feasible nodes.
+//!   the feasible nodes;
+//! * other pods' nearness, weight 2: the sum of weights of preferred terms, the pod's own and others',
+//!   from 0 at the lowest among the feasible nodes to 100 at the highest;
+//! * spread, weight 2: the imbalance over the constraints that need not hold, from 100 at none down.
 
 use super::nodes::Nodes;
 use super::resources::{Demand, ResourceId};
@@ -16,6 +19,26 @@ pub const PART: i64 = 100_000;
 const POINT: i64 = 1_000;
 const AFFINITY_WEIGHT: i64 = 2;
 const TAINT_WEIGHT: i64 = 3;
+const ATTRACTION_WEIGHT: i64 = 2;
+const SPREAD_WEIGHT: i64 = 2;
+
+/// The lowest and the highest of some values.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Range {
+    low: i64,
+    high: i64,
+}
+
+impl Range {
+    /// That of these; of none, zero and zero.
+    pub fn of(values: impl Iterator<Item = i64>) -> Range {
+        let widen = |range: Option<Range>, value: i64| match range {
+            None => Some(Range { low: value, high: value }),
+            Some(Range { low, high }) => Some(Range { low: low.min(value), high: high.max(value) }),
+        };
+        values.fold(None, widen).unwrap_or_default()
+    }
+}
 
 /// The packing part, 0 to [`PART`].
 #[inline]
@@ -48,13 +71,31 @@ pub fn share(used: i64, allocatable: i64) -> i64 {
 }
 
 /// The part that is the same for all nodes of equal preference.
-pub fn preference(affinity: i64, affinity_max: i64, taints: u32, taints_max: u32) -> i64 {
+pub fn preference(affinity: i64, affinity_max: i64, taints: i64, taints_max: i64) -> i64 {
     let affinity_points = if affinity_max > 0 { affinity * 100 / affinity_max } else { 0 };
     let taint_points = match taints_max {
         0 => 100,
-        max => 100 - i64::from(taints) * 100 / i64::from(max),
+        max => 100 - taints * 100 / max,
     };
     POINT * (AFFINITY_WEIGHT * affinity_points + TAINT_WEIGHT * taint_points)
+}
+
+/// The part for nearness to other pods.
+pub fn attraction(sum: i64, among: Range) -> i64 {
+    let width = among.high - among.low;
+    let points = if width > 0 { (100.0 * ((sum - among.low) as f64 / width as f64)) as i64 } else { 0 };
+    POINT * ATTRACTION_WEIGHT * points
+}
+
+/// What a counted pod adds to the imbalance of its place when there are this many places.
+pub fn topology_weight(places: usize) -> f64 {
+    ((places + 2) as f64).ln()
+}
+
+/// The part for spreading.
+pub fn balance(imbalance: i64, among: Range) -> i64 {
+    let points = if among.high == 0 { 100 } else { 100 * (among.high + among.low - imbalance) / among.high };
+    POINT * SPREAD_WEIGHT * points
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! Node selector terms, for one node and for all nodes at once.
 
+use std::collections::BTreeMap;
+
 use super::bitset::Bitset;
 use super::nodes::Nodes;
 use super::spec::{NodeSpec, Operator, Requirement, Term};
@@ -53,6 +55,11 @@ pub fn names(term: &Term) -> Option<Vec<&str>> {
     let first = lists.next()?;
     let rest: Vec<_> = lists.collect();
     Some(first.iter().filter(|name| rest.iter().all(|list| list.contains(name))).map(String::as_str).collect())
+}
+
+/// Do the labels meet all requirements?
+pub fn meets_all(wanted: &[Requirement], labels: &BTreeMap<String, String>) -> bool {
+    wanted.iter().all(|wanted| meets(wanted, labels.get(&wanted.key).map(String::as_str)))
 }
 
 fn meets_field(wanted: &Requirement, name: &str) -> bool {

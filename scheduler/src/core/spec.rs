@@ -1,6 +1,6 @@
 //! What the engine is told: nodes and classes of pods, in its own plain types.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::resources::{PodDemand, Resources};
 
@@ -35,6 +35,86 @@ pub struct ClassSpec {
     pub tolerations: Vec<Toleration>,
     /// What the pod takes from its node.
     pub demand: PodDemand,
+    /// `metadata.namespace`.
+    pub namespace: String,
+    /// `metadata.labels`.
+    pub labels: BTreeMap<String, String>,
+    /// Which pods it wants near, and which away.
+    pub pod_affinity: PodAffinity,
+    /// How pods like it are to be spread.
+    pub spread: Vec<Spread>,
+}
+
+/// Which pods a term is about.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct PodSelector {
+    /// Their namespaces, by name.
+    pub namespaces: BTreeSet<String>,
+    /// Or by the namespaces' labels. `None` selects none, an empty list all.
+    pub namespace_selector: Option<Vec<Requirement>>,
+    /// Their labels. `None` selects no pod, an empty list all.
+    pub labels: Option<Vec<Requirement>>,
+}
+
+/// A term of affinity or anti-affinity.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct AffinityTerm {
+    /// The pods.
+    pub selector: PodSelector,
+    /// Nodes with the same value of this label are one place.
+    pub topology_key: String,
+}
+
+/// A term that counts in a node's score.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct WeightedAffinityTerm {
+    /// 1 to 100.
+    pub weight: i32,
+    /// The term.
+    pub term: AffinityTerm,
+}
+
+/// A pod's affinity and anti-affinity to other pods.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct PodAffinity {
+    /// A pod that all these select must be in the same place, term by term.
+    pub required: Vec<AffinityTerm>,
+    /// Pods near which it had rather be.
+    pub preferred: Vec<WeightedAffinityTerm>,
+    /// No pod that one of these selects may be in the same place.
+    pub anti_required: Vec<AffinityTerm>,
+    /// Pods away from which it had rather be.
+    pub anti_preferred: Vec<WeightedAffinityTerm>,
+}
+
+/// A topology spread constraint.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Spread {
+    /// The pods that are counted: in the pod's own namespace, those with these labels.
+    pub selector: PodSelector,
+    /// Nodes with the same value of this label are one place.
+    pub topology_key: String,
+    /// How many pods more than in the emptiest place there may be.
+    pub max_skew: i32,
+    /// With fewer places than this, the emptiest counts as having no pod.
+    pub min_domains: i32,
+    /// Do only nodes that the pod's node selector and node affinity match count?
+    pub honors_affinity: bool,
+    /// Do only nodes whose taints the pod tolerates count?
+    pub honors_taints: bool,
+    /// What an imbalance means.
+    pub mode: SpreadMode,
+}
+
+/// What it means if a place has too many pods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SpreadMode {
+    /// The pod is not placed there.
+    DoNotSchedule,
+    /// It is rather placed elsewhere; a node without one of the keys is the last choice.
+    ScheduleAnyway,
+    /// Likewise, as the cluster's default: a node without a key is judged by the other constraints.
+    Default,
 }
 
 /// A node selector term: all its requirements hold. A term without any matches nothing.

@@ -30,6 +30,8 @@ pub struct Tournament {
     /// from `keys.len()` on, the leaves themselves (not stored).
     winners: Vec<u32>,
     free: Vec<u32>,
+    /// Leaves that are feasible now.
+    feasible: usize,
 }
 
 impl Tournament {
@@ -40,6 +42,7 @@ impl Tournament {
         for (slot, key) in leaves {
             tree.slots.push(slot);
             tree.keys.push(key);
+            tree.feasible += usize::from(key.score >= 0);
         }
         tree.grow(count);
         tree
@@ -48,6 +51,11 @@ impl Tournament {
     /// The number of leaves in use.
     pub fn len(&self) -> usize {
         self.keys.len() - self.free.len()
+    }
+
+    /// The number of leaves that are feasible now.
+    pub fn feasible(&self) -> usize {
+        self.feasible
     }
 
     /// The slot and key of the best feasible leaf.
@@ -88,6 +96,8 @@ impl Tournament {
         if self.keys[position as usize] == key {
             return;
         }
+        self.feasible += usize::from(key.score >= 0);
+        self.feasible -= usize::from(self.keys[position as usize].score >= 0);
         self.keys[position as usize] = key;
         let mut parent = (position as usize + self.keys.len()) / 2;
         while parent >= 1 {
@@ -177,6 +187,7 @@ mod tests {
                 .copied();
             assert_eq!(tree.best(), expected);
             assert_eq!(tree.len(), plain.iter().flatten().count());
+            assert_eq!(tree.feasible(), plain.iter().flatten().filter(|(_, key)| key.score >= 0).count());
         }
     }
 

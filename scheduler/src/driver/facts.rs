@@ -43,7 +43,7 @@ pub struct PodFacts {
     pub never_preempts: bool,
     /// `spec.schedulingGates` is not empty.
     pub gated: bool,
-    /// What the pod asks for; of an assigned pod only the demand is filled in.
+    /// What the pod asks for; of an assigned pod only what it is to others.
     pub class: ClassSpec,
     /// Reason and message of the `PodScheduled` condition when it is `False`.
     pub not_scheduled: Option<(String, String)>,
@@ -58,7 +58,7 @@ impl From<&k8s::Pod> for PodFacts {
         let node_name = spec.node_name.clone().filter(|name| !name.is_empty());
         let uid = meta.uid.clone().unwrap_or_default();
         let class = match node_name {
-            Some(_) => ClassSpec { demand: convert::demand(pod), ..ClassSpec::default() },
+            Some(_) => convert::placed(pod),
             None => convert::class(pod),
         };
         let condition = status
@@ -94,6 +94,24 @@ pub struct WatchedPod {
     meta: ObjectMeta,
     /// What was read.
     pub facts: PodFacts,
+}
+
+/// A namespace as the watch decodes it: its name and labels are what matters.
+#[derive(Clone, Debug, Deserialize)]
+pub struct WatchedNamespace {
+    #[serde(rename = "metadata", deserialize_with = "meta")]
+    meta: ObjectMeta,
+}
+
+impl WatchedNamespace {
+    /// Name and labels.
+    pub fn into_parts(self) -> (String, BTreeMap<String, String>) {
+        (self.meta.name.unwrap_or_default(), self.meta.labels.unwrap_or_default())
+    }
+}
+
+fn meta<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
+    MetaView::deserialize(deserializer).map(Into::into)
 }
 
 /// A node as the watch decodes it.
@@ -139,6 +157,7 @@ macro_rules! watched {
 
 watched!(WatchedPod, "Pod", "pods", NamespaceResourceScope);
 watched!(WatchedNode, "Node", "nodes", ClusterResourceScope);
+watched!(WatchedNamespace, "Namespace", "namespaces", ClusterResourceScope);
 
 impl<'de> Deserialize<'de> for WatchedPod {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -150,7 +169,8 @@ impl<'de> Deserialize<'de> for WatchedPod {
             status: Some(view.status.unwrap_or_default().into()),
         };
         let facts = PodFacts::from(&pod);
-        Ok(WatchedPod { meta: pod.metadata, facts })
+        // The labels are in the facts now; keeping them here too would double them.
+        Ok(WatchedPod { meta: ObjectMeta { labels: None, ..pod.metadata }, facts })
     }
 }
 
@@ -219,6 +239,7 @@ struct PodSpecView {
     preemption_policy: Option<String>,
     node_selector: Option<BTreeMap<String, String>>,
     affinity: Option<AffinityView>,
+    topology_spread_constraints: Option<Vec<k8s::TopologySpreadConstraint>>,
     tolerations: Option<Vec<k8s::Toleration>>,
     scheduling_gates: Option<Vec<k8s::PodSchedulingGate>>,
     containers: Option<Vec<ContainerView>>,
@@ -231,6 +252,8 @@ struct PodSpecView {
 #[serde(rename_all = "camelCase")]
 struct AffinityView {
     node_affinity: Option<k8s::NodeAffinity>,
+    pod_affinity: Option<k8s::PodAffinity>,
+    pod_anti_affinity: Option<k8s::PodAntiAffinity>,
 }
 
 #[derive(Deserialize)]
@@ -263,9 +286,12 @@ impl From<PodSpecView> for k8s::PodSpec {
             priority: view.priority,
             preemption_policy: view.preemption_policy,
             node_selector: view.node_selector,
-            affinity: view
-                .affinity
-                .map(|affinity| k8s::Affinity { node_affinity: affinity.node_affinity, ..k8s::Affinity::default() }),
+            affinity: view.affinity.map(|affinity| k8s::Affinity {
+                node_affinity: affinity.node_affinity,
+                pod_affinity: affinity.pod_affinity,
+                pod_anti_affinity: affinity.pod_anti_affinity,
+            }),
+            topology_spread_constraints: view.topology_spread_constraints,
             tolerations: view.tolerations,
             scheduling_gates: view.scheduling_gates,
             containers: containers(view.containers).unwrap_or_default(),
@@ -346,11 +372,16 @@ mod tests {
         let json = json!({
             "apiVersion": "v1", "kind": "Pod",
             "metadata": {"name": "p", "namespace": "d", "uid": "u", "resourceVersion": "7", "generation": 2,
+                "labels": {"app": "a"},
                 "managedFields": [{"manager": "m", "operation": "Update", "fieldsV1": {"f:spec": {}}}]},
             "spec": {
                 "schedulerName": "default-scheduler", "priority": 5, "preemptionPolicy": "Never",
                 "nodeSelector": {"a": "b"}, "overhead": {"cpu": "1"}, "schedulingGates": [{"name": "g"}],
                 "tolerations": [{"operator": "Exists"}],
+                "affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
+                    {"labelSelector": {"matchLabels": {"app": "a"}}, "topologyKey": "zone"}]}},
+                "topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "zone",
+                    "whenUnsatisfiable": "DoNotSchedule", "labelSelector": {}}],
                 "initContainers": [{"name": "i", "image": "x", "resources": {"requests": {"cpu": "9"}}}],
                 "containers": [{"name": "c", "image": "x", "env": [{"name": "E"}],
                     "ports": [{"containerPort": 80, "hostPort": 80}],
@@ -363,6 +394,8 @@ mod tests {
         let watched: WatchedPod = serde_json::from_value(json).unwrap();
         assert_eq!(watched.facts, PodFacts::from(&whole));
         assert_eq!(watched.facts.class.demand.requests.milli_cpu, 10_000);
+        assert_eq!(watched.facts.class.pod_affinity.anti_required[0].selector.namespaces, ["d".to_owned()].into());
+        assert_eq!(watched.facts.class.spread.len(), 1);
         assert_eq!(watched.meta.resource_version.as_deref(), Some("7"));
         assert!(watched.facts.gated && watched.facts.never_preempts);
     }

@@ -1,9 +1,9 @@
-//! The scheduler component: watches pods and nodes, asks the core, binds.
+//! The scheduler component: watches pods, nodes and namespaces, asks the core, binds.
 //!
 //! ```text
-//! watch pods  ─┐                      ┌─▶ bind (bounded parallelism) ─┐
-//! watch nodes ─┴▶ state (pure) ─▶ core ├─▶ events, conditions          │
-//!                   ▲                  └─────────────────────────────── ┘ outcome
+//! watch pods       ─┐                      ┌─▶ bind (bounded parallelism) ─┐
+//! watch nodes      ─┼▶ state (pure) ─▶ core ├─▶ events, conditions          │
+//! watch namespaces ─┘      ▲                └───────────────────────────────┘ outcome
 //! ```
 //!
 //! One task owns the [`state::State`] and decides one pod after the other; everything that waits
@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use metrics::{AttemptResult, Metrics};
 
-use facts::{WatchedNode, WatchedPod};
+use facts::{WatchedNamespace, WatchedNode, WatchedPod};
 use queue::Delays;
 use recorder::{Record, Recorder};
 use state::{Action, Attempt, BindOutcome, PodRef, State};
@@ -78,9 +78,25 @@ pub enum Error {
 enum Input {
     Pod(Box<watcher::Event<WatchedPod>>),
     Node(Box<watcher::Event<WatchedNode>>),
+    Namespace(Box<watcher::Event<WatchedNamespace>>),
 }
 
-/// Runs the scheduler until `shutdown`. `ready` is called once both watches have listed.
+/// Which lists have been complete once. Deciding on less would over-commit, or place a pod beside one
+/// that it must not be near.
+#[derive(Clone, Copy, Debug, Default)]
+struct Listed {
+    pods: bool,
+    nodes: bool,
+    namespaces: bool,
+}
+
+impl Listed {
+    fn all(self) -> bool {
+        self.pods && self.nodes && self.namespaces
+    }
+}
+
+/// Runs the scheduler until `shutdown`. `ready` is called once all watches have listed.
 pub async fn run(
     client: Client,
     options: Options,
@@ -95,8 +111,18 @@ pub async fn run(
         inputs.clone(),
         shutdown.clone(),
     );
-    let nodes =
-        watch(Api::<WatchedNode>::all(client.clone()), |event| Input::Node(Box::new(event)), inputs, shutdown.clone());
+    let nodes = watch(
+        Api::<WatchedNode>::all(client.clone()),
+        |event| Input::Node(Box::new(event)),
+        inputs.clone(),
+        shutdown.clone(),
+    );
+    let namespaces = watch(
+        Api::<WatchedNamespace>::all(client.clone()),
+        |event| Input::Namespace(Box::new(event)),
+        inputs,
+        shutdown.clone(),
+    );
     let (recorder, writing) = recorder::recorder(client.clone(), options.instance.clone());
     let driver = Driver {
         state: State::new(options.scheduler_names.clone(), options.delays),
@@ -106,8 +132,7 @@ pub async fn run(
         recorder,
         start: Instant::now(),
         binds: JoinSet::new(),
-        pods_listed: false,
-        nodes_listed: false,
+        listed: Listed::default(),
         shutdown: shutdown.clone(),
     };
     let stopping = shutdown.clone();
@@ -117,6 +142,7 @@ pub async fn run(
             () = driver.drive(receiver, ready) => Ok(()),
             () = pods => Err("pods"),
             () = nodes => Err("nodes"),
+            () = namespaces => Err("namespaces"),
         }
     };
     let writing = async {
@@ -181,8 +207,7 @@ struct Driver {
     recorder: Recorder,
     start: Instant,
     binds: JoinSet<Bound>,
-    pods_listed: bool,
-    nodes_listed: bool,
+    listed: Listed,
     shutdown: CancellationToken,
 }
 
@@ -212,8 +237,8 @@ impl Driver {
             while let Some(bound) = self.binds.try_join_next() {
                 self.joined(bound);
             }
-            if !(self.pods_listed && self.nodes_listed) {
-                continue; // deciding on half of the pods would over-commit
+            if !self.listed.all() {
+                continue;
             }
             if let Some(ready) = ready.take() {
                 ready();
@@ -234,10 +259,7 @@ impl Driver {
 
     fn can_place(&mut self) -> bool {
         let now = self.now();
-        self.pods_listed
-            && self.nodes_listed
-            && self.binds.len() < self.options.bind_parallelism
-            && self.state.is_ready(now)
+        self.listed.all() && self.binds.len() < self.options.bind_parallelism && self.state.is_ready(now)
     }
 
     fn apply(&mut self, input: Input) {
@@ -253,7 +275,7 @@ impl Driver {
                 Delete(pod) => self.state.pod_gone(pod.facts.key),
                 InitDone => {
                     self.state.pods_listed();
-                    self.pods_listed = true;
+                    self.listed.pods = true;
                 }
             },
             Input::Node(event) => match *event {
@@ -264,7 +286,19 @@ impl Driver {
                 Delete(node) => self.state.node_gone(&node.spec.name),
                 InitDone => {
                     self.state.nodes_listed();
-                    self.nodes_listed = true;
+                    self.listed.nodes = true;
+                }
+            },
+            Input::Namespace(event) => match *event {
+                Init => self.state.namespaces_relist(),
+                InitApply(namespace) | Apply(namespace) => {
+                    let (name, labels) = namespace.into_parts();
+                    self.state.namespace_seen(name, labels);
+                }
+                Delete(namespace) => self.state.namespace_gone(&namespace.into_parts().0),
+                InitDone => {
+                    self.state.namespaces_listed();
+                    self.listed.namespaces = true;
                 }
             },
         }

@@ -4,13 +4,15 @@
 //! assumed there until it is known not to be there (its binding was refused for good, it is bound
 //! elsewhere, it has ended, or it is gone). A doubtful answer to a binding is not knowledge.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::facts::PodFacts;
 use super::queue::{Counts, Delays, Queue};
-use crate::core::{ClassId, ClassSpec, Diagnosis, Engine, NodeChange, NodeSpec, PluginSet, PodKey, PodMap};
+use crate::core::{
+    ClassId, ClassSpec, Diagnosis, Engine, NodeChange, NodeSpec, PluginSet, PodChange, PodKey, PodMap, Standing,
+};
 
 /// A repeated failure with the same message is told again by an event after this long.
 const EVENT_REPEAT: Duration = Duration::from_secs(60);
@@ -123,9 +125,14 @@ pub struct State {
     relist_pods: Option<HashSet<PodKey>>,
     relist_nodes: Option<HashSet<String>>,
     nodes: HashSet<String>,
+    relist_namespaces: Option<HashSet<String>>,
+    namespaces: HashSet<String>,
     /// Rules that changes of nodes since the last wake may have turned.
     turned: PluginSet,
-    changed: bool,
+    /// Pods left, nodes changed: anyone who waits may fit now.
+    freed: bool,
+    /// Pods came or changed: who looks at others may fit now.
+    came: bool,
     /// The last diagnosis, which holds for its class until something changes.
     diagnosed: Option<(ClassId, u64, Arc<Diagnosis>)>,
 }
@@ -143,7 +150,10 @@ impl State {
             relist_nodes: None,
             nodes: HashSet::new(),
             turned: PluginSet::NONE,
-            changed: false,
+            relist_namespaces: None,
+            namespaces: HashSet::new(),
+            freed: false,
+            came: false,
             diagnosed: None,
         }
     }
@@ -177,6 +187,35 @@ impl State {
         }
     }
 
+    /// A list of all namespaces begins.
+    pub fn namespaces_relist(&mut self) {
+        self.relist_namespaces = Some(HashSet::new());
+    }
+
+    /// The list of all namespaces is complete.
+    pub fn namespaces_listed(&mut self) {
+        let Some(shown) = self.relist_namespaces.take() else { return };
+        let gone: Vec<String> = self.namespaces.iter().filter(|name| !shown.contains(*name)).cloned().collect();
+        for name in gone {
+            self.namespace_gone(&name);
+        }
+    }
+
+    /// A namespace is new or has changed.
+    pub fn namespace_seen(&mut self, name: String, labels: BTreeMap<String, String>) {
+        if let Some(shown) = &mut self.relist_namespaces {
+            shown.insert(name.clone());
+        }
+        self.freed |= self.engine.set_namespace(&name, labels);
+        self.namespaces.insert(name);
+    }
+
+    /// A namespace is gone.
+    pub fn namespace_gone(&mut self, name: &str) {
+        self.namespaces.remove(name);
+        self.freed |= self.engine.remove_namespace(name);
+    }
+
     /// A node is new or has changed.
     pub fn node_seen(&mut self, node: NodeSpec) -> NodeChange {
         if let Some(shown) = &mut self.relist_nodes {
@@ -188,7 +227,7 @@ impl State {
         let change = self.engine.set_node(node);
         if change.any() {
             self.turned = self.turned.union(change.may_help());
-            self.changed = true;
+            self.freed = true;
         }
         change
     }
@@ -229,10 +268,17 @@ impl State {
 
     fn pod_assigned(&mut self, key: PodKey, node: &str, pod: &PodFacts) {
         // What was assumed is now known; add_pod moves it if it is somewhere else.
-        if self.drop_pending_entry(key).is_some() || self.engine.node_of(key).is_some() {
-            self.changed = true;
+        self.drop_pending_entry(key);
+        let standing = Standing { priority: pod.priority, terminating: pod.terminating };
+        self.pod_added(key, node, &pod.class, standing);
+    }
+
+    fn pod_added(&mut self, key: PodKey, node: &str, spec: &ClassSpec, standing: Standing) {
+        match self.engine.add_pod(key, node, spec, standing) {
+            PodChange::None => {}
+            PodChange::Came => self.came = true,
+            PodChange::Changed => self.freed = true,
         }
-        self.engine.add_pod(key, node, &pod.class.demand, pod.priority);
     }
 
     fn pod_waits(&mut self, pod: PodFacts, now: Duration) -> Option<Action> {
@@ -289,7 +335,7 @@ impl State {
     pub fn pod_gone(&mut self, key: PodKey) {
         self.drop_pending_entry(key);
         if self.engine.remove_pod(key).is_some() {
-            self.changed = true;
+            self.freed = true;
         }
     }
 
@@ -297,7 +343,7 @@ impl State {
     fn drop_pending(&mut self, key: PodKey) {
         if self.drop_pending_entry(key).is_some_and(|pending| pending.assumed) {
             self.engine.remove_pod(key);
-            self.changed = true;
+            self.freed = true;
         }
     }
 
@@ -314,12 +360,14 @@ impl State {
     /// have turned, if only to learn the new reasons.
     pub fn wake(&mut self, now: Duration) {
         let turned = std::mem::take(&mut self.turned);
-        if !std::mem::take(&mut self.changed) {
+        let (freed, came) = (std::mem::take(&mut self.freed), std::mem::take(&mut self.came));
+        if !freed && !came {
             return;
         }
         let waiting: Vec<_> = self.queue.waiting_classes().collect();
         for (class, plugins) in waiting {
-            if plugins.overlaps(turned) || self.engine.place(class).is_some() {
+            let concerned = freed || self.engine.looks_at_others(class);
+            if plugins.overlaps(turned) || (concerned && self.engine.place(class).is_some()) {
                 self.queue.wake(class, now);
             }
         }
@@ -334,6 +382,7 @@ impl State {
             self.engine.assume(key, pending.class, node, pending.priority);
             pending.assumed = true;
             self.assumed += 1;
+            self.came = true;
             actions.push(Action::Bind {
                 pod: pending.pod.clone(),
                 node: self.engine.node_name(node).clone(),
@@ -370,10 +419,10 @@ impl State {
             BindOutcome::Bound => {}
             BindOutcome::Gone => self.pod_gone(key),
             BindOutcome::Elsewhere(node) => {
-                let (demand, priority) = (pending.class_spec.demand.clone(), pending.priority);
-                self.drop_pending_entry(key);
-                self.engine.add_pod(key, &node, &demand, priority);
-                self.changed = true;
+                let standing = Standing { priority: pending.priority, terminating: false };
+                if let Some(pending) = self.drop_pending_entry(key) {
+                    self.pod_added(key, &node, &pending.class_spec, standing);
+                }
             }
             BindOutcome::Refused(message) => {
                 pending.assumed = false;
@@ -382,7 +431,7 @@ impl State {
                 actions.extend(pending.event(message, now));
                 self.engine.remove_pod(key);
                 self.queue.put_back(key, now);
-                self.changed = true;
+                self.freed = true;
             }
         }
     }
@@ -435,231 +484,4 @@ impl Pending {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::core::{PodDemand, Resources};
-
-    fn seconds(seconds: u64) -> Duration {
-        Duration::from_secs(seconds)
-    }
-
-    fn state() -> State {
-        State::new(vec!["default-scheduler".into()], Delays::default())
-    }
-
-    fn node(name: &str, milli_cpu: i64) -> NodeSpec {
-        let allocatable = Resources { milli_cpu, memory: 8 << 30, pods: 110, ..Resources::default() };
-        NodeSpec { name: name.into(), allocatable, ..NodeSpec::default() }
-    }
-
-    fn pod(number: u128, milli_cpu: i64) -> PodFacts {
-        let requests = Resources { milli_cpu, ..Resources::default() };
-        let demand = PodDemand { scoring_milli_cpu: milli_cpu, requests, ..PodDemand::default() };
-        PodFacts {
-            key: PodKey(number),
-            uid: format!("uid-{number}"),
-            namespace: "default".into(),
-            name: format!("pod-{number}"),
-            scheduler_name: "default-scheduler".into(),
-            class: ClassSpec { demand, ..ClassSpec::default() },
-            ..PodFacts::default()
-        }
-    }
-
-    fn on(node: &str, pod: PodFacts) -> PodFacts {
-        PodFacts { node_name: Some(node.into()), ..pod }
-    }
-
-    /// Tries all that is ready; gives `pod>node` for bindings and the messages of conditions.
-    fn run(state: &mut State, now: Duration) -> Vec<String> {
-        let mut actions = Vec::new();
-        state.wake(now);
-        while state.schedule_next(now, &mut actions).is_some() {}
-        actions
-            .into_iter()
-            .filter_map(|action| match action {
-                Action::Bind { pod, node, .. } => Some(format!("{}>{node}", pod.name)),
-                Action::Condition { message, .. } => Some(message),
-                Action::FailedEvent { .. } => None,
-            })
-            .collect()
-    }
-
-    fn bound(state: &mut State, number: u128, outcome: BindOutcome, now: Duration) -> Vec<Action> {
-        let mut actions = Vec::new();
-        state.bound(PodKey(number), outcome, now, &mut actions);
-        actions
-    }
-
-    const FULL: &str = "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: \
-                        1 No preemption victims found for incoming pod.";
-
-    #[test]
-    fn pods_are_packed_and_the_one_too_many_waits_for_a_departure() {
-        let mut state = state();
-        state.node_seen(node("a", 2_000));
-        for number in 1..=3 {
-            state.pod_seen(pod(number, 1_000), seconds(0));
-        }
-        assert_eq!(run(&mut state, seconds(0)), ["pod-1>a", "pod-2>a", FULL]);
-        bound(&mut state, 1, BindOutcome::Bound, seconds(0));
-        state.pod_seen(on("a", pod(1, 1_000)), seconds(0));
-        assert_eq!(run(&mut state, seconds(2)), [""; 0]);
-
-        state.pod_gone(PodKey(1));
-        assert_eq!(run(&mut state, seconds(2)), ["pod-3>a"]);
-        assert_eq!(state.queue_counts(), Counts::default());
-    }
-
-    #[test]
-    fn the_back_off_holds_even_when_room_comes_at_once() {
-        let mut state = state();
-        state.node_seen(node("a", 1_000));
-        state.pod_seen(on("a", pod(1, 1_000)), seconds(0));
-        state.pod_seen(pod(2, 1_000), seconds(0));
-        run(&mut state, seconds(0));
-        state.pod_gone(PodKey(1));
-        assert_eq!(run(&mut state, Duration::from_millis(900)), [""; 0]);
-        assert_eq!(state.next_deadline(), Some(seconds(1)));
-        assert_eq!(run(&mut state, seconds(1)), ["pod-2>a"]);
-    }
-
-    #[test]
-    fn changes_that_cannot_help_wake_nobody() {
-        let mut state = state();
-        state.node_seen(node("a", 1_000));
-        state.pod_seen(pod(1, 2_000), seconds(0));
-        run(&mut state, seconds(0));
-        state.pod_seen(on("a", pod(2, 100)), seconds(1));
-        state.pod_gone(PodKey(2));
-        state.node_seen(NodeSpec { labels: [("a".into(), "b".into())].into(), ..node("a", 1_000) });
-        state.wake(seconds(20));
-        assert_eq!(state.queue_counts().unschedulable, 1);
-        state.node_seen(node("a", 3_000));
-        assert_eq!(run(&mut state, seconds(20)), ["pod-1>a"]);
-    }
-
-    #[test]
-    fn a_condition_is_written_once_and_again_when_its_message_changes() {
-        let mut state = state();
-        state.pod_seen(pod(1, 1_000), seconds(0));
-        assert_eq!(run(&mut state, seconds(0)), ["no nodes available to schedule pods"]);
-        state.node_seen(node("a", 500));
-        let messages = run(&mut state, seconds(5));
-        assert!(messages[0].starts_with("0/1 nodes are available: 1 Insufficient cpu."), "{messages:?}");
-        assert_eq!(run(&mut state, seconds(400)), [""; 0]);
-    }
-
-    #[test]
-    fn gated_pods_are_told_so_and_start_when_ungated() {
-        let mut state = state();
-        state.node_seen(node("a", 1_000));
-        let gated = PodFacts { gated: true, ..pod(1, 100) };
-        let action = state.pod_seen(gated.clone(), seconds(0));
-        assert!(matches!(action, Some(Action::Condition { reason: SCHEDULING_GATED, .. })));
-        let reported = PodFacts { not_scheduled: Some((SCHEDULING_GATED.into(), GATED_MESSAGE.into())), ..gated };
-        assert_eq!(state.pod_seen(reported, seconds(1)), None);
-        assert_eq!(run(&mut state, seconds(1)), [""; 0]);
-        assert_eq!(state.queue_counts().gated, 1);
-        state.pod_seen(pod(1, 100), seconds(2));
-        assert_eq!(run(&mut state, seconds(2)), ["pod-1>a"]);
-    }
-
-    #[test]
-    fn a_refused_binding_gives_the_room_back_and_is_tried_later() {
-        let mut state = state();
-        state.node_seen(node("a", 1_000));
-        state.pod_seen(pod(1, 1_000), seconds(0));
-        assert_eq!(run(&mut state, seconds(0)), ["pod-1>a"]);
-        let actions = bound(&mut state, 1, BindOutcome::Refused("no".into()), seconds(0));
-        assert_eq!(actions.len(), 2, "condition and event");
-        assert_eq!(state.cache_counts(), (1, 0, 0));
-        assert_eq!(run(&mut state, Duration::from_millis(500)), [""; 0]);
-        assert_eq!(run(&mut state, seconds(1)), ["pod-1>a"]);
-    }
-
-    #[test]
-    fn a_pod_bound_by_someone_else_moves_to_where_it_is() {
-        let mut state = state();
-        state.node_seen(node("a", 1_000));
-        state.node_seen(node("b", 100));
-        state.pod_seen(pod(1, 1_000), seconds(0));
-        assert_eq!(run(&mut state, seconds(0)), ["pod-1>a"]);
-        bound(&mut state, 1, BindOutcome::Elsewhere("b".into()), seconds(0));
-        assert_eq!(state.engine().node_of(PodKey(1)), Some("b"));
-        state.pod_seen(pod(2, 1_000), seconds(1));
-        assert_eq!(run(&mut state, seconds(1)), ["pod-2>a"]);
-    }
-
-    #[test]
-    fn the_watch_may_be_faster_than_the_answer() {
-        let mut state = state();
-        state.node_seen(node("a", 1_000));
-        state.pod_seen(pod(1, 1_000), seconds(0));
-        run(&mut state, seconds(0));
-        state.pod_seen(on("a", pod(1, 1_000)), seconds(0));
-        assert_eq!(bound(&mut state, 1, BindOutcome::Refused("late".into()), seconds(0)), []);
-        assert_eq!(state.cache_counts(), (1, 1, 0));
-        state.pod_gone(PodKey(1));
-        assert_eq!(bound(&mut state, 1, BindOutcome::Bound, seconds(0)), []);
-        assert_eq!(state.cache_counts(), (1, 0, 0));
-    }
-
-    #[test]
-    fn an_assumed_pod_keeps_its_room_through_stale_updates_of_itself() {
-        let mut state = state();
-        state.node_seen(node("a", 1_000));
-        state.pod_seen(pod(1, 1_000), seconds(0));
-        run(&mut state, seconds(0));
-        state.pod_seen(pod(1, 1_000), seconds(1));
-        state.pod_seen(pod(2, 1_000), seconds(1));
-        assert_eq!(run(&mut state, seconds(1)), [FULL]);
-    }
-
-    #[test]
-    fn a_relist_forgets_what_is_gone() {
-        let mut state = state();
-        state.node_seen(node("a", 1_000));
-        state.node_seen(node("b", 1_000));
-        state.pod_seen(on("a", pod(1, 1_000)), seconds(0));
-        state.pod_seen(pod(2, 5_000), seconds(0));
-        run(&mut state, seconds(0));
-        state.pods_relist();
-        state.pod_seen(pod(3, 1_000), seconds(1));
-        state.pods_listed();
-        state.nodes_relist();
-        state.node_seen(node("b", 1_000));
-        state.nodes_listed();
-        assert_eq!(run(&mut state, seconds(1)), ["pod-3>b"]);
-        assert_eq!(state.cache_counts(), (1, 1, 1));
-        assert_eq!(state.queue_counts(), Counts::default());
-    }
-
-    #[test]
-    fn ended_terminating_and_foreign_pods_are_not_placed() {
-        let mut state = state();
-        state.node_seen(node("a", 1_000));
-        state.pod_seen(on("a", pod(1, 1_000)), seconds(0));
-        state.pod_seen(PodFacts { finished: true, ..on("a", pod(1, 1_000)) }, seconds(0));
-        assert_eq!(state.cache_counts().1, 0, "an ended pod holds nothing");
-        state.pod_seen(PodFacts { terminating: true, ..pod(2, 100) }, seconds(0));
-        state.pod_seen(PodFacts { scheduler_name: "other".into(), ..pod(3, 100) }, seconds(0));
-        state.pod_seen(pod(4, 100), seconds(0));
-        state.pod_seen(PodFacts { terminating: true, ..pod(4, 100) }, seconds(0));
-        assert_eq!(run(&mut state, seconds(0)), [""; 0]);
-    }
-
-    #[test]
-    fn a_deleted_node_keeps_its_pods_accounted_and_takes_no_more() {
-        let mut state = state();
-        state.node_seen(node("a", 2_000));
-        state.pod_seen(on("a", pod(1, 1_000)), seconds(0));
-        state.node_gone("a");
-        state.pod_seen(pod(2, 1_500), seconds(0));
-        assert_eq!(run(&mut state, seconds(0)), ["no nodes available to schedule pods"]);
-        state.node_seen(node("a", 2_000));
-        assert!(run(&mut state, seconds(5))[0].starts_with("0/1 nodes are available: 1 Insufficient cpu."));
-        state.pod_gone(PodKey(1));
-        assert_eq!(run(&mut state, seconds(20)), ["pod-2>a"]);
-    }
-}
+mod tests;

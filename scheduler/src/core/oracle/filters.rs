@@ -92,7 +92,7 @@ fn named(pod: &ClassSpec, node: &NodeSpec) -> bool {
     named
 }
 
-fn selected(pod: &ClassSpec, node: &NodeSpec) -> bool {
+pub(super) fn selected(pod: &ClassSpec, node: &NodeSpec) -> bool {
     for (key, value) in &pod.node_selector {
         if node.labels.get(key) != Some(value) {
             return false;
@@ -125,7 +125,7 @@ pub(super) fn term_matches(term: &Term, node: &NodeSpec) -> bool {
     true
 }
 
-fn holds(wanted: &Requirement, value: Option<&String>) -> bool {
+pub(super) fn holds(wanted: &Requirement, value: Option<&String>) -> bool {
     match (wanted.operator, value) {
         (Operator::In, Some(value)) => wanted.values.contains(value),
         (Operator::NotIn, Some(value)) => !wanted.values.contains(value),

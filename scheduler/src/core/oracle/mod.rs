@@ -4,7 +4,9 @@
 //! with the engine and nothing else, and is written from Kubernetes' rules, not from the engine.
 
 mod filters;
+mod pod_affinity;
 mod scores;
+mod spread;
 
 use std::collections::BTreeMap;
 
@@ -16,6 +18,7 @@ use super::spec::{ClassSpec, HostPort, NodeSpec};
 struct Placed {
     node: String,
     spec: ClassSpec,
+    terminating: bool,
 }
 
 /// Nodes and pods, as told.
@@ -23,6 +26,7 @@ struct Placed {
 pub struct Oracle {
     nodes: BTreeMap<String, NodeSpec>,
     pods: BTreeMap<PodKey, Placed>,
+    namespaces: BTreeMap<String, BTreeMap<String, String>>,
 }
 
 /// Why a node refuses a pod: Kubernetes' texts, and whether preemption could not help.
@@ -56,8 +60,16 @@ impl Oracle {
     }
 
     /// Puts a pod on a node.
-    pub fn add_pod(&mut self, pod: PodKey, node: &str, spec: ClassSpec) {
-        self.pods.insert(pod, Placed { node: node.to_owned(), spec });
+    pub fn add_pod(&mut self, pod: PodKey, node: &str, spec: ClassSpec, terminating: bool) {
+        self.pods.insert(pod, Placed { node: node.to_owned(), spec, terminating });
+    }
+
+    /// Sets the labels of a namespace; `None` is that it is gone.
+    pub fn set_namespace(&mut self, name: &str, labels: Option<BTreeMap<String, String>>) {
+        match labels {
+            Some(labels) => self.namespaces.insert(name.to_owned(), labels),
+            None => self.namespaces.remove(name),
+        };
     }
 
     /// Takes a pod away.
@@ -69,9 +81,26 @@ impl Oracle {
     pub fn verdicts(&self, pod: &ClassSpec) -> Vec<(String, Option<Refusal>)> {
         let mut verdicts = Vec::new();
         for (name, node) in &self.nodes {
-            verdicts.push((name.clone(), filters::refusal(pod, node, &self.usage(name))));
+            let own = filters::refusal(pod, node, &self.usage(name));
+            let around = || spread::refusal(self, pod, node).or_else(|| pod_affinity::refusal(self, pod, node));
+            let refusal = own.or_else(|| {
+                let (text, unresolvable) = around()?;
+                Some(Refusal { reasons: vec![text.to_owned()], unresolvable })
+            });
+            verdicts.push((name.clone(), refusal));
         }
         verdicts
+    }
+
+    /// The placed pods whose node is known, with the node.
+    fn located(&self) -> Vec<(&ClassSpec, &NodeSpec)> {
+        let mut located = Vec::new();
+        for placed in self.pods.values() {
+            if let Some(node) = self.nodes.get(&placed.node) {
+                located.push((&placed.spec, node));
+            }
+        }
+        located
     }
 
     /// The best node: the highest score, and among equals the smallest name.
@@ -88,6 +117,14 @@ impl Oracle {
             affinity_max = affinity_max.max(scores::affinity(pod, &self.nodes[name]));
             taints_max = taints_max.max(scores::intolerable_taints(pod, &self.nodes[name]));
         }
+        let mut attraction_min = i64::MAX;
+        let mut attraction_max = i64::MIN;
+        for name in &feasible {
+            let sum = pod_affinity::attraction(self, pod, &self.nodes[name]);
+            attraction_min = attraction_min.min(sum);
+            attraction_max = attraction_max.max(sum);
+        }
+        let spread = spread::points(self, pod, &feasible);
         let mut best: Option<(i64, String)> = None;
         for name in feasible {
             let node = &self.nodes[&name];
@@ -100,6 +137,11 @@ impl Oracle {
             } else {
                 points += 3 * 100;
             }
+            if attraction_max > attraction_min {
+                let above = pod_affinity::attraction(self, pod, node) - attraction_min;
+                points += 2 * ((100.0 * (above as f64 / (attraction_max - attraction_min) as f64)) as i64);
+            }
+            points += 2 * spread.get(&name).copied().unwrap_or(0);
             let score = 1_000 * points + scores::packing(pod, node, &self.usage(&name));
             if best.as_ref().is_none_or(|(highest, _)| score > *highest) {
                 best = Some((score, name));

@@ -1,6 +1,6 @@
 //! `NodePorts`: a host port is free if no pod has it on the same address, or on all addresses.
 
-use super::{Candidate, Plugin, Rule};
+use super::{Candidate, Plugin, Rule, Scope};
 use crate::core::explain::Reason;
 use crate::core::nodes::Nodes;
 use crate::core::resources::Demand;
@@ -14,8 +14,8 @@ impl Rule for HostPorts {
         Plugin::NodePorts
     }
 
-    fn is_static(&self) -> bool {
-        false
+    fn scope(&self) -> Scope {
+        Scope::Usage
     }
 
     fn refuse(&self, candidate: Candidate<'_>, nodes: &Nodes, slot: u32, reasons: &mut Vec<Reason>) -> bool {

@@ -1,17 +1,22 @@
 //! The rules that decide whether a node may take a pod: one file each, in Kubernetes' order.
 //!
 //! A rule is *static* if only a change of the node itself (labels, taints, its being marked
-//! unschedulable) can change its answer; those are compiled. The others look at what the pods on
-//! the node use, and are asked again whenever that changes.
+//! unschedulable) can change its answer; those are compiled. Rules about *usage* look at what the
+//! pods on the node take, and are asked again whenever that changes. Rules about *places* look at the
+//! pods around, through counters.
 
 pub mod host_ports;
 pub mod node_affinity;
 pub mod node_name;
+pub mod pod_affinity;
 pub mod resources;
+pub mod spread;
 pub mod taints;
 pub mod unschedulable;
 
 use super::bitset::Bitset;
+use super::constraints::Constraints;
+use super::counters::Counters;
 use super::explain::{Reason, Verdict};
 use super::nodes::Nodes;
 use super::resources::Demand;
@@ -24,6 +29,21 @@ pub struct Candidate<'a> {
     pub spec: &'a ClassSpec,
     /// What it takes, by column.
     pub demand: &'a Demand,
+    /// What it asks of other pods, and they of it.
+    pub constraints: &'a Constraints,
+    /// The counts of pods by place.
+    pub counters: &'a Counters,
+}
+
+/// What an answer depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// The node itself.
+    Static,
+    /// What the pods on the node take.
+    Usage,
+    /// The pods on the node and on others.
+    Places,
 }
 
 /// One rule.
@@ -31,8 +51,8 @@ pub trait Rule: Sync {
     /// Its name, as in Kubernetes.
     fn plugin(&self) -> Plugin;
 
-    /// Can only a change of the node itself change the answer?
-    fn is_static(&self) -> bool;
+    /// What the answer depends on.
+    fn scope(&self) -> Scope;
 
     /// Appends to `reasons` why the node does not do; nothing if it does. Returns whether the node
     /// would be refused even with all its pods gone.
@@ -44,13 +64,15 @@ pub trait Rule: Sync {
 }
 
 /// All rules, in the order in which they are asked. The first that refuses gives the reasons.
-pub const RULES: [&dyn Rule; 6] = [
+pub const RULES: [&dyn Rule; 8] = [
     &unschedulable::Unschedulable,
     &node_name::NodeName,
     &taints::Taints,
     &node_affinity::NodeAffinity,
     &host_ports::HostPorts,
     &resources::Fit,
+    &spread::Spread,
+    &pod_affinity::PodAffinity,
 ];
 
 /// Asks all rules about one node. `None`: the node fits.
@@ -68,7 +90,7 @@ pub fn judge(candidate: Candidate<'_>, nodes: &Nodes, slot: u32) -> Option<Verdi
 /// Do all static rules accept the node?
 pub fn accepts_statically(candidate: Candidate<'_>, nodes: &Nodes, slot: u32) -> bool {
     let mut reasons = Vec::new();
-    RULES.iter().filter(|rule| rule.is_static()).all(|rule| {
+    RULES.iter().filter(|rule| rule.scope() == Scope::Static).all(|rule| {
         rule.refuse(candidate, nodes, slot, &mut reasons);
         reasons.is_empty()
     })
@@ -96,18 +118,22 @@ pub enum Plugin {
     NodePorts,
     /// `NodeResourcesFit`
     NodeResourcesFit,
+    /// `PodTopologySpread`
+    PodTopologySpread,
+    /// `InterPodAffinity`
+    InterPodAffinity,
 }
 
 /// A set of rules.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct PluginSet(u8);
+pub struct PluginSet(u16);
 
 impl PluginSet {
     /// No rule.
     pub const NONE: PluginSet = PluginSet(0);
 
     /// Every rule.
-    pub const ALL: PluginSet = PluginSet(u8::MAX);
+    pub const ALL: PluginSet = PluginSet(u16::MAX);
 
     /// These rules.
     pub fn of(plugins: impl IntoIterator<Item = Plugin>) -> Self {
@@ -117,12 +143,12 @@ impl PluginSet {
     /// The set with `plugin` added.
     #[must_use]
     pub fn with(self, plugin: Plugin) -> Self {
-        PluginSet(self.0 | 1 << plugin as u8)
+        PluginSet(self.0 | 1 << plugin as u16)
     }
 
     /// Is `plugin` in the set?
     pub fn contains(self, plugin: Plugin) -> bool {
-        self.0 & (1 << plugin as u8) != 0
+        self.0 & (1 << plugin as u16) != 0
     }
 
     /// The rules of both sets.

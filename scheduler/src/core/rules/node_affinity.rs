@@ -1,12 +1,14 @@
 //! `NodeAffinity`: the node selector and the required terms must match; preferred terms that match
 //! add their weights to a node's score.
 
-use super::{Candidate, Plugin, Rule};
+use std::collections::BTreeMap;
+
+use super::{Candidate, Plugin, Rule, Scope};
 use crate::core::bitset::Bitset;
 use crate::core::explain::Reason;
 use crate::core::nodes::Nodes;
 use crate::core::selector;
-use crate::core::spec::{ClassSpec, NodeSpec};
+use crate::core::spec::{ClassSpec, NodeSpec, Term};
 
 /// The rule.
 pub struct NodeAffinity;
@@ -16,8 +18,8 @@ impl Rule for NodeAffinity {
         Plugin::NodeAffinity
     }
 
-    fn is_static(&self) -> bool {
-        true
+    fn scope(&self) -> Scope {
+        Scope::Static
     }
 
     fn refuse(&self, candidate: Candidate<'_>, nodes: &Nodes, slot: u32, reasons: &mut Vec<Reason>) -> bool {
@@ -42,8 +44,12 @@ impl Rule for NodeAffinity {
 }
 
 fn accepts(spec: &ClassSpec, node: &NodeSpec) -> bool {
-    let required = spec.required.as_ref();
-    spec.node_selector.iter().all(|(key, value)| node.labels.get(key) == Some(value))
+    matches(&spec.node_selector, spec.required.as_deref(), node)
+}
+
+/// Do the selector and one of the required terms, if there are any, match the node?
+pub fn matches(selector: &BTreeMap<String, String>, required: Option<&[Term]>, node: &NodeSpec) -> bool {
+    selector.iter().all(|(key, value)| node.labels.get(key) == Some(value))
         && required.is_none_or(|terms| terms.iter().any(|term| selector::matches(term, node)))
 }
 

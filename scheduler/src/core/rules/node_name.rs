@@ -1,6 +1,6 @@
 //! `NodeName`: a pod that names its node goes nowhere else.
 
-use super::{Candidate, Plugin, Rule};
+use super::{Candidate, Plugin, Rule, Scope};
 use crate::core::bitset::Bitset;
 use crate::core::explain::Reason;
 use crate::core::nodes::Nodes;
@@ -13,8 +13,8 @@ impl Rule for NodeName {
         Plugin::NodeName
     }
 
-    fn is_static(&self) -> bool {
-        true
+    fn scope(&self) -> Scope {
+        Scope::Static
     }
 
     fn refuse(&self, candidate: Candidate<'_>, nodes: &Nodes, slot: u32, reasons: &mut Vec<Reason>) -> bool {

@@ -1,7 +1,7 @@
 //! `NodeResourcesFit`: what the pod asks for must be free on the node, one by one, and the number
 //! of pods below the node's limit.
 
-use super::{Candidate, Plugin, Rule};
+use super::{Candidate, Plugin, Rule, Scope};
 use crate::core::explain::Reason;
 use crate::core::nodes::Nodes;
 use crate::core::resources::{Demand, ResourceId};
@@ -14,8 +14,8 @@ impl Rule for Fit {
         Plugin::NodeResourcesFit
     }
 
-    fn is_static(&self) -> bool {
-        false
+    fn scope(&self) -> Scope {
+        Scope::Usage
     }
 
     fn refuse(&self, candidate: Candidate<'_>, nodes: &Nodes, slot: u32, reasons: &mut Vec<Reason>) -> bool {

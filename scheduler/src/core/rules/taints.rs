@@ -1,7 +1,7 @@
 //! `TaintToleration`: `NoSchedule` and `NoExecute` taints must be tolerated; `PreferNoSchedule`
 //! taints that are not count against a node's score.
 
-use super::{Candidate, Plugin, Rule};
+use super::{Candidate, Plugin, Rule, Scope};
 use crate::core::bitset::Bitset;
 use crate::core::explain::Reason;
 use crate::core::nodes::Nodes;
@@ -15,12 +15,12 @@ impl Rule for Taints {
         Plugin::TaintToleration
     }
 
-    fn is_static(&self) -> bool {
-        true
+    fn scope(&self) -> Scope {
+        Scope::Static
     }
 
     fn refuse(&self, candidate: Candidate<'_>, nodes: &Nodes, slot: u32, reasons: &mut Vec<Reason>) -> bool {
-        if nodes.spec(slot).is_some_and(|node| !accepts(candidate.spec, &node.taints)) {
+        if nodes.spec(slot).is_some_and(|node| !accepts(&candidate.spec.tolerations, &node.taints)) {
             reasons.push(Reason::Taint);
         }
         true
@@ -28,7 +28,7 @@ impl Rule for Taints {
 
     fn narrow(&self, candidate: Candidate<'_>, nodes: &Nodes, eligible: &mut Bitset) {
         for (taints, slots) in nodes.postings().taint_sets() {
-            if !accepts(candidate.spec, taints) {
+            if !accepts(&candidate.spec.tolerations, taints) {
                 slots.iter().for_each(|slot| eligible.remove(*slot));
             }
         }
@@ -36,11 +36,11 @@ impl Rule for Taints {
 }
 
 /// Are all taints that keep pods away tolerated?
-fn accepts(spec: &ClassSpec, taints: &[Taint]) -> bool {
+pub fn accepts(tolerations: &[Toleration], taints: &[Taint]) -> bool {
     taints
         .iter()
         .filter(|taint| taint.effect != Effect::PreferNoSchedule)
-        .all(|taint| spec.tolerations.iter().any(|toleration| tolerates(toleration, taint)))
+        .all(|taint| tolerations.iter().any(|toleration| tolerates(toleration, taint)))
 }
 
 /// How many `PreferNoSchedule` taints are not tolerated.

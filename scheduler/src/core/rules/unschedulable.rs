@@ -1,6 +1,6 @@
 //! `NodeUnschedulable`: a node marked unschedulable takes only pods that tolerate just that.
 
-use super::{Candidate, Plugin, Rule, taints};
+use super::{Candidate, Plugin, Rule, Scope, taints};
 use crate::core::bitset::Bitset;
 use crate::core::explain::Reason;
 use crate::core::nodes::Nodes;
@@ -17,8 +17,8 @@ impl Rule for Unschedulable {
         Plugin::NodeUnschedulable
     }
 
-    fn is_static(&self) -> bool {
-        true
+    fn scope(&self) -> Scope {
+        Scope::Static
     }
 
     fn refuse(&self, candidate: Candidate<'_>, nodes: &Nodes, slot: u32, reasons: &mut Vec<Reason>) -> bool {

@@ -1,0 +1,303 @@
+//! The driver's decisions, event by event.
+
+use super::*;
+use crate::core::spec::Operator;
+use crate::core::{AffinityTerm, PodDemand, PodSelector, Requirement, Resources};
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn state() -> State {
+    State::new(vec!["default-scheduler".into()], Delays::default())
+}
+
+fn node(name: &str, milli_cpu: i64) -> NodeSpec {
+    let allocatable = Resources { milli_cpu, memory: 8 << 30, pods: 110, ..Resources::default() };
+    NodeSpec { name: name.into(), allocatable, ..NodeSpec::default() }
+}
+
+fn pod(number: u128, milli_cpu: i64) -> PodFacts {
+    let requests = Resources { milli_cpu, ..Resources::default() };
+    let demand = PodDemand { scoring_milli_cpu: milli_cpu, requests, ..PodDemand::default() };
+    PodFacts {
+        key: PodKey(number),
+        uid: format!("uid-{number}"),
+        namespace: "default".into(),
+        name: format!("pod-{number}"),
+        scheduler_name: "default-scheduler".into(),
+        class: ClassSpec { demand, ..ClassSpec::default() },
+        ..PodFacts::default()
+    }
+}
+
+fn on(node: &str, pod: PodFacts) -> PodFacts {
+    PodFacts { node_name: Some(node.into()), ..pod }
+}
+
+/// Tries all that is ready; gives `pod>node` for bindings and the messages of conditions.
+fn run(state: &mut State, now: Duration) -> Vec<String> {
+    let mut actions = Vec::new();
+    state.wake(now);
+    while state.schedule_next(now, &mut actions).is_some() {}
+    actions
+        .into_iter()
+        .filter_map(|action| match action {
+            Action::Bind { pod, node, .. } => Some(format!("{}>{node}", pod.name)),
+            Action::Condition { message, .. } => Some(message),
+            Action::FailedEvent { .. } => None,
+        })
+        .collect()
+}
+
+fn bound(state: &mut State, number: u128, outcome: BindOutcome, now: Duration) -> Vec<Action> {
+    let mut actions = Vec::new();
+    state.bound(PodKey(number), outcome, now, &mut actions);
+    actions
+}
+
+const FULL: &str = "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: \
+                    1 No preemption victims found for incoming pod.";
+
+#[test]
+fn pods_are_packed_and_the_one_too_many_waits_for_a_departure() {
+    let mut state = state();
+    state.node_seen(node("a", 2_000));
+    for number in 1..=3 {
+        state.pod_seen(pod(number, 1_000), seconds(0));
+    }
+    assert_eq!(run(&mut state, seconds(0)), ["pod-1>a", "pod-2>a", FULL]);
+    bound(&mut state, 1, BindOutcome::Bound, seconds(0));
+    state.pod_seen(on("a", pod(1, 1_000)), seconds(0));
+    assert_eq!(run(&mut state, seconds(2)), [""; 0]);
+
+    state.pod_gone(PodKey(1));
+    assert_eq!(run(&mut state, seconds(2)), ["pod-3>a"]);
+    assert_eq!(state.queue_counts(), Counts::default());
+}
+
+#[test]
+fn the_back_off_holds_even_when_room_comes_at_once() {
+    let mut state = state();
+    state.node_seen(node("a", 1_000));
+    state.pod_seen(on("a", pod(1, 1_000)), seconds(0));
+    state.pod_seen(pod(2, 1_000), seconds(0));
+    run(&mut state, seconds(0));
+    state.pod_gone(PodKey(1));
+    assert_eq!(run(&mut state, Duration::from_millis(900)), [""; 0]);
+    assert_eq!(state.next_deadline(), Some(seconds(1)));
+    assert_eq!(run(&mut state, seconds(1)), ["pod-2>a"]);
+}
+
+#[test]
+fn changes_that_cannot_help_wake_nobody() {
+    let mut state = state();
+    state.node_seen(node("a", 1_000));
+    state.pod_seen(pod(1, 2_000), seconds(0));
+    run(&mut state, seconds(0));
+    state.pod_seen(on("a", pod(2, 100)), seconds(1));
+    state.pod_gone(PodKey(2));
+    state.node_seen(NodeSpec { labels: [("a".into(), "b".into())].into(), ..node("a", 1_000) });
+    state.wake(seconds(20));
+    assert_eq!(state.queue_counts().unschedulable, 1);
+    state.node_seen(node("a", 3_000));
+    assert_eq!(run(&mut state, seconds(20)), ["pod-1>a"]);
+}
+
+#[test]
+fn a_condition_is_written_once_and_again_when_its_message_changes() {
+    let mut state = state();
+    state.pod_seen(pod(1, 1_000), seconds(0));
+    assert_eq!(run(&mut state, seconds(0)), ["no nodes available to schedule pods"]);
+    state.node_seen(node("a", 500));
+    let messages = run(&mut state, seconds(5));
+    assert!(messages[0].starts_with("0/1 nodes are available: 1 Insufficient cpu."), "{messages:?}");
+    assert_eq!(run(&mut state, seconds(400)), [""; 0]);
+}
+
+#[test]
+fn gated_pods_are_told_so_and_start_when_ungated() {
+    let mut state = state();
+    state.node_seen(node("a", 1_000));
+    let gated = PodFacts { gated: true, ..pod(1, 100) };
+    let action = state.pod_seen(gated.clone(), seconds(0));
+    assert!(matches!(action, Some(Action::Condition { reason: SCHEDULING_GATED, .. })));
+    let reported = PodFacts { not_scheduled: Some((SCHEDULING_GATED.into(), GATED_MESSAGE.into())), ..gated };
+    assert_eq!(state.pod_seen(reported, seconds(1)), None);
+    assert_eq!(run(&mut state, seconds(1)), [""; 0]);
+    assert_eq!(state.queue_counts().gated, 1);
+    state.pod_seen(pod(1, 100), seconds(2));
+    assert_eq!(run(&mut state, seconds(2)), ["pod-1>a"]);
+}
+
+#[test]
+fn a_refused_binding_gives_the_room_back_and_is_tried_later() {
+    let mut state = state();
+    state.node_seen(node("a", 1_000));
+    state.pod_seen(pod(1, 1_000), seconds(0));
+    assert_eq!(run(&mut state, seconds(0)), ["pod-1>a"]);
+    let actions = bound(&mut state, 1, BindOutcome::Refused("no".into()), seconds(0));
+    assert_eq!(actions.len(), 2, "condition and event");
+    assert_eq!(state.cache_counts(), (1, 0, 0));
+    assert_eq!(run(&mut state, Duration::from_millis(500)), [""; 0]);
+    assert_eq!(run(&mut state, seconds(1)), ["pod-1>a"]);
+}
+
+#[test]
+fn a_pod_bound_by_someone_else_moves_to_where_it_is() {
+    let mut state = state();
+    state.node_seen(node("a", 1_000));
+    state.node_seen(node("b", 100));
+    state.pod_seen(pod(1, 1_000), seconds(0));
+    assert_eq!(run(&mut state, seconds(0)), ["pod-1>a"]);
+    bound(&mut state, 1, BindOutcome::Elsewhere("b".into()), seconds(0));
+    assert_eq!(state.engine().node_of(PodKey(1)), Some("b"));
+    state.pod_seen(pod(2, 1_000), seconds(1));
+    assert_eq!(run(&mut state, seconds(1)), ["pod-2>a"]);
+}
+
+#[test]
+fn the_watch_may_be_faster_than_the_answer() {
+    let mut state = state();
+    state.node_seen(node("a", 1_000));
+    state.pod_seen(pod(1, 1_000), seconds(0));
+    run(&mut state, seconds(0));
+    state.pod_seen(on("a", pod(1, 1_000)), seconds(0));
+    assert_eq!(bound(&mut state, 1, BindOutcome::Refused("late".into()), seconds(0)), []);
+    assert_eq!(state.cache_counts(), (1, 1, 0));
+    state.pod_gone(PodKey(1));
+    assert_eq!(bound(&mut state, 1, BindOutcome::Bound, seconds(0)), []);
+    assert_eq!(state.cache_counts(), (1, 0, 0));
+}
+
+#[test]
+fn an_assumed_pod_keeps_its_room_through_stale_updates_of_itself() {
+    let mut state = state();
+    state.node_seen(node("a", 1_000));
+    state.pod_seen(pod(1, 1_000), seconds(0));
+    run(&mut state, seconds(0));
+    state.pod_seen(pod(1, 1_000), seconds(1));
+    state.pod_seen(pod(2, 1_000), seconds(1));
+    assert_eq!(run(&mut state, seconds(1)), [FULL]);
+}
+
+#[test]
+fn a_relist_forgets_what_is_gone() {
+    let mut state = state();
+    state.node_seen(node("a", 1_000));
+    state.node_seen(node("b", 1_000));
+    state.pod_seen(on("a", pod(1, 1_000)), seconds(0));
+    state.pod_seen(pod(2, 5_000), seconds(0));
+    run(&mut state, seconds(0));
+    state.pods_relist();
+    state.pod_seen(pod(3, 1_000), seconds(1));
+    state.pods_listed();
+    state.nodes_relist();
+    state.node_seen(node("b", 1_000));
+    state.nodes_listed();
+    assert_eq!(run(&mut state, seconds(1)), ["pod-3>b"]);
+    assert_eq!(state.cache_counts(), (1, 1, 1));
+    assert_eq!(state.queue_counts(), Counts::default());
+}
+
+#[test]
+fn ended_terminating_and_foreign_pods_are_not_placed() {
+    let mut state = state();
+    state.node_seen(node("a", 1_000));
+    state.pod_seen(on("a", pod(1, 1_000)), seconds(0));
+    state.pod_seen(PodFacts { finished: true, ..on("a", pod(1, 1_000)) }, seconds(0));
+    assert_eq!(state.cache_counts().1, 0, "an ended pod holds nothing");
+    state.pod_seen(PodFacts { terminating: true, ..pod(2, 100) }, seconds(0));
+    state.pod_seen(PodFacts { scheduler_name: "other".into(), ..pod(3, 100) }, seconds(0));
+    state.pod_seen(pod(4, 100), seconds(0));
+    state.pod_seen(PodFacts { terminating: true, ..pod(4, 100) }, seconds(0));
+    assert_eq!(run(&mut state, seconds(0)), [""; 0]);
+}
+
+#[test]
+fn a_deleted_node_keeps_its_pods_accounted_and_takes_no_more() {
+    let mut state = state();
+    state.node_seen(node("a", 2_000));
+    state.pod_seen(on("a", pod(1, 1_000)), seconds(0));
+    state.node_gone("a");
+    state.pod_seen(pod(2, 1_500), seconds(0));
+    assert_eq!(run(&mut state, seconds(0)), ["no nodes available to schedule pods"]);
+    state.node_seen(node("a", 2_000));
+    assert!(run(&mut state, seconds(5))[0].starts_with("0/1 nodes are available: 1 Insufficient cpu."));
+    state.pod_gone(PodKey(1));
+    assert_eq!(run(&mut state, seconds(20)), ["pod-2>a"]);
+}
+
+fn near_web(number: u128, namespaces: PodSelector) -> PodFacts {
+    let labels = Some(vec![Requirement { key: "app".into(), operator: Operator::In, values: vec!["web".into()] }]);
+    let selector = PodSelector { labels, ..namespaces };
+    let mut pod = pod(number, 100);
+    pod.class.pod_affinity.required = vec![AffinityTerm { selector, topology_key: "zone".into() }];
+    pod
+}
+
+fn web(number: u128) -> PodFacts {
+    let mut pod = pod(number, 100);
+    pod.class.namespace = "default".into();
+    pod.class.labels = [("app".to_owned(), "web".to_owned())].into();
+    pod
+}
+
+fn in_zone(node: NodeSpec) -> NodeSpec {
+    NodeSpec { labels: [("zone".to_owned(), "z".to_owned())].into(), ..node }
+}
+
+#[test]
+fn a_pod_that_wants_company_is_tried_when_it_comes() {
+    let mut state = state();
+    state.node_seen(in_zone(node("a", 1_000)));
+    let here = PodSelector { namespaces: ["default".to_owned()].into(), ..PodSelector::default() };
+    state.pod_seen(near_web(1, here), seconds(0));
+    assert!(run(&mut state, seconds(0))[0].contains("1 node(s) didn't match pod affinity rules."));
+    state.pod_seen(on("a", pod(2, 100)), seconds(5));
+    state.wake(seconds(5));
+    assert_eq!(state.queue_counts().unschedulable, 1, "another's coming does not help");
+    state.pod_seen(on("a", web(3)), seconds(5));
+    assert_eq!(run(&mut state, seconds(5)), ["pod-1>a"]);
+}
+
+#[test]
+fn a_pod_is_tried_when_a_placed_one_changes_its_labels() {
+    let mut state = state();
+    state.node_seen(in_zone(node("a", 1_000)));
+    state.pod_seen(on("a", pod(2, 100)), seconds(0));
+    let here = PodSelector { namespaces: ["default".to_owned()].into(), ..PodSelector::default() };
+    state.pod_seen(near_web(1, here), seconds(0));
+    run(&mut state, seconds(0));
+    state.pod_seen(on("a", web(2)), seconds(5));
+    assert_eq!(run(&mut state, seconds(5)), ["pod-1>a"]);
+}
+
+#[test]
+fn a_pod_is_tried_when_a_namespace_gets_the_label_it_looks_for() {
+    let mut state = state();
+    state.node_seen(in_zone(node("a", 1_000)));
+    state.namespace_seen("default".into(), BTreeMap::new());
+    state.pod_seen(on("a", web(2)), seconds(0));
+    let team = Requirement { key: "team".into(), operator: Operator::Exists, values: Vec::new() };
+    let by_label = PodSelector { namespace_selector: Some(vec![team]), ..PodSelector::default() };
+    state.pod_seen(near_web(1, by_label), seconds(0));
+    run(&mut state, seconds(0));
+    assert_eq!(state.queue_counts().unschedulable, 1);
+    state.namespace_seen("default".into(), [("team".to_owned(), "x".to_owned())].into());
+    assert_eq!(run(&mut state, seconds(5)), ["pod-1>a"]);
+}
+
+#[test]
+fn a_pod_kept_away_is_tried_when_the_other_goes() {
+    let mut state = state();
+    state.node_seen(in_zone(node("a", 1_000)));
+    let here = PodSelector { namespaces: ["default".to_owned()].into(), ..PodSelector::default() };
+    let mut loner = near_web(1, here);
+    loner.class.pod_affinity.anti_required = std::mem::take(&mut loner.class.pod_affinity.required);
+    state.pod_seen(on("a", web(2)), seconds(0));
+    state.pod_seen(loner, seconds(0));
+    assert!(run(&mut state, seconds(0))[0].contains("1 node(s) didn't match pod anti-affinity rules."));
+    state.pod_gone(PodKey(2));
+    assert_eq!(run(&mut state, seconds(5)), ["pod-1>a"]);
+}
