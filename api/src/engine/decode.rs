@@ -12,6 +12,10 @@ use crate::protobuf::{self, ProtobufError};
 use crate::schema::walk::{self, TypeError};
 use crate::schema::{SchemaRef, SchemaSet};
 
+/// How the faults that a reader of YAML finds begin, and what stands between them.
+const YAML_FAULT: &str = "yaml: unmarshal errors:\n  ";
+const YAML_NEXT: &str = "\n  ";
+
 /// Reads an object of `resource` from a request body.
 pub fn decode(resource: &Resource, body: &[u8], format: BodyFormat, ctx: &mut Context<'_>) -> Result<Value, ApiError> {
     let mut object = decode_as(resource.schema(), &resource.gvk(), body, format, ctx)?;
@@ -107,8 +111,8 @@ fn decode_as(
     format: BodyFormat,
     ctx: &mut Context<'_>,
 ) -> Result<Value, ApiError> {
-    let parsed = parse_object(schema, gvk, body, format)?;
-    let mut object = parsed.value;
+    let mut parsed = parse_object(schema, gvk, body, format)?;
+    let mut object = std::mem::take(&mut parsed.value);
     check_kind(&mut object, gvk)?;
     let mut unknown = Vec::new();
     clean(schema, &mut object, &mut unknown).map_err(|error| cannot_be(&object, gvk, &error.to_string()))?;
@@ -116,7 +120,7 @@ fn decode_as(
         format == BodyFormat::Json && std::ptr::eq(schema.set(), SchemaSet::builtin()) && !parsed.duplicates.is_empty();
     let faults = match in_order && !unknown.is_empty() {
         true => faults_in_order(body, &parsed.duplicates, &unknown),
-        false => faults(&parsed.duplicates, &unknown),
+        false => faults(&parsed, &unknown),
     };
     report_strict(faults, ctx).map_err(|text| cannot_be(&object, gvk, &text))?;
     Ok(object)
@@ -212,10 +216,16 @@ fn cannot_be(object: &Value, gvk: &Gvk, why: &str) -> ApiError {
     ApiError::bad_request(format!("{kind} in version {} cannot be handled as a {}: {why}", quote(version), gvk.kind))
 }
 
-/// What a strict reader finds wrong with fields: those that occur twice, then those that the schema does not know.
-pub(super) fn faults(duplicates: &[String], unknown: &[String]) -> Vec<String> {
-    let unknown = unknown.iter().map(|path| unknown_text(path));
-    duplicates.iter().map(|path| duplicate_text(path)).chain(unknown).collect()
+/// What a strict reader finds wrong with fields: those that occur twice, then those that the schema does not know. What the reader
+/// of YAML finds is one fault with a line for each.
+pub(super) fn faults(parsed: &Parsed, unknown: &[String]) -> Vec<String> {
+    let mut faults = Vec::new();
+    match parsed.repeated_lines.is_empty() {
+        true => faults.extend(parsed.duplicates.iter().map(|path| duplicate_text(path))),
+        false => faults.push(format!("{YAML_FAULT}{}", parsed.repeated_lines.join(YAML_NEXT))),
+    }
+    faults.extend(unknown.iter().map(|path| unknown_text(path)));
+    faults
 }
 
 /// The same in the order of the text, as Kubernetes' reader of its own kinds' JSON meets them.
@@ -243,12 +253,22 @@ fn unknown_text(path: &str) -> String {
 
 /// Warns of [`faults`], or refuses them with the text of a strict decoding error.
 pub(super) fn report_strict(faults: Vec<String>, ctx: &mut Context<'_>) -> Result<(), String> {
+    report(faults, ctx).map_err(|faults| format!("strict decoding error: {}", faults.join(", ")))
+}
+
+/// Warns of [`faults`], or gives them back where they are to be refused.
+pub(super) fn report(faults: Vec<String>, ctx: &mut Context<'_>) -> Result<(), Vec<String>> {
     if faults.is_empty() || ctx.field_validation == FieldValidation::Ignore {
         return Ok(());
     }
     if ctx.field_validation == FieldValidation::Strict {
-        return Err(format!("strict decoding error: {}", faults.join(", ")));
+        return Err(faults);
     }
-    ctx.warnings.extend(faults);
+    for fault in faults {
+        match fault.strip_prefix(YAML_FAULT) {
+            Some(lines) => ctx.warnings.extend(lines.split(YAML_NEXT).map(str::to_owned)),
+            None => ctx.warnings.push(fault),
+        }
+    }
     Ok(())
 }

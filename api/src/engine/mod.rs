@@ -15,6 +15,7 @@ mod parse;
 mod patching;
 mod scale;
 mod write;
+mod yaml;
 
 use jiff::Timestamp;
 

@@ -8,21 +8,11 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-use super::BodyFormat;
+use super::{BodyFormat, yaml};
 use crate::error::quote;
 
 /// How many duplicates are told; as in Kubernetes.
-const DUPLICATES_MAX: usize = 100;
-/// How deep a YAML document may nest; JSON's bound is serde_json's 128.
-const YAML_DEPTH_MAX: usize = 100;
-/// How many nodes a YAML document may have once aliases are followed: far more than 3 MiB of manifest holds.
-const YAML_NODES_MAX: usize = 500_000;
-/// How much aliases may repeat, in events of the parser: more than a manifest with anchors does, and little enough that a
-/// few hundred bytes of aliases of aliases do not keep a processor busy.
-const YAML_REPLAYED_MAX: usize = 20_000;
-/// Enough for the deepest document that is read, with a debugger's frames, too.
-const YAML_STACK_BYTES: usize = 8 << 20;
-
+pub(super) const DUPLICATES_MAX: usize = 100;
 /// A body that was read.
 #[derive(Debug, Default)]
 pub struct Parsed {
@@ -30,6 +20,8 @@ pub struct Parsed {
     pub value: Value,
     /// Paths of fields that occur more than once.
     pub duplicates: Vec<String>,
+    /// The same as Kubernetes' reader of YAML tells it, by line; none where the text was read as JSON.
+    pub repeated_lines: Vec<String>,
 }
 
 /// Reads a body. The error is the text after Kubernetes' introduction.
@@ -39,10 +31,14 @@ pub fn parse(body: &[u8], format: BodyFormat) -> Result<Parsed, String> {
         BodyFormat::Yaml => {
             // Clients send JSON as YAML, too (kubectl apply --server-side does).
             let looks_like_json = body.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'{');
-            if looks_like_json && let Ok(parsed) = json(body) {
-                return Ok(parsed);
+            let mut parsed = match looks_like_json.then(|| json(body)) {
+                Some(Ok(parsed)) => parsed,
+                _ => yaml::parse(body)?,
+            };
+            if !parsed.duplicates.is_empty() {
+                parsed.repeated_lines = yaml::repeated_lines(body);
             }
-            yaml(body)
+            Ok(parsed)
         }
         BodyFormat::Protobuf => Err("this body is read by its schema only".to_owned()),
     }
@@ -55,37 +51,6 @@ fn json(body: &[u8]) -> Result<Parsed, serde_json::Error> {
     let seed = Seed { path: &mut path, duplicates: &mut parsed.duplicates, visited: &mut None, whole_floats: false };
     parsed.value = seed.deserialize(&mut deserializer)?;
     deserializer.end()?;
-    Ok(parsed)
-}
-
-/// The parser recurses with large frames, and the stack of whoever asks may be small.
-fn yaml(body: &[u8]) -> Result<Parsed, String> {
-    std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().name("yaml".to_owned()).stack_size(YAML_STACK_BYTES);
-        let parsed = thread.spawn_scoped(scope, || yaml_here(body)).ok().and_then(|thread| thread.join().ok());
-        parsed.unwrap_or_else(|| Err("error converting YAML to JSON: yaml: there is no thread to read it".to_owned()))
-    })
-}
-
-fn yaml_here(body: &[u8]) -> Result<Parsed, String> {
-    let mut parsed = Parsed::default();
-    let mut path = String::new();
-    let mut budget = serde_saphyr::Budget::default();
-    budget.max_depth = YAML_DEPTH_MAX;
-    budget.max_nodes = YAML_NODES_MAX;
-    budget.max_documents = 1;
-    let options = serde_saphyr::options! {
-        budget: Some(budget),
-        duplicate_keys: serde_saphyr::DuplicateKeyPolicy::PassThrough,
-        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: YAML_REPLAYED_MAX },
-        legacy_octal_numbers: true,
-        with_snippet: false,
-    };
-    let duplicates = &mut parsed.duplicates;
-    let value = serde_saphyr::with_deserializer_from_slice_with_options(body, options, |deserializer| {
-        Seed { path: &mut path, duplicates, visited: &mut None, whole_floats: true }.deserialize(deserializer)
-    });
-    parsed.value = value.map_err(|error| format!("error converting YAML to JSON: yaml: {error}"))?;
     Ok(parsed)
 }
 
@@ -146,13 +111,14 @@ pub fn duplicate_text(path: &str) -> String {
     format!("duplicate field {}", quote(path))
 }
 
-struct Seed<'s> {
-    path: &'s mut String,
-    duplicates: &'s mut Vec<String>,
+/// Reads a value and notes the fields that occur twice.
+pub(super) struct Seed<'s> {
+    pub path: &'s mut String,
+    pub duplicates: &'s mut Vec<String>,
     /// Every field's path in the order of the text, if somebody asks.
-    visited: &'s mut Option<Vec<String>>,
+    pub visited: &'s mut Option<Vec<String>>,
     /// YAML does not tell 1 from 1.0 once it is JSON, as Kubernetes converts it.
-    whole_floats: bool,
+    pub whole_floats: bool,
 }
 
 impl<'de> DeserializeSeed<'de> for Seed<'_> {
@@ -319,6 +285,7 @@ mod tests {
         assert_eq!(parsed.value, json!({"a": 3, "b": [{"c": 2}]}));
         let yaml = parse(b"a: 1\nb:\n- c: 1\n  c: 2\n", BodyFormat::Yaml).unwrap();
         assert_eq!(yaml.duplicates, ["b[0].c"]);
+        assert_eq!(yaml.repeated_lines, ["line 4: key \"c\" already set in map"]);
         assert_eq!(yaml.value, json!({"a": 1, "b": [{"c": 2}]}));
     }
 

@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-use super::decode::{builtin_schema, clean, complete, faults, report_strict, scale_kind};
-use super::parse::parse;
+use super::decode::{builtin_schema, clean, complete, faults, report, report_strict, scale_kind};
+use super::parse::{Parsed, parse};
 use super::{BodyFormat, Context, PatchType};
 use crate::apply;
 use crate::error::{ApiError, FieldError};
@@ -49,21 +49,20 @@ fn merged(
     body: &[u8],
     ctx: &mut Context<'_>,
 ) -> Result<Value, ApiError> {
-    let mut duplicates = Vec::new();
+    let mut read = Parsed::default();
     let mut object = match kind {
         PatchType::Json => merge::json(current, body)?,
         PatchType::Merge => {
-            duplicates = parse(body, BodyFormat::Json).map(|p| p.duplicates).unwrap_or_default();
+            read = parse(body, BodyFormat::Json).unwrap_or_default();
             merge::merge(current, body)?
         }
         PatchType::Strategic | PatchType::Apply { .. } => {
-            let parsed = parse(body, BodyFormat::Json)
+            read = parse(body, BodyFormat::Json)
                 .map_err(|why| ApiError::bad_request(format!("error decoding patch: {why}")))?;
-            if !parsed.value.is_object() {
+            if !read.value.is_object() {
                 return Err(ApiError::bad_request("error decoding patch: a strategic merge patch must be an object"));
             }
-            duplicates = parsed.duplicates;
-            merge::strategic(schema, current, &parsed.value)?
+            merge::strategic(schema, current, &read.value)?
         }
     };
     check_identity(current, &object)?;
@@ -73,7 +72,7 @@ fn merged(
         ApiError::invalid("", "", "", vec![FieldError::invalid("patch", shown, why)])
     };
     clean(schema, &mut object, &mut unknown).map_err(|error| refuse(error.to_string()))?;
-    report_strict(faults(&duplicates, &unknown), ctx).map_err(refuse)?;
+    report_strict(faults(&read, &unknown), ctx).map_err(refuse)?;
     Ok(object)
 }
 
@@ -111,13 +110,16 @@ fn applied(
     }
     let parsed =
         parse(body, BodyFormat::Yaml).map_err(|why| ApiError::bad_request(format!("error decoding YAML: {why}")))?;
+    let faults = faults(&parsed, &[]);
     let configuration = parsed.value;
     if !configuration.is_object() {
         return Err(ApiError::bad_request("error decoding YAML: an apply configuration must be an object"));
     }
     check_applied_kind(&configuration, gvk)?;
-    report_strict(faults(&parsed.duplicates, &[]), ctx)
-        .map_err(|why| ApiError::bad_request(format!("error strict decoding YAML: {why}")))?;
+    report(faults, ctx).map_err(|faults| {
+        let why = faults.join(", ");
+        ApiError::bad_request(format!("error strict decoding YAML: error converting YAML to JSON: {why}"))
+    })?;
     // What does not fit the schema is refused by `apply`, with its own words; what fits is applied in canonical form.
     let mut canonical = configuration.clone();
     let mut unknown = Vec::new();
