@@ -123,13 +123,16 @@ impl Writer {
                 Some(custom) => {
                     let mut definition = published::definition(&custom.published, self.form);
                     definition["x-kubernetes-group-version-kind"] = json!([gvk_json(&resource.gvk())]);
+                    if !resource.selectable_fields.is_empty() {
+                        definition["x-kubernetes-selectable-fields"] = selectable_fields(resource);
+                    }
                     lists.insert(name.clone(), definition);
                     waiting.extend(SchemaSet::builtin().get(OBJECT_META).map(|meta| (OBJECT_META.to_owned(), meta)));
                 }
                 None => waiting.push((name.clone(), schema)),
             }
             if resource.stored() {
-                lists.insert(format!("{name}List"), self.list(resource, &name));
+                lists.insert(list_name(resource, &name), self.list(resource, &name));
             }
             let scale = resource.subresources.scale.is_some().then(scale_kind);
             for gvk in resource.subresources.other.iter().map(|part| part.gvk.clone()).chain(scale) {
@@ -169,13 +172,17 @@ impl Writer {
             properties["metadata"] = self.reference(LIST_META, Map::new());
         }
         let gvk = Gvk { kind: resource.list_kind.clone(), ..resource.gvk() };
-        json!({
+        let mut list = json!({
             "type": "object",
             "description": format!("{} is a list of {}.", resource.list_kind, resource.kind),
             "required": ["items"],
             "properties": properties,
             "x-kubernetes-group-version-kind": [gvk_json(&gvk)],
-        })
+        });
+        if resource.custom.is_some() && !resource.selectable_fields.is_empty() {
+            list["x-kubernetes-selectable-fields"] = selectable_fields(resource);
+        }
+        list
     }
 
     /// A named type's definition; the types it uses are added to `waiting`.
@@ -198,7 +205,8 @@ impl Writer {
         if let Some(description) = description {
             extensions.insert("description".into(), description.into());
         }
-        if let Some(default) = schema.default() {
+        // Version 2 goes without defaults: a client would set them itself.
+        if let Some(default) = schema.default().filter(|_| self.form == Form::V3) {
             extensions.insert("default".into(), default.clone());
         }
         if let Some(name) = schema.type_name() {
@@ -291,12 +299,27 @@ impl Writer {
 fn definition_name(resource: &Resource) -> String {
     match resource.schema().type_name() {
         Some(name) => name.to_owned(),
-        // Custom kinds are named by their group, backwards, as Kubernetes does.
-        None => {
-            let group: Vec<&str> = resource.group.rsplit('.').collect();
-            format!("{}.{}.{}", group.join("."), resource.version, resource.kind)
-        }
+        None => custom_name(resource, &resource.kind),
     }
+}
+
+/// Custom kinds are named by their group, backwards, as Kubernetes does.
+fn custom_name(resource: &Resource, kind: &str) -> String {
+    let group: Vec<&str> = resource.group.rsplit('.').collect();
+    format!("{}.{}.{kind}", group.join("."), resource.version)
+}
+
+/// The definition's name of a resource's list, whose items' is `item`.
+fn list_name(resource: &Resource, item: &str) -> String {
+    match resource.custom {
+        Some(_) => custom_name(resource, &resource.list_kind),
+        None => format!("{item}List"),
+    }
+}
+
+/// The fields that a custom kind's objects are selected by, as its definition says.
+fn selectable_fields(resource: &Resource) -> Value {
+    resource.selectable_fields.iter().map(|field| json!({"fieldPath": field.label})).collect()
 }
 
 /// A built-in type by its kind, for bodies of subresources.
@@ -355,7 +378,10 @@ fn paths(form: Form, resources: &[&Resource]) -> Map<String, Value> {
         let operations = |list: &[(&str, bool, &str)], body: &str, gvk: &Gvk| {
             let offered = list.iter().filter(|(_, offered, _)| *offered);
             offered
-                .map(|(method, _, action)| ((*method).to_owned(), operation(form, action, body, gvk)))
+                .map(|(method, _, action)| {
+                    let returned = if *action == "list" { list_name(resource, body) } else { body.to_owned() };
+                    ((*method).to_owned(), operation(form, action, body, &returned, gvk))
+                })
                 .collect::<Map<_, _>>()
         };
         let all = operations(
@@ -428,7 +454,7 @@ fn insert(paths: &mut Map<String, Value>, path: String, operations: Map<String, 
 }
 
 /// One operation. Its `parameters` are names here; [`describe_parameters`] gives them the form's shape.
-fn operation(form: Form, action: &str, kind: &str, gvk: &Gvk) -> Value {
+fn operation(form: Form, action: &str, kind: &str, returned: &str, gvk: &Gvk) -> Value {
     let parameters: &[&str] = match action {
         "list" => &[
             "allowWatchBookmarks",
@@ -448,8 +474,7 @@ fn operation(form: Form, action: &str, kind: &str, gvk: &Gvk) -> Value {
         "deletecollection" => &["dryRun", "fieldSelector", "gracePeriodSeconds", "labelSelector", "propagationPolicy"],
         _ => &[],
     };
-    let returned = if action == "list" { format!("{kind}List") } else { kind.to_owned() };
-    let schema = json!({"$ref": form.reference(&returned)});
+    let schema = json!({"$ref": form.reference(returned)});
     let answer = match form {
         Form::V2 => json!({"description": "OK", "schema": schema}),
         Form::V3 => json!({"description": "OK", "content": {"application/json": {"schema": schema}}}),
