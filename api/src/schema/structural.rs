@@ -110,41 +110,45 @@ impl Builder<'_> {
         }
         let mut node = Self::common(schema);
         match text(schema, "type") {
-            "object" => match schema.get("additionalProperties") {
-                Some(Value::Object(values)) => {
-                    node.kind = TypeKind::Map;
-                    node.element = Some(self.node(&Value::Object(values.clone())));
-                }
-                // Any value, without a structure: unknown to the schema but allowed by it.
-                Some(Value::Bool(true)) => {
-                    node.kind = TypeKind::Map;
-                    node.element = Some(self.push(Node { preserve_unknown: true, ..Node::default() }));
-                }
-                _ => {
-                    let fields = self.properties(schema);
-                    node.kind = TypeKind::Object;
-                    self.seal(&mut node, fields);
-                }
-            },
-            "array" => {
-                node.kind = TypeKind::Array;
-                node.element = schema.get("items").map(|items| self.node(items));
-            }
+            "object" => self.fill_object(schema, &mut node),
+            "array" => self.fill_list(schema, &mut node),
             "string" => node.kind = TypeKind::String,
             "integer" => node.kind = TypeKind::Integer,
             "number" => node.kind = TypeKind::Number,
             "boolean" => node.kind = TypeKind::Boolean,
             _ if flag(schema, "x-kubernetes-int-or-string") => node.kind = TypeKind::IntOrString,
-            _ => {
-                // No type: what is declared below is still pruned and defaulted if it turns out to be an object.
-                let fields = self.properties(schema);
-                if !fields.is_empty() {
-                    node.kind = TypeKind::Object;
-                    self.seal(&mut node, fields);
-                }
+            // No type: what is declared below is still pruned and defaulted if it turns out to be such a thing.
+            _ if schema.get("properties").is_some() || schema.get("additionalProperties").is_some() => {
+                self.fill_object(schema, &mut node);
             }
+            _ if schema.get("items").is_some() => self.fill_list(schema, &mut node),
+            _ => {}
         }
         self.push(node)
+    }
+
+    fn fill_object(&mut self, schema: &Value, node: &mut Node) {
+        match schema.get("additionalProperties") {
+            Some(Value::Object(values)) => {
+                node.kind = TypeKind::Map;
+                node.element = Some(self.node(&Value::Object(values.clone())));
+            }
+            // Any value, without a structure: unknown to the schema but allowed by it.
+            Some(Value::Bool(true)) => {
+                node.kind = TypeKind::Map;
+                node.element = Some(self.push(Node { preserve_unknown: true, nullable: true, ..Node::default() }));
+            }
+            _ => {
+                let fields = self.properties(schema);
+                node.kind = TypeKind::Object;
+                self.seal(node, fields);
+            }
+        }
+    }
+
+    fn fill_list(&mut self, schema: &Value, node: &mut Node) {
+        node.kind = TypeKind::Array;
+        node.element = schema.get("items").map(|items| self.node(items));
     }
 
     fn common(schema: &Value) -> Node {

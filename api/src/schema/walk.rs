@@ -99,7 +99,7 @@ impl Walker<'_> {
         owner: &str,
     ) -> Result<(), TypeError> {
         if schema.is_custom() {
-            return self.custom(schema, value, path);
+            return self.custom(schema, value, path, false);
         }
         match (schema.kind(), &mut *value) {
             (TypeKind::Any, _) => Ok(()),
@@ -148,10 +148,7 @@ impl Walker<'_> {
                 if schema.preserve_unknown() {
                     return true;
                 }
-                let here = Path { parent: path, segment: Segment::Field(key) };
-                if self.unknown.len() < UNKNOWN_MAX {
-                    self.unknown.push(here.to_string());
-                }
+                self.tell(&Path { parent: path, segment: Segment::Field(key) });
                 return false;
             };
             if entry.is_null() {
@@ -171,27 +168,65 @@ impl Walker<'_> {
     }
 }
 
-/// Values of custom kinds: only unknown fields go, and nulls where there is a default. What has a wrong type stays for the
+/// Values of custom kinds: only unknown fields go, and nulls where null is no value. What has a wrong type stays for the
 /// validation, except in the metadata, which is built in.
 impl Walker<'_> {
-    fn custom(&mut self, schema: SchemaRef<'_>, value: &mut Value, path: Option<&Path<'_>>) -> Result<(), TypeError> {
+    /// `keep` is set where unknown fields stay though the schema of this place does not say so: in a list that keeps them.
+    fn custom(
+        &mut self,
+        schema: SchemaRef<'_>,
+        value: &mut Value,
+        path: Option<&Path<'_>>,
+        keep: bool,
+    ) -> Result<(), TypeError> {
+        let keep = keep || schema.preserve_unknown();
         match (schema.kind(), value) {
-            (TypeKind::Object, Value::Object(map)) => self.custom_fields(schema, map, path),
+            (TypeKind::Object, Value::Object(map)) => self.custom_fields(schema, map, path, keep),
             (TypeKind::Map, Value::Object(map)) => {
                 let Some(element) = schema.values() else { return Ok(()) };
+                // One with a default is set to it.
+                map.retain(|_, entry| !entry.is_null() || element.nullable() || element.default().is_some());
                 for (key, entry) in map.iter_mut() {
-                    self.custom(element, entry, Some(&Path { parent: path, segment: Segment::Key(key) }))?;
+                    self.custom(element, entry, Some(&Path { parent: path, segment: Segment::Key(key) }), false)?;
                 }
                 Ok(())
             }
             (TypeKind::Array, Value::Array(items)) => {
                 let Some(element) = schema.items() else { return Ok(()) };
                 for (at, item) in items.iter_mut().enumerate() {
-                    self.custom(element, item, Some(&Path { parent: path, segment: Segment::Index(at) }))?;
+                    self.custom(element, item, Some(&Path { parent: path, segment: Segment::Index(at) }), keep)?;
                 }
                 Ok(())
             }
-            _ => Ok(()),
+            (_, misplaced) => {
+                if !keep {
+                    self.forget(misplaced, path);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Where the schema expects no fields at all, none is known.
+    fn forget(&mut self, value: &mut Value, path: Option<&Path<'_>>) {
+        match value {
+            Value::Object(map) => {
+                for key in std::mem::take(map).keys() {
+                    self.tell(&Path { parent: path, segment: Segment::Field(key) });
+                }
+            }
+            Value::Array(items) => {
+                for (at, item) in items.iter_mut().enumerate() {
+                    self.forget(item, Some(&Path { parent: path, segment: Segment::Index(at) }));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn tell(&mut self, unknown: &Path<'_>) {
+        if self.unknown.len() < UNKNOWN_MAX {
+            self.unknown.push(unknown.to_string());
         }
     }
 
@@ -200,6 +235,7 @@ impl Walker<'_> {
         schema: SchemaRef<'_>,
         map: &mut Map<String, Value>,
         path: Option<&Path<'_>>,
+        keep: bool,
     ) -> Result<(), TypeError> {
         let mut failed: Option<TypeError> = None;
         map.retain(|key, entry| {
@@ -208,12 +244,12 @@ impl Walker<'_> {
             }
             let here = Path { parent: path, segment: Segment::Field(key) };
             let Some(field) = schema.field(key) else {
-                if !schema.preserve_unknown() && self.unknown.len() < UNKNOWN_MAX {
-                    self.unknown.push(here.to_string());
+                if !keep {
+                    self.tell(&here);
                 }
-                return schema.preserve_unknown();
+                return keep;
             };
-            if entry.is_null() && (!field.is_custom() || !field.nullable() && field.default().is_some()) {
+            if entry.is_null() && !(field.is_custom() && field.nullable()) {
                 return false;
             }
             if let Err(error) = self.value(field, entry, Some(&here), "") {
@@ -382,18 +418,32 @@ pub fn default(schema: SchemaRef<'_>, value: &mut Value) {
                 }
             }
             TypeKind::Map => {
-                if let Some(element) = schema.values().filter(|e| has_structure(*e)) {
-                    map.values_mut().for_each(|entry| default(element, entry));
+                if let Some(element) = schema.values() {
+                    map.values_mut().for_each(|entry| default_element(element, entry));
                 }
             }
             _ => {}
         },
         Value::Array(items) => {
-            if let Some(element) = schema.items().filter(|e| has_structure(*e)) {
-                items.iter_mut().for_each(|item| default(element, item));
+            if let Some(element) = schema.items() {
+                items.iter_mut().for_each(|item| default_element(element, item));
             }
         }
         _ => {}
+    }
+}
+
+/// One of a list or map: a null that is no value takes the default of a custom schema, if there is one.
+fn default_element(schema: SchemaRef<'_>, value: &mut Value) {
+    if value.is_null()
+        && schema.is_custom()
+        && !schema.nullable()
+        && let Some(wanted) = schema.default()
+    {
+        *value = wanted.clone();
+    }
+    if has_structure(schema) {
+        default(schema, value);
     }
 }
 
