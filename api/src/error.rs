@@ -100,12 +100,14 @@ pub struct ApiError {
     pub details: Option<Box<Details>>,
     /// The Status as another server words it, which is answered as it is, code included.
     pub status: Option<Box<Value>>,
+    /// Where a list that ended too early can be taken up again.
+    pub continue_token: Option<Box<str>>,
 }
 
 impl ApiError {
     /// An error without details.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
-        ApiError { reason, message: message.into(), details: None, status: None }
+        ApiError { reason, message: message.into(), details: None, status: None, continue_token: None }
     }
 
     /// The same error with these details.
@@ -119,6 +121,13 @@ impl ApiError {
     #[must_use]
     pub fn with_status(mut self, status: Value) -> Self {
         self.status = Some(Box::new(status));
+        self
+    }
+
+    /// The same error with a token for the rest of the list.
+    #[must_use]
+    pub fn with_continue(mut self, token: &str) -> Self {
+        self.continue_token = Some(token.into());
         self
     }
 
@@ -234,7 +243,8 @@ impl ApiError {
         let mut status = Map::new();
         status.insert("kind".into(), json!("Status"));
         status.insert("apiVersion".into(), json!("v1"));
-        status.insert("metadata".into(), json!({}));
+        let metadata = self.continue_token.as_ref().map_or_else(|| json!({}), |token| json!({"continue": token}));
+        status.insert("metadata".into(), metadata);
         status.insert("status".into(), json!("Failure"));
         status.insert("message".into(), json!(self.message));
         if self.reason != Reason::Unknown {
