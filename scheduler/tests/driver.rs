@@ -11,6 +11,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, patch, post};
 use axum::{Json, Router};
+use gantry_scheduler::config::Configuration;
 use gantry_scheduler::driver::queue::Delays;
 use gantry_scheduler::{Metrics, Options, run};
 use serde_json::{Value, json};
@@ -199,7 +200,7 @@ async fn start(api: &Api) -> Running {
         backoff_max: Duration::from_millis(100),
         ..Delays::default()
     };
-    let options = Options { delays, ..Options::default() };
+    let options = Options { configuration: Configuration { delays, ..Configuration::default() }, ..Options::default() };
     let announce = move || ready.send(()).unwrap();
     let task = tokio::spawn(run(client, options, metrics, announce, shutdown.clone()));
     is_ready.await.unwrap();

@@ -7,7 +7,8 @@ use gantry_scheduler::core::oracle::Oracle;
 use gantry_scheduler::core::spec::{Effect, Operator};
 use gantry_scheduler::core::{
     AffinityTerm, ClassSpec, Engine, HostPort, NodeSpec, PodAffinity, PodDemand, PodKey, PodSelector, PreferredTerm,
-    Protocol, Requirement, Resources, Spread, SpreadMode, Standing, Taint, Term, Toleration, WeightedAffinityTerm,
+    Protocol, Requirement, Resources, Scoring, Spread, SpreadMode, Standing, Taint, Term, Toleration,
+    WeightedAffinityTerm,
 };
 use proptest::prelude::*;
 
@@ -143,7 +144,13 @@ fn taint() -> impl Strategy<Value = Taint> {
 fn amounts() -> impl Strategy<Value = Resources> {
     (0..5i64, 0..5i64, 0..3i64, prop::option::of(0..3i64), prop::option::of(1..3i64)).prop_map(
         |(cpu, memory, disk, gpu, other)| {
-            let extended = [("example.com/gpu", gpu), ("example.com/other", other)];
+            // More names than stand in a node's row.
+            let extended = [
+                ("example.com/a", gpu),
+                ("example.com/b", other),
+                ("example.com/gpu", gpu),
+                ("example.com/other", other),
+            ];
             Resources {
                 milli_cpu: cpu * 500,
                 memory: memory << 30,
@@ -235,22 +242,37 @@ fn class() -> impl Strategy<Value = ClassSpec> {
         demand,
         (prop::sample::select(NAMESPACES.to_vec()), pod_labels()),
         prop_oneof![1 => Just(PodAffinity::default()), 2 => pod_affinity()],
-        spread(),
+        (spread(), scoring()),
     )
-        .prop_map(|(node_name, node_selector, required, preferred, tolerations, demand, own, affinity, spread)| {
-            ClassSpec {
-                node_name,
-                node_selector,
-                required,
-                preferred,
-                tolerations,
-                demand,
-                namespace: own.0.into(),
-                labels: own.1,
-                pod_affinity: affinity,
-                spread,
-            }
-        })
+        .prop_map(
+            |(node_name, node_selector, required, preferred, tolerations, demand, own, affinity, (spread, scoring))| {
+                ClassSpec {
+                    node_name,
+                    node_selector,
+                    required,
+                    preferred,
+                    tolerations,
+                    demand,
+                    namespace: own.0.into(),
+                    labels: own.1,
+                    pod_affinity: affinity,
+                    spread,
+                    scoring,
+                }
+            },
+        )
+}
+
+fn scoring() -> impl Strategy<Value = Scoring> {
+    use gantry_scheduler::core::Strategy as Way;
+    let shape = vec![(0, 100), (40, 0), (90, 70)];
+    let way = prop::sample::select(vec![Way::MostAllocated, Way::LeastAllocated, Way::RequestedToCapacityRatio(shape)]);
+    let resource = prop::sample::select(vec!["cpu", "memory", "ephemeral-storage", "example.com/gpu"]);
+    let resources = prop::collection::vec((resource.prop_map(String::from), 1..4i64), 1..3);
+    prop_oneof![
+        1 => Just(Scoring::default()),
+        1 => (way, resources).prop_map(|(strategy, resources)| Scoring { strategy, resources }),
+    ]
 }
 
 fn step() -> impl Strategy<Value = Step> {

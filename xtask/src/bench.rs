@@ -21,6 +21,8 @@ enum Name {
     Spine,
     /// Durable writes beside bare redb and etcd on the same disk; opening, memory and latencies up to a million objects
     Store,
+    /// Decisions of the scheduler's core on the workloads of Kubernetes' scheduler benchmark, and how they scale
+    Scheduler,
 }
 
 /// Runs a bench.
@@ -31,6 +33,7 @@ pub fn run(args: &Args) -> Result<()> {
             spine(&host::build_gantry(true)?)
         }
         Name::Store => store(),
+        Name::Scheduler => scheduler(),
     }
 }
 
@@ -42,6 +45,14 @@ fn store() -> Result<()> {
     std::fs::create_dir_all(host::work_dir())?;
     let program = host::target_dir().join("release").join("examples").join("bench_store");
     host::run(Command::new(program).arg(host::work_dir()))
+}
+
+/// The scheduler's core alone, in process.
+fn scheduler() -> Result<()> {
+    let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    build.current_dir(host::root()).args(["build", "--release", "--locked", "--package", "gantry-scheduler"]);
+    host::run(build.args(["--example", "bench_scheduler"]))?;
+    host::run(&mut Command::new(host::target_dir().join("release").join("examples").join("bench_scheduler")))
 }
 
 fn spine(gantry: &std::path::Path) -> Result<()> {

@@ -12,7 +12,7 @@ use super::constraints::Constraints;
 use super::counters::{Counters, KindId};
 use super::index::Index;
 use super::nodes::Nodes;
-use super::resources::{Demand, ResourceTable};
+use super::resources::{Demand, ResourceTable, ScoringColumns};
 use super::rules::Candidate;
 use super::spec::ClassSpec;
 
@@ -31,6 +31,7 @@ pub struct ClassId(u32);
 pub struct Class {
     pub(super) spec: Arc<ClassSpec>,
     pub(super) demand: Arc<Demand>,
+    scoring: ScoringColumns,
     /// What its pods are to the selectors of others.
     pub(super) kind: KindId,
     /// The spec without what only selectors look at.
@@ -41,6 +42,18 @@ pub struct Class {
     index: u32,
     references: u32,
     last_used: u64,
+}
+
+impl Class {
+    fn candidate<'a>(&'a self, counters: &'a Counters) -> Candidate<'a> {
+        Candidate {
+            spec: &self.spec,
+            demand: &self.demand,
+            scoring: &self.scoring,
+            constraints: &self.constraints,
+            counters,
+        }
+    }
 }
 
 /// What decides which nodes a class may use, and how good they are.
@@ -92,7 +105,7 @@ impl Classes {
     /// The class as rules see it. What others' terms say of it is as of the last [`Self::refresh`].
     pub fn candidate<'a>(&'a self, id: ClassId, counters: &'a Counters) -> Option<Candidate<'a>> {
         let class = self.get(id)?;
-        Some(Candidate { spec: &class.spec, demand: &class.demand, constraints: &class.constraints, counters })
+        Some(class.candidate(counters))
     }
 
     /// The class of pods like `spec`, with one reference more.
@@ -113,14 +126,25 @@ impl Classes {
             return id;
         }
         let demand = table.demand(&spec.demand);
+        let scoring = table.scoring(&spec.scoring);
         let spec = Arc::new(spec.clone());
         let kind = counters.acquire_kind(&spec, false, nodes);
         let constraints = Constraints::resolve(&spec, counters, nodes);
         let shape = self.shape(&spec);
         let index = self.acquire_index(shape.clone(), constraints.clone());
         let epoch = counters.epoch();
-        let class =
-            Class { spec: spec.clone(), demand, kind, shape, constraints, epoch, index, references: 1, last_used: 0 };
+        let class = Class {
+            spec: spec.clone(),
+            demand,
+            scoring,
+            kind,
+            shape,
+            constraints,
+            epoch,
+            index,
+            references: 1,
+            last_used: 0,
+        };
         let id = match self.free.pop() {
             Some(index) => {
                 self.classes[index as usize] = Some(class);
@@ -248,8 +272,7 @@ impl Classes {
         self.uses += 1;
         let class = self.classes.get_mut(id.0 as usize)?.as_mut()?;
         class.last_used = self.uses;
-        let candidate =
-            Candidate { spec: &class.spec, demand: &class.demand, constraints: &class.constraints, counters };
+        let candidate = class.candidate(counters);
         let shared = self.indexes[class.index as usize].as_mut()?;
         shared.last_used = self.uses;
         let before = shared.leaves();

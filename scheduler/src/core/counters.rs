@@ -10,12 +10,12 @@ use std::sync::Arc;
 
 use super::bitset::Bitset;
 use super::changelog::ChangeLog;
-use super::maps::NumberMap;
+use super::maps::{Amounts, NumberMap};
 use super::nodes::Nodes;
 use super::rules::{node_affinity, taints};
 use super::selector;
 use super::spec::{ClassSpec, NodeSpec, PodSelector, Term, Toleration};
-use super::topology::{ByDomain, Domain, Topologies, TopologyId};
+use super::topology::{Domain, Topologies, TopologyId};
 
 /// The weight in a score of another pod's required affinity.
 const REQUIRED_AFFINITY_WEIGHT: i64 = 1;
@@ -103,8 +103,8 @@ pub struct Counter {
     references: u32,
     /// How many kinds of pods carry the term that this counts.
     carriers: u32,
-    by_node: ByDomain,
-    by_domain: ByDomain,
+    by_node: Amounts,
+    by_domain: Amounts,
     included: Bitset,
     /// How many included nodes a place has, and how many places have which count.
     members: NumberMap<u32>,
@@ -115,13 +115,13 @@ impl Counter {
     /// The count on one node.
     #[inline]
     pub fn on_node(&self, slot: u32) -> i64 {
-        self.by_node.get(&slot).copied().unwrap_or(0)
+        self.by_node.get(slot)
     }
 
     /// The count in one place.
     #[inline]
     pub fn in_domain(&self, domain: Domain) -> i64 {
-        self.by_domain.get(&domain).copied().unwrap_or(0)
+        self.by_domain.get(domain)
     }
 
     /// Is nothing counted anywhere?
@@ -139,7 +139,7 @@ impl Counter {
     }
 
     fn add(&mut self, slot: u32, domain: Option<Domain>, amount: i64) {
-        change(&mut self.by_node, slot, amount);
+        self.by_node.add(slot, amount);
         if let Some(domain) = domain
             && self.counts_on(slot)
         {
@@ -148,7 +148,7 @@ impl Counter {
     }
 
     fn add_in_domain(&mut self, domain: Domain, amount: i64) {
-        let (before, now) = change(&mut self.by_domain, domain, amount);
+        let (before, now) = self.by_domain.add(domain, amount);
         if before != now && self.members.contains_key(&domain) {
             self.move_place(Some(before), Some(now));
         }
@@ -205,29 +205,6 @@ impl Counter {
     }
 }
 
-/// Adds to an entry, dropping it at zero; gives what it was and is.
-fn change(map: &mut ByDomain, key: u32, amount: i64) -> (i64, i64) {
-    use std::collections::hash_map::Entry;
-    match map.entry(key) {
-        Entry::Occupied(mut entry) => {
-            let before = *entry.get();
-            let now = before + amount;
-            if now == 0 {
-                entry.remove();
-            } else {
-                *entry.get_mut() = now;
-            }
-            (before, now)
-        }
-        Entry::Vacant(entry) => {
-            if amount != 0 {
-                entry.insert(amount);
-            }
-            (0, amount)
-        }
-    }
-}
-
 /// What pods are to selectors, and what they carry.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct KindSpec {
@@ -242,7 +219,7 @@ struct KindSpec {
 struct Kind {
     spec: Arc<KindSpec>,
     references: u32,
-    pods: ByDomain,
+    pods: Amounts,
     carried: Vec<CounterId>,
     counts_in: Vec<(CounterId, i64)>,
 }
@@ -337,8 +314,8 @@ impl Counters {
             topology,
             references: 1,
             carriers: 0,
-            by_node: ByDomain::default(),
-            by_domain: ByDomain::default(),
+            by_node: Amounts::default(),
+            by_domain: Amounts::default(),
             included: Bitset::default(),
             members: NumberMap::default(),
             places: BTreeMap::new(),
@@ -359,8 +336,8 @@ impl Counters {
                     if !self.counts_kind(&spec.counted, &kind.spec) {
                         continue;
                     }
-                    for (slot, count) in &kind.pods {
-                        counter.add(*slot, self.topologies.domain(topology, *slot), *count);
+                    for (slot, count) in kind.pods.iter() {
+                        counter.add(slot, self.topologies.domain(topology, slot), count);
                     }
                     if let Some(kind) = self.kinds[kind_id.0 as usize].as_mut() {
                         kind.counts_in.push((id, 1));
@@ -472,7 +449,7 @@ impl Counters {
         self.kinds_in.entry(spec.namespace.clone()).or_default().push(id);
         self.kind_ids.insert(spec.clone(), id);
         self.kinds[id.0 as usize] =
-            Some(Kind { spec, references: 1, pods: ByDomain::default(), carried: held, counts_in });
+            Some(Kind { spec, references: 1, pods: Amounts::default(), carried: held, counts_in });
         id
     }
 
@@ -510,7 +487,7 @@ impl Counters {
     /// A pod of this kind came to (`sign` 1) or left (-1) a node.
     pub fn count(&mut self, kind: KindId, slot: u32, sign: i64, nodes: &Nodes, log: &mut ChangeLog) {
         let Some(kind) = self.kinds[kind.0 as usize].as_mut() else { return };
-        change(&mut kind.pods, slot, sign);
+        kind.pods.add(slot, sign);
         for (id, amount) in &kind.counts_in {
             let Some(counter) = self.counters[id.0 as usize].as_mut() else { continue };
             let domain = self.topologies.domain(counter.topology, slot);
@@ -587,10 +564,10 @@ impl Counters {
             kind.counts_in.retain(|(one, _)| *one != id);
             -1
         };
-        for (slot, count) in &kind.pods {
-            let domain = self.topologies.domain(counter.topology, *slot);
-            counter.add(*slot, domain, sign * count);
-            log.push(*slot, false);
+        for (slot, count) in kind.pods.iter() {
+            let domain = self.topologies.domain(counter.topology, slot);
+            counter.add(slot, domain, sign * count);
+            log.push(slot, false);
             tell_neighbours(&self.topologies, counter.topology, domain, nodes, log);
         }
     }

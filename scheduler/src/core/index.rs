@@ -511,7 +511,7 @@ fn preference(candidate: Candidate<'_>, node: &NodeSpec) -> (i64, u32) {
 #[inline]
 fn key(candidate: Candidate<'_>, nodes: &Nodes, slot: u32) -> Key {
     if rules::accepts_usage(candidate, nodes, slot) {
-        Key { score: score::packing(candidate.demand, nodes, slot), order: nodes.order().label(slot) }
+        Key { score: score::usage(candidate, nodes, slot), order: nodes.order().label(slot) }
     } else {
         Key { score: Key::OUT.score, order: nodes.order().label(slot) }
     }

@@ -6,7 +6,7 @@
 //! How the cost of a decision is kept independent of the number of nodes:
 //!
 //! * pods that are the same to the scheduler are one [`ClassSpec`], interned to a [`ClassId`];
-//! * nodes are a structure of arrays, one `i64` column a resource, addressed by a slot number;
+//! * nodes are rows of plain numbers, two lines of cache each, addressed by a slot number;
 //! * what changes slowly (taints, labels, names) is compiled for a class once, through bitsets;
 //! * what changes with every placement (resources, ports) is kept per class in an index ordered
 //!   by (score, node name); every change of a node goes into one log, and a class that has to
@@ -46,5 +46,5 @@ pub use resources::{Demand, PodDemand, ResourceId, Resources};
 pub use rules::{Plugin, PluginSet};
 pub use spec::{
     AffinityTerm, ClassSpec, HostPort, NodeSpec, PodAffinity, PodSelector, PreferredTerm, Protocol, Requirement,
-    Spread, SpreadMode, Taint, Term, Toleration, WeightedAffinityTerm,
+    Scoring, Spread, SpreadMode, Strategy, Taint, Term, Toleration, WeightedAffinityTerm,
 };

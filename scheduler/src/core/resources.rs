@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use super::spec::HostPort;
+use super::spec::{HostPort, Scoring, Strategy};
 
 /// CPU that a container without a CPU request is scored with: `0.1`.
 pub const DEFAULT_MILLI_CPU_REQUEST: i64 = 100;
@@ -121,6 +121,15 @@ pub struct Demand {
     pub ports: Box<[HostPort]>,
 }
 
+/// How nodes are compared, by column.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ScoringColumns {
+    /// What is better.
+    pub strategy: Strategy,
+    /// The columns that count, with their weights.
+    pub resources: Box<[(ResourceId, i64)]>,
+}
+
 /// The names behind the column numbers, and the demands seen.
 #[derive(Clone, Debug)]
 pub struct ResourceTable {
@@ -155,6 +164,12 @@ impl ResourceTable {
     /// The name of a column.
     pub fn name(&self, id: ResourceId) -> &str {
         self.names.get(id.0 as usize).map_or("", |name| name)
+    }
+
+    /// A way of scoring by column.
+    pub fn scoring(&mut self, scoring: &Scoring) -> ScoringColumns {
+        let resources = scoring.resources.iter().map(|(name, weight)| (self.id(name), *weight)).collect();
+        ScoringColumns { strategy: scoring.strategy.clone(), resources }
     }
 
     /// The demand by column, shared with every pod of the same shape.

@@ -1,7 +1,7 @@
-//! How good a feasible node is: the fuller the better, with Kubernetes' weights for preferences.
+//! How good a feasible node is: by default the fuller the better, with Kubernetes' weights for preferences.
 //!
 //! The score is a sum, in thousandths of Kubernetes' points (0 to 100 a part):
-//! * packing, weight 1: the mean over CPU, memory and what else the pod asks for of the share that
+//! * usage, weight 1, as the profile wants it; by default packing: the mean over CPU, memory and what else the pod asks for of the share that
 //!   would be in use with the pod placed;
 //! * preferred node affinity, weight 2: the node's sum of matching weights, relative to the highest
 //!   sum among the feasible nodes;
@@ -13,6 +13,8 @@
 
 use super::nodes::Nodes;
 use super::resources::{Demand, ResourceId};
+use super::rules::Candidate;
+use super::spec::Strategy;
 
 /// The points of a full part, in thousandths.
 pub const PART: i64 = 100_000;
@@ -37,6 +39,52 @@ impl Range {
             Some(Range { low, high }) => Some(Range { low: low.min(value), high: high.max(value) }),
         };
         values.fold(None, widen).unwrap_or_default()
+    }
+}
+
+/// The part for what is in use, 0 to [`PART`].
+#[inline]
+pub fn usage(candidate: Candidate<'_>, nodes: &Nodes, slot: u32) -> i64 {
+    let worth: fn(&Strategy, i64) -> i64 = match candidate.scoring.strategy {
+        Strategy::BinPacking => return packing(candidate.demand, nodes, slot),
+        Strategy::MostAllocated => |_, share| share,
+        Strategy::LeastAllocated => |_, share| PART - share,
+        Strategy::RequestedToCapacityRatio(_) => |strategy, share| match strategy {
+            Strategy::RequestedToCapacityRatio(shape) => on_shape(shape, share),
+            _ => share,
+        },
+    };
+    let (mut sum, mut weights) = (0, 0);
+    for (resource, weight) in &candidate.scoring.resources {
+        let allocatable = nodes.allocatable(*resource, slot);
+        let demand = candidate.demand;
+        let used = match *resource {
+            ResourceId::CPU => nodes.scoring_milli_cpu(slot).saturating_add(demand.scoring_milli_cpu),
+            ResourceId::MEMORY => nodes.scoring_memory(slot).saturating_add(demand.scoring_memory),
+            other => match demand.requests.iter().find(|(resource, _)| *resource == other) {
+                Some((_, amount)) => nodes.requested(other, slot).saturating_add(*amount),
+                None => continue, // what the pod does not want says nothing about the node
+            },
+        };
+        if allocatable > 0 {
+            sum += weight * worth(&candidate.scoring.strategy, share(used, allocatable));
+            weights += weight;
+        }
+    }
+    if weights == 0 { 0 } else { sum / weights }
+}
+
+/// The points of a shape at a share in use, both in thousandths.
+fn on_shape(shape: &[(i64, i64)], share: i64) -> i64 {
+    let at = |point: &(i64, i64)| (point.0 * POINT, point.1 * POINT);
+    let above = shape.iter().position(|point| share <= at(point).0);
+    match above {
+        None => shape.last().map_or(0, |last| at(last).1),
+        Some(0) => at(&shape[0]).1,
+        Some(index) => {
+            let ((low, low_points), (high, high_points)) = (at(&shape[index - 1]), at(&shape[index]));
+            low_points + (high_points - low_points) * (share - low) / (high - low)
+        }
     }
 }
 
@@ -108,6 +156,14 @@ mod tests {
         assert_eq!(share(1_000, 4_000), 25_000);
         assert_eq!(share(9_000, 4_000), PART);
         assert_eq!(share(1 << 53, 1 << 53), PART);
+    }
+
+    #[test]
+    fn shapes_are_straight_between_their_points() {
+        let shape = [(20, 0), (80, 60), (100, 10)];
+        let at = |percent: i64| on_shape(&shape, percent * 1_000);
+        assert_eq!([at(0), at(20), at(50), at(80), at(90), at(100)], [0, 0, 30_000, 60_000, 35_000, 10_000]);
+        assert_eq!(on_shape(&shape[..2], 90_000), 60_000);
     }
 
     #[test]

@@ -43,6 +43,32 @@ pub struct ClassSpec {
     pub pod_affinity: PodAffinity,
     /// How pods like it are to be spread.
     pub spread: Vec<Spread>,
+    /// How nodes that fit are compared by what they have free; the profile says so, not the pod.
+    pub scoring: Scoring,
+}
+
+/// How nodes are compared by what they have free.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Scoring {
+    /// What is better.
+    pub strategy: Strategy,
+    /// The resources that count, with their weights. [`Strategy::BinPacking`] does not look at these.
+    pub resources: Vec<(String, i64)>,
+}
+
+/// What makes a node better.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Strategy {
+    /// The fuller the better, over CPU, memory and whatever else the pod asks for, so that whole nodes
+    /// stay empty.
+    #[default]
+    BinPacking,
+    /// The fuller the better, by weight.
+    MostAllocated,
+    /// The emptier the better, by weight.
+    LeastAllocated,
+    /// Points by the percentage in use: between those given, on a straight line.
+    RequestedToCapacityRatio(Vec<(i64, i64)>),
 }
 
 /// Which pods a term is about.

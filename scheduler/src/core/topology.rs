@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::maps::NumberMap;
 use super::spec::NodeSpec;
 
 /// The label that is the node's own.
@@ -143,6 +142,3 @@ impl Topologies {
         self.epoch
     }
 }
-
-/// Amounts by place, without zeros.
-pub type ByDomain = NumberMap<i64>;

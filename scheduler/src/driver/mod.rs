@@ -29,10 +29,11 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::config::Configuration;
+
 pub use metrics::{AttemptResult, Metrics};
 
 use facts::{WatchedNamespace, WatchedNode, WatchedPod};
-use queue::Delays;
 use recorder::{Record, Recorder};
 use state::{Action, Attempt, BindOutcome, PodRef, State};
 
@@ -45,12 +46,10 @@ const BATCH: usize = 512;
 /// What can be set.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Pods with one of these in `spec.schedulerName` are placed.
-    pub scheduler_names: Vec<String>,
+    /// Which pods are placed, by `spec.schedulerName`, and how; and back-off times.
+    pub configuration: Configuration,
     /// Bindings in flight at once.
     pub bind_parallelism: usize,
-    /// Back-off and retry times.
-    pub delays: Delays,
     /// What tells this process from others in events (the host's name).
     pub instance: String,
 }
@@ -58,10 +57,9 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Options {
-            scheduler_names: vec!["default-scheduler".into()],
+            configuration: Configuration::default(),
             // Enough to keep group commit busy, few enough to leave the API server to others.
             bind_parallelism: 128,
-            delays: Delays::default(),
             instance: "gantry".into(),
         }
     }
@@ -125,7 +123,7 @@ pub async fn run(
     );
     let (recorder, writing) = recorder::recorder(client.clone(), options.instance.clone());
     let driver = Driver {
-        state: State::new(options.scheduler_names.clone(), options.delays),
+        state: State::new(&options.configuration),
         client,
         options,
         metrics,
@@ -317,7 +315,8 @@ impl Driver {
             let Some(attempt) = self.state.schedule_next(now, &mut actions) else { return };
             self.metrics.decided(began.elapsed());
             if attempt == Attempt::Unschedulable {
-                let profile = self.options.scheduler_names.first().map_or("", String::as_str);
+                let profiles = &self.options.configuration.profiles;
+                let profile = profiles.first().map_or("", |profile| profile.scheduler_name.as_str());
                 self.metrics.attempted(AttemptResult::Unschedulable, profile, began.elapsed());
             }
             self.act(std::mem::take(&mut actions));

@@ -9,9 +9,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::facts::PodFacts;
-use super::queue::{Counts, Delays, Queue};
+use super::queue::{Counts, Queue};
+use crate::config::Configuration;
 use crate::core::{
-    ClassId, ClassSpec, Diagnosis, Engine, NodeChange, NodeSpec, PluginSet, PodChange, PodKey, PodMap, Standing,
+    ClassId, ClassSpec, Diagnosis, Engine, NodeChange, NodeSpec, PluginSet, PodChange, PodKey, PodMap, Scoring,
+    Standing,
 };
 
 /// A repeated failure with the same message is told again by an event after this long.
@@ -118,7 +120,8 @@ struct Pending {
 pub struct State {
     engine: Engine,
     queue: Queue,
-    scheduler_names: Vec<String>,
+    /// How nodes are scored, by scheduler name.
+    profiles: BTreeMap<String, Scoring>,
     pending: PodMap<Pending>,
     assumed: usize,
     /// During a relist: what it has shown so far.
@@ -139,11 +142,12 @@ pub struct State {
 
 impl State {
     /// A state that knows nothing yet.
-    pub fn new(scheduler_names: Vec<String>, delays: Delays) -> Self {
+    pub fn new(configuration: &Configuration) -> Self {
+        let profiles = configuration.profiles.iter();
         State {
             engine: Engine::new(),
-            queue: Queue::new(delays),
-            scheduler_names,
+            queue: Queue::new(configuration.delays),
+            profiles: profiles.map(|profile| (profile.scheduler_name.clone(), profile.scoring.clone())).collect(),
             pending: PodMap::default(),
             assumed: 0,
             relist_pods: None,
@@ -259,11 +263,12 @@ impl State {
             }
             return None;
         }
-        if pod.terminating || !self.scheduler_names.contains(&pod.scheduler_name) {
+        let Some(scoring) = self.profiles.get(&pod.scheduler_name).filter(|_| !pod.terminating) else {
             self.drop_pending(pod.key);
             return None;
-        }
-        self.pod_waits(pod, now)
+        };
+        let class = ClassSpec { scoring: scoring.clone(), ..pod.class };
+        self.pod_waits(PodFacts { class, ..pod }, now)
     }
 
     fn pod_assigned(&mut self, key: PodKey, node: &str, pod: &PodFacts) {

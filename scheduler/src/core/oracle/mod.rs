@@ -142,7 +142,7 @@ impl Oracle {
                 points += 2 * ((100.0 * (above as f64 / (attraction_max - attraction_min) as f64)) as i64);
             }
             points += 2 * spread.get(&name).copied().unwrap_or(0);
-            let score = 1_000 * points + scores::packing(pod, node, &self.usage(&name));
+            let score = 1_000 * points + scores::usage(pod, node, &self.usage(&name));
             if best.as_ref().is_none_or(|(highest, _)| score > *highest) {
                 best = Some((score, name));
             }

@@ -19,7 +19,7 @@ use super::constraints::Constraints;
 use super::counters::Counters;
 use super::explain::{Reason, Verdict};
 use super::nodes::Nodes;
-use super::resources::Demand;
+use super::resources::{Demand, ScoringColumns};
 use super::spec::ClassSpec;
 
 /// A class as the rules see it.
@@ -29,6 +29,8 @@ pub struct Candidate<'a> {
     pub spec: &'a ClassSpec,
     /// What it takes, by column.
     pub demand: &'a Demand,
+    /// How nodes are compared for it.
+    pub scoring: &'a ScoringColumns,
     /// What it asks of other pods, and they of it.
     pub constraints: &'a Constraints,
     /// The counts of pods by place.

@@ -1,15 +1,16 @@
 //! The driver's decisions, event by event.
 
 use super::*;
+use crate::config::Profile;
 use crate::core::spec::Operator;
-use crate::core::{AffinityTerm, PodDemand, PodSelector, Requirement, Resources};
+use crate::core::{AffinityTerm, PodDemand, PodSelector, Requirement, Resources, Strategy};
 
 fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
 fn state() -> State {
-    State::new(vec!["default-scheduler".into()], Delays::default())
+    State::new(&Configuration::default())
 }
 
 fn node(name: &str, milli_cpu: i64) -> NodeSpec {
@@ -300,4 +301,21 @@ fn a_pod_kept_away_is_tried_when_the_other_goes() {
     assert!(run(&mut state, seconds(0))[0].contains("1 node(s) didn't match pod anti-affinity rules."));
     state.pod_gone(PodKey(2));
     assert_eq!(run(&mut state, seconds(5)), ["pod-1>a"]);
+}
+
+#[test]
+fn the_profile_of_a_pod_says_how_nodes_are_compared() {
+    let least = Scoring {
+        strategy: Strategy::LeastAllocated,
+        resources: vec![("cpu".to_owned(), 1), ("memory".to_owned(), 1)],
+    };
+    let mut configuration = Configuration::default();
+    configuration.profiles.push(Profile { scheduler_name: "spread".into(), scoring: least });
+    let mut state = State::new(&configuration);
+    state.node_seen(node("a", 2_000));
+    state.node_seen(node("b", 2_000));
+    state.pod_seen(on("a", pod(1, 500)), seconds(0));
+    state.pod_seen(PodFacts { scheduler_name: "spread".into(), ..pod(2, 100) }, seconds(0));
+    state.pod_seen(pod(3, 100), seconds(0));
+    assert_eq!(run(&mut state, seconds(0)), ["pod-2>b", "pod-3>a"]);
 }
