@@ -235,22 +235,75 @@ fn scalar_text(raw: &RawValue) -> Option<String> {
 }
 
 /// A list of objects: a concatenation of their bytes.
-pub fn write_list<'a>(
+pub fn write_list(
     resource: &Resource,
     revision: u64,
     continue_token: Option<&str>,
     remaining: Option<u64>,
-    items: impl Iterator<Item = &'a Bytes>,
-) -> Bytes {
-    let mut out = list_head(&resource.list_kind, &resource.api_version(), revision, continue_token, remaining);
-    for (at, item) in items.enumerate() {
-        if at > 0 {
-            out.push(b',');
-        }
-        out.extend_from_slice(item);
+    items: Vec<Bytes>,
+) -> ListPieces {
+    let head = list_head(&resource.list_kind, &resource.api_version(), revision, continue_token, remaining);
+    let commas = items.len().saturating_sub(1);
+    let left = head.len() + items.iter().map(Bytes::len).sum::<usize>() + commas + LIST_TAIL.len();
+    ListPieces { head, items: items.into_iter(), left }
+}
+
+/// What a list ends with.
+const LIST_TAIL: &[u8] = b"]}\n";
+/// A piece is this long or longer by less than an object: a list of any length is written with as much memory as this.
+const PIECE_BYTES: usize = 64 << 10;
+
+/// A list on its way out, piece by piece.
+#[derive(Debug)]
+pub struct ListPieces {
+    /// What comes before the next object.
+    head: Vec<u8>,
+    items: std::vec::IntoIter<Bytes>,
+    left: usize,
+}
+
+impl ListPieces {
+    /// How many bytes are still to come.
+    pub fn len(&self) -> usize {
+        self.left
     }
-    out.extend_from_slice(b"]}\n");
-    Bytes::from(out)
+
+    /// Whether nothing is to come.
+    pub fn is_empty(&self) -> bool {
+        self.left == 0
+    }
+
+    /// Everything that is to come.
+    pub fn whole(self) -> Bytes {
+        let mut out = Vec::with_capacity(self.left);
+        self.for_each(|piece| out.extend_from_slice(&piece));
+        Bytes::from(out)
+    }
+}
+
+impl Iterator for ListPieces {
+    type Item = Bytes;
+
+    fn next(&mut self) -> Option<Bytes> {
+        if self.left == 0 {
+            return None;
+        }
+        let mut out = std::mem::take(&mut self.head);
+        out.reserve(self.left.min(PIECE_BYTES + PIECE_BYTES / 4));
+        while out.len() < PIECE_BYTES
+            && let Some(item) = self.items.next()
+        {
+            out.extend_from_slice(&item);
+            if !self.items.as_slice().is_empty() {
+                out.push(b',');
+            }
+        }
+        if self.items.as_slice().is_empty() {
+            out.extend_from_slice(LIST_TAIL);
+        }
+        self.left -= out.len();
+        Some(Bytes::from(out))
+    }
 }
 
 /// The same, of `PartialObjectMetadata`.
@@ -267,7 +320,7 @@ pub fn write_metadata_list<'a>(
         }
         out.extend_from_slice(&to_metadata_only(item)?);
     }
-    out.extend_from_slice(b"]}\n");
+    out.extend_from_slice(LIST_TAIL);
     Ok(Bytes::from(out))
 }
 
@@ -405,7 +458,7 @@ mod tests {
         let resource = catalog.resource("", "v1", "pods").unwrap();
         let item = with_resource_version(&encode(&pod()), 3);
         let items = [item.clone(), item.clone()];
-        let list = decode(&write_list(resource, 9, Some("tok"), Some(5), items.iter())).unwrap();
+        let list = decode(&write_list(resource, 9, Some("tok"), Some(5), items.to_vec()).whole()).unwrap();
         assert_eq!(list["kind"], "PodList");
         assert_eq!(list["metadata"], json!({"resourceVersion": "9", "continue": "tok", "remainingItemCount": 5}));
         assert_eq!(list["items"].as_array().unwrap().len(), 2);
@@ -416,6 +469,24 @@ mod tests {
         assert_eq!(frame["object"]["metadata"]["resourceVersion"], "3");
         let end = decode(&bookmark(resource, 9, true)).unwrap();
         assert_eq!(end["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"], "true");
+    }
+
+    #[test]
+    fn a_long_list_comes_in_pieces_that_make_a_whole() {
+        let catalog = Catalog::builtin();
+        let resource = catalog.resource("", "v1", "configmaps").unwrap();
+        let object = |size: usize| encode(&json!({"metadata": {"name": "a"}, "data": {"key": "x".repeat(size)}}));
+        for (count, size) in [(0, 0), (1, 10), (1, 3 * PIECE_BYTES), (7, PIECE_BYTES), (5_000, 100)] {
+            let items = vec![object(size); count];
+            let pieces = write_list(resource, 9, None, None, items.clone());
+            let length = pieces.len();
+            let pieces: Vec<Bytes> = pieces.collect();
+            assert!(pieces.iter().all(|piece| piece.len() < PIECE_BYTES + size + 200), "{count} of {size}");
+            assert_eq!(pieces.iter().map(Bytes::len).sum::<usize>(), length, "{count} of {size}");
+            let list = decode(&pieces.concat()).unwrap();
+            assert_eq!(list["items"].as_array().unwrap().len(), count);
+            assert_eq!(write_list(resource, 9, None, None, items).whole(), pieces.concat());
+        }
     }
 
     #[test]

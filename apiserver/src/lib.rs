@@ -46,6 +46,7 @@ use prometheus_client::registry::Registry as MetricsRegistry;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::auth::static_tokens::StaticTokens;
 use crate::auth::tokens::Tokens;
 use crate::auth::{Authenticator, Identity, NodeAuthorizer, RuleAuthorizer, SelfService};
 use crate::cacher::Cacher;
@@ -74,6 +75,8 @@ pub struct Options {
     pub store_options: gantry_store::Options,
     /// The encryption configuration; by default [`encryption::FILE_NAME`] beside the certificates, made if missing.
     pub encryption_config: Option<PathBuf>,
+    /// A file of bearer tokens and whose they are.
+    pub token_file: Option<PathBuf>,
     /// Backups that are made automatically.
     pub backup: Option<operations::BackupOptions>,
     /// The range of Service addresses.
@@ -96,6 +99,7 @@ impl Options {
             store: Target::Embedded(data_dir.join("store")),
             store_options: gantry_store::Options::default(),
             encryption_config: None,
+            token_file: None,
             backup: None,
             service_cidr: DEFAULT_SERVICE_CIDR.parse().expect("the default range is well-formed"),
             node_ports: 30_000..=32_767,
@@ -125,6 +129,9 @@ pub enum Error {
     /// The key of service account tokens cannot be used.
     #[error("cannot use the key of service account tokens")]
     Tokens(#[from] auth::tokens::TokenError),
+    /// The file of bearer tokens cannot be used.
+    #[error("cannot use the bearer tokens")]
+    StaticTokens(#[from] auth::static_tokens::StaticTokenError),
     /// TLS cannot be set up with the certificates there are.
     #[error("cannot set up TLS")]
     Tls(#[from] rustls::Error),
@@ -186,6 +193,7 @@ pub async fn start(options: Options, metrics: MetricsRegistry, shutdown: Cancell
     let addresses = ServiceAddresses::new(options.service_cidr, options.node_ports.clone());
     let pki = Arc::new(load_pki(&options, advertise.ip(), addresses.first())?);
     let keys = Keys {
+        static_tokens: options.token_file.as_deref().map(StaticTokens::read).transpose()?.unwrap_or_default().into(),
         tls: server::tls_config(&pki)?,
         node_client: server::node_client_config(&pki)?,
         front_proxy: Arc::new(server::front_proxy(&pki)?),
@@ -291,6 +299,7 @@ struct Keys {
     node_client: Arc<rustls::ClientConfig>,
     front_proxy: Arc<webhook::Presented>,
     tokens: Arc<Tokens>,
+    static_tokens: Arc<StaticTokens>,
 }
 
 /// Everything that requests are answered with.
@@ -310,7 +319,12 @@ fn app(
         webhook_client(&cacher, &catalog).presenting(Arc::clone(&keys.front_proxy)),
     );
     App {
-        authenticator: Authenticator::new(Arc::clone(&keys.tokens), Arc::clone(&cacher), &catalog),
+        authenticator: Authenticator::new(
+            Arc::clone(&keys.tokens),
+            Arc::clone(&keys.static_tokens),
+            Arc::clone(&cacher),
+            &catalog,
+        ),
         authorizer: Box::new(authorizer(&cacher, &catalog)),
         tokens: Arc::clone(&keys.tokens),
         documents: Documents::new(Arc::clone(registry.live_catalog()), advertise),

@@ -82,6 +82,9 @@ pub struct ApiFlags {
     /// directory's pki/encryption.yaml, made at the first start with a key that encrypts secrets
     #[arg(long, visible_alias = "encryption-provider-config", value_name = "FILE")]
     pub encryption_config: Option<PathBuf>,
+    /// Believe the bearer tokens of this file, whose lines are `token,user,uid,"group,group"`
+    #[arg(long, value_name = "FILE")]
+    pub token_auth_file: Option<PathBuf>,
     /// Back the store up into this folder automatically
     #[arg(long, value_name = "DIR")]
     pub backup_dir: Option<PathBuf>,

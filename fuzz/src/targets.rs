@@ -65,7 +65,7 @@ fn stored(resource: &Resource, object: &Value) {
     let bytes = codec::with_resource_version(&codec::encode(object), 7);
     codec::decode(&bytes).expect("what is stored can be read again");
     codec::facts(resource, &bytes).expect("what is stored has facts");
-    let list = codec::write_list(resource, 7, None, None, std::iter::once(&bytes));
+    let list = codec::write_list(resource, 7, None, None, vec![bytes.clone()]).whole();
     codec::decode(&list).expect("a list can be read");
     codec::decode(&codec::watch_frame("ADDED", &bytes)).expect("a watch event can be read");
     let message = protobuf::object(resource, &bytes).expect("what is stored has a message");

@@ -17,6 +17,8 @@ pub struct Args {
 
 #[derive(Clone, Copy, clap::ValueEnum)]
 enum Name {
+    /// Requests beside a bare server of the same library, watchers, memory
+    Api,
     /// Start of a pod beside the bare runtime's cost, idle memory, time to ready
     Spine,
     /// Durable writes beside bare redb and etcd on the same disk; opening, memory and latencies up to a million objects
@@ -28,6 +30,7 @@ enum Name {
 /// Runs a bench.
 pub fn run(args: &Args) -> Result<()> {
     match args.name {
+        Name::Api => api(&host::build_gantry(true)?),
         Name::Spine => {
             setup::ensure(setup::For::Demo)?;
             spine(&host::build_gantry(true)?)
@@ -37,13 +40,26 @@ pub fn run(args: &Args) -> Result<()> {
     }
 }
 
+/// The API server in a process of its own; requests come from `h2load`.
+fn api(gantry: &std::path::Path) -> Result<()> {
+    setup::ensure(setup::For::Bench)?;
+    let program = example("gantry-apiserver", "bench_api")?;
+    std::fs::create_dir_all(host::work_dir())?;
+    host::run(Command::new(program).arg(host::work_dir()).env("GANTRY_BINARY", gantry))
+}
+
+/// Builds an example as what it measures is built.
+fn example(package: &str, name: &str) -> Result<std::path::PathBuf> {
+    let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    build.current_dir(host::root()).args(["build", "--release", "--locked", "--package", package]);
+    host::run(build.args(["--example", name]))?;
+    Ok(host::target_dir().join("release").join("examples").join(name))
+}
+
 /// The store alone, in a program of its own: nothing else of Gantry is in the way of what is measured.
 fn store() -> Result<()> {
-    let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    build.current_dir(host::root()).args(["build", "--release", "--locked", "--package", "gantry-store"]);
-    host::run(build.args(["--example", "bench_store"]))?;
+    let program = example("gantry-store", "bench_store")?;
     std::fs::create_dir_all(host::work_dir())?;
-    let program = host::target_dir().join("release").join("examples").join("bench_store");
     host::run(Command::new(program).arg(host::work_dir()))
 }
 

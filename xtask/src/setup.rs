@@ -13,6 +13,8 @@ pub enum For {
     Demo,
     /// Running the tests as well.
     Tests,
+    /// Measuring as well.
+    Bench,
 }
 
 struct Tool {
@@ -55,6 +57,12 @@ const TOOLS: &[Tool] = &[
         why: "is the store of the tests with several machines",
         needed_for: For::Tests,
     },
+    Tool {
+        probe: "h2load",
+        package: "nghttp2-client",
+        why: "sends the requests that benches count",
+        needed_for: For::Bench,
+    },
 ];
 
 /// Installs what is missing for `purpose`.
@@ -70,7 +78,7 @@ pub fn ensure(purpose: For) -> Result<()> {
         }
         install(&missing.iter().map(|tool| tool.package).collect::<Vec<_>>())?;
     }
-    if purpose == For::Tests && crate::test::find_kubectl().is_none() {
+    if purpose >= For::Tests && crate::test::find_kubectl().is_none() {
         println!("Missing on this machine:\n  {:<28} is the client that the tests type", "kubernetes-client");
         install(&["kubernetes-client"])?;
     }

@@ -8,6 +8,7 @@ mod authorizer;
 mod identity;
 mod node;
 mod rules;
+pub mod static_tokens;
 pub mod tokens;
 
 pub use authenticator::{Authenticator, PeerCertificate, identity_of_certificate};

@@ -4,7 +4,9 @@
 //! or what it says, once signature, issuer, times and audience have been checked. Whether the account and the pod
 //! still exist is the caller's to check. Nothing here does I/O.
 
+use std::collections::HashSet;
 use std::fmt;
+use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
 use base64::Engine;
@@ -29,6 +31,9 @@ const TOKEN_BYTES_MAX: usize = 16 << 10;
 const HEADER_BYTES_MAX: usize = 1 << 10;
 /// How far the clocks of whoever issued a token and whoever checks it may be apart, as in Kubernetes.
 const LEEWAY_SECONDS: i64 = 60;
+/// How many tokens are known by their good signatures: a few for each service account that is at work. Clients send the
+/// same token with every request, and a signature takes longer to check than most requests to answer.
+const VERIFIED_MAX: usize = 16_384;
 /// The only algorithm: a token does not get to choose.
 const ALGORITHM: &str = "ES256";
 
@@ -116,6 +121,8 @@ pub struct Tokens {
     key: EcdsaKeyPair,
     key_id: String,
     random: SystemRandom,
+    /// Digests of tokens whose signatures were found good; that does not change while the key stays.
+    verified: RwLock<HashSet<[u8; digest::SHA256_OUTPUT_LEN]>>,
 }
 
 /// The first part of a token.
@@ -186,7 +193,7 @@ impl Tokens {
             .map_err(|_| TokenError::Key)?;
         let public = [&PUBLIC_KEY_PREFIX, key.public_key().as_ref()].concat();
         let key_id = URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, &public));
-        Ok(Tokens { key, key_id, random })
+        Ok(Tokens { key, key_id, random, verified: RwLock::default() })
     }
 
     /// The audiences of a token that nobody named any for: the API server.
@@ -281,10 +288,26 @@ impl Tokens {
             return Err(TokenError::Signature);
         }
         let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| TokenError::Malformed)?;
-        UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, self.key.public_key().as_ref())
-            .verify(signed.as_bytes(), &signature)
-            .map_err(|_| TokenError::Signature)?;
+        self.verify_signature(token, signed, &signature)?;
         check(parse(payload)?, audiences, now.as_second())
+    }
+
+    /// Checks a signature unless this very token's was good before.
+    fn verify_signature(&self, token: &str, signed: &str, signature: &[u8]) -> Result<(), TokenError> {
+        let mut id = [0; digest::SHA256_OUTPUT_LEN];
+        id.copy_from_slice(digest::digest(&digest::SHA256, token.as_bytes()).as_ref());
+        if self.verified.read().unwrap_or_else(PoisonError::into_inner).contains(&id) {
+            return Ok(());
+        }
+        UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, self.key.public_key().as_ref())
+            .verify(signed.as_bytes(), signature)
+            .map_err(|_| TokenError::Signature)?;
+        let mut verified = self.verified.write().unwrap_or_else(PoisonError::into_inner);
+        if verified.len() >= VERIFIED_MAX {
+            verified.clear();
+        }
+        verified.insert(id);
+        Ok(())
     }
 
     /// The public key, for others that check tokens: the document behind `/openid/v1/jwks`.

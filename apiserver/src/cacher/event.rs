@@ -125,9 +125,9 @@ impl Change {
         }
     }
 
-    /// About how many bytes the log holds on to because of this change.
+    /// About how many bytes the log holds on to because of this change, with its frame in protobuf, which somebody may yet ask for.
     pub fn weight(&self) -> usize {
-        self.frame.len() + 256
+        2 * self.frame.len() + 256
     }
 }
 

@@ -28,7 +28,7 @@ pub enum Scope {
     Namespace(String),
     /// One object.
     Name(String, String),
-    /// Pods of one node.
+    /// Pods of one node; those that wait for one are of the node without a name.
     Node(String),
 }
 
@@ -52,19 +52,24 @@ impl Filter {
         self.name.is_some() || self.labels.is_some() || self.fields.is_some()
     }
 
+    /// The node that everything selected is on; empty if on none yet.
+    pub fn node(&self) -> Option<&str> {
+        self.fields.as_ref().and_then(|fields| fields.exact(NODE_FIELD))
+    }
+
     /// Where a watcher with this filter is indexed.
     pub fn scope(&self) -> Scope {
         if let Some(name) = &self.name {
             return Scope::Name(self.namespace.clone(), name.clone());
         }
-        if let Some(node) = self.fields.as_ref().and_then(|fields| fields.exact(NODE_FIELD)) {
+        if let Some(node) = self.node() {
             return Scope::Node(node.to_owned());
         }
         if self.namespace.is_empty() { Scope::All } else { Scope::Namespace(self.namespace.clone()) }
     }
 }
 
-/// The node an object is on, as far as its selectable fields say.
+/// The node an object is on, as far as its selectable fields say; empty if it waits for one, none if its kind knows no nodes.
 pub fn node_of(facts: &ObjectFacts) -> Option<&str> {
-    facts.fields.get(NODE_FIELD).map(String::as_str).filter(|node| !node.is_empty())
+    facts.fields.get(NODE_FIELD).map(String::as_str)
 }

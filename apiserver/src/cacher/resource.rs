@@ -3,7 +3,7 @@
 //! In: events of the store, applied by the feed in order. Out: gets, list pages and watches. All state is behind one
 //! lock that is held for short computations only, never across an await.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Bound;
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use crate::encryption::keyring::sealed_with;
 
 use super::event::{Change, Entry, Kind};
-use super::filter::{Filter, Scope};
+use super::filter::{Filter, Scope, node_of};
 use super::watchers::{Delivery, Watchers, kind_for};
 
 /// Changes younger than this stay in the log (unless the limits below are reached), so that a client that reconnects
@@ -42,9 +42,15 @@ pub struct ResourceCache {
     pub(super) filling: tokio::sync::Mutex<()>,
 }
 
+/// Objects in key order.
+type Objects = BTreeMap<Arc<str>, Arc<Entry>>;
+
 #[derive(Debug, Default)]
 struct State {
-    objects: BTreeMap<Arc<str>, Arc<Entry>>,
+    objects: Objects,
+    /// The same objects by the node they are on, for kinds whose objects are on nodes: what a node agent asks for costs what
+    /// runs on its node.
+    by_node: HashMap<String, Objects>,
     log: VecDeque<Arc<Change>>,
     log_bytes: usize,
     /// A watch can start after this revision or any later one.
@@ -179,9 +185,7 @@ impl ResourceCache {
             }
         }
         for entry in changed {
-            let before = state.objects.insert(Arc::clone(&entry.key), Arc::clone(&entry));
-            state.object_bytes += entry.object.len();
-            state.object_bytes -= before.map_or(0, |before| before.object.len());
+            state.put(entry);
         }
         *self.resource.write().unwrap_or_else(std::sync::PoisonError::into_inner) = resource;
         Ok(())
@@ -240,13 +244,10 @@ impl ResourceCache {
             }
         };
         state.unreadable.remove(kv.key.as_str());
-        let gone = change.previous.as_ref().map_or(0, |entry| entry.object.len());
-        state.object_bytes -= gone;
         if kind == Kind::Deleted {
-            state.objects.remove(kv.key.as_str());
+            state.take(&kv.key);
         } else {
-            state.object_bytes += change.entry.object.len();
-            state.objects.insert(Arc::clone(&change.entry.key), Arc::clone(&change.entry));
+            state.put(Arc::clone(&change.entry));
         }
         state.changed = change.revision;
         state.remember(Arc::clone(&change), now);
@@ -278,8 +279,8 @@ impl ResourceCache {
             None => Bound::Included(prefix),
         };
         let mut entries = Vec::new();
-        let mut range =
-            state.objects.range::<str, _>((lower, Bound::Unbounded)).take_while(|(key, _)| key.starts_with(prefix));
+        let candidates = state.candidates(filter).range::<str, _>((lower, Bound::Unbounded));
+        let mut range = candidates.take_while(|(key, _)| key.starts_with(prefix));
         let mut more_after = None;
         for (key, entry) in range.by_ref() {
             if !filter.matches(&entry.facts) {
@@ -322,7 +323,7 @@ impl ResourceCache {
         let mut backlog = Vec::new();
         let after = match start {
             WatchStart::Now => {
-                let range = state.objects.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
+                let range = state.candidates(&filter).range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
                 for (_, entry) in range.take_while(|(key, _)| key.starts_with(prefix)) {
                     if filter.matches(&entry.facts) {
                         initial.push(Arc::clone(entry));
@@ -403,15 +404,62 @@ impl State {
         self.changed = revision;
         self.filled = true;
         self.filled_at = revision;
-        self.object_bytes = entries.iter().map(|entry| entry.object.len()).sum();
-        self.objects = entries.into_iter().map(|entry| (Arc::clone(&entry.key), Arc::new(entry))).collect();
+        self.objects.clear();
+        self.by_node.clear();
+        self.object_bytes = 0;
+        for entry in entries {
+            self.put(Arc::new(entry));
+        }
+    }
+
+    /// Puts an object in the place of what was there.
+    fn put(&mut self, entry: Arc<Entry>) {
+        self.object_bytes += entry.object.len();
+        if let Some(before) = self.objects.insert(Arc::clone(&entry.key), Arc::clone(&entry)) {
+            self.object_bytes -= before.object.len();
+            if node_of(&before.facts) != node_of(&entry.facts) {
+                self.leave_node(&before);
+            }
+        }
+        if let Some(node) = node_of(&entry.facts) {
+            let on_node = match self.by_node.get_mut(node) {
+                Some(on_node) => on_node,
+                None => self.by_node.entry(node.to_owned()).or_default(),
+            };
+            on_node.insert(Arc::clone(&entry.key), entry);
+        }
+    }
+
+    /// Takes an object out.
+    fn take(&mut self, key: &str) {
+        if let Some(entry) = self.objects.remove(key) {
+            self.object_bytes -= entry.object.len();
+            self.leave_node(&entry);
+        }
+    }
+
+    fn leave_node(&mut self, entry: &Entry) {
+        let Some(node) = node_of(&entry.facts) else { return };
+        if let Some(on_node) = self.by_node.get_mut(node) {
+            on_node.remove(&entry.key);
+            if on_node.is_empty() {
+                self.by_node.remove(node);
+            }
+        }
+    }
+
+    /// The objects among which everything is that a filter selects.
+    fn candidates(&self, filter: &Filter) -> &Objects {
+        const NOTHING: &Objects = &BTreeMap::new();
+        match filter.node() {
+            Some(node) => self.by_node.get(node).unwrap_or(NOTHING),
+            None => &self.objects,
+        }
     }
 
     /// Notes that an object cannot be read any more. Watches end: what they have shown is not what is stored.
     fn close_over(&mut self, key: &str, reason: String) {
-        if let Some(entry) = self.objects.remove(key) {
-            self.object_bytes -= entry.object.len();
-        }
+        self.take(key);
         self.unreadable.insert(Arc::from(key), reason);
         self.watchers.close_all();
     }

@@ -176,3 +176,49 @@ fn keys_name_their_resource() {
     assert_eq!(resource_prefix("/registry/x"), None);
     assert_eq!(resource_prefix("/other/core/pods/x"), None);
 }
+
+#[test]
+fn what_waits_for_a_node_can_be_watched_and_listed_by_that() {
+    let mut fixture = Fixture::new();
+    let mut waiting = fixture.watch(on_node(""), WatchStart::Now).unwrap();
+    let mut placed = fixture.watch(on_node("n1"), WatchStart::Now).unwrap();
+    fixture.put("a", "", "web");
+    fixture.put("b", "", "web");
+    fixture.put("a", "n1", "web");
+    assert_eq!(
+        kinds(&mut waiting),
+        [(Kind::Added, "a".into()), (Kind::Added, "b".into()), (Kind::Deleted, "a".into())]
+    );
+    assert_eq!(kinds(&mut placed), [(Kind::Added, "a".into())]);
+    let names = |filter: Filter| {
+        let page = fixture.cache.list("/registry/core/pods/", None, 0, &filter);
+        page.entries.iter().map(|entry| entry.facts.name.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(names(on_node("")), ["b"]);
+    assert_eq!(names(on_node("n1")), ["a"]);
+    assert!(names(on_node("n2")).is_empty());
+}
+
+#[test]
+fn lists_of_a_node_are_what_a_look_at_everything_finds() {
+    let mut fixture = Fixture::new();
+    // A fixed sequence that creates, moves and deletes in no order.
+    let mut number = 7_u32;
+    for _ in 0..2_000 {
+        number = number.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let (name, node) = (format!("p{}", number >> 28), ["", "n1", "n2"][(number >> 20) as usize % 3]);
+        let kind = if (number >> 10).is_multiple_of(4) { EventKind::Delete } else { EventKind::Put };
+        fixture.event(kind, &name, node, "web");
+    }
+    for node in ["", "n1", "n2", "n3"] {
+        let listed = fixture.cache.list("/registry/core/pods/", None, 0, &on_node(node));
+        let mut found = Vec::new();
+        let filter = on_node(node);
+        fixture.cache.for_each(|entry| {
+            if filter.matches(&entry.facts) {
+                found.push(entry.key.to_string());
+            }
+        });
+        assert_eq!(listed.entries.iter().map(|entry| entry.key.to_string()).collect::<Vec<_>>(), found, "{node}");
+    }
+}

@@ -57,7 +57,7 @@ pub async fn handle(call: Call<'_>, request: http::Request<Body>) -> Answer {
         Verb::List => {
             let list =
                 call.app.registry.list(&resource, &call.params.list(&resource, namespace_of(&resource, info))?).await?;
-            view.list(&resource, &list)
+            view.list(&resource, list).await
         }
         Verb::Watch => watch(&call, &resource, &view).await,
         Verb::Create if resource.custom.as_ref().is_some_and(|custom| custom.terminating) => Err(ApiError::new(
@@ -88,7 +88,7 @@ pub async fn handle(call: Call<'_>, request: http::Request<Body>) -> Answer {
             let options = delete_options(call.params, request).await?;
             let list = call.params.list(&resource, namespace_of(&resource, info))?;
             let deleted = call.app.registry.delete_collection(&resource, &list, &options, &caller).await?;
-            view.list(&resource, &deleted)
+            view.list(&resource, deleted).await
         }
     }
 }

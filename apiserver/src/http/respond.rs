@@ -1,10 +1,16 @@
 //! Successful responses: objects and lists in the representation that was agreed on.
 //!
-//! In: encoded objects. Out: bytes and responses. JSON objects pass through untouched; protobuf is written from the same
+//! In: encoded objects. Out: bytes and responses. JSON objects pass through untouched, lists of them piece by piece; protobuf is written from the same
 //! bytes; only tables, YAML and pretty-printing parse anything.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use axum::body::Body;
 use bytes::Bytes;
+use gantry_api::codec::ListPieces;
 use gantry_api::kinds::Resource;
 use gantry_api::protobuf::{self, ProtobufError};
 use gantry_api::table::IncludeObject;
@@ -15,6 +21,9 @@ use serde_json::{Value, json};
 use super::negotiate::{Accepted, Format, Transform};
 use super::params::Params;
 use crate::registry::ListResult;
+
+/// Longer lists than this are not rendered between other requests: an object takes some ten microseconds.
+const WRITTEN_AT_ONCE_MAX: usize = 100;
 
 /// How an object is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,19 +75,34 @@ impl Representation {
     }
 
     /// A response with a list.
-    pub fn list(&self, resource: &Resource, list: &ListResult) -> Result<Response<Body>, ApiError> {
+    pub async fn list(self, resource: &Arc<Resource>, list: ListResult) -> Result<Response<Body>, ApiError> {
+        if (self.shape, self.format, self.pretty) == (Shape::Object, Format::Json, false) {
+            let token = list.continue_token.as_deref();
+            let pieces = codec::write_list(resource, list.revision, token, list.remaining, list.objects);
+            return Ok(respond(StatusCode::OK, self.format.content_type(), list_body(pieces)));
+        }
+        if list.objects.len() <= WRITTEN_AT_ONCE_MAX {
+            return self.write_list(resource, list);
+        }
+        let resource = Arc::clone(resource);
+        tokio::task::spawn_blocking(move || self.write_list(&resource, list)).await.map_err(ApiError::internal)?
+    }
+
+    /// A list whose objects must be looked into.
+    fn write_list(self, resource: &Resource, list: ListResult) -> Result<Response<Body>, ApiError> {
         let (token, items) = (list.continue_token.as_deref(), list.objects.iter());
         if self.format == Format::Protobuf {
             let message = match self.shape {
                 Shape::Metadata => protobuf::metadata_list(list.revision, token, list.remaining, items),
                 _ => protobuf::list(resource, list.revision, token, list.remaining, items),
             };
-            return Ok(respond(StatusCode::OK, self.format.content_type(), message.map_err(unwritable)?));
+            let message = message.map_err(unwritable)?;
+            return Ok(respond(StatusCode::OK, self.format.content_type(), message));
         }
         let bytes = match self.shape {
-            Shape::Object => codec::write_list(resource, list.revision, token, list.remaining, items),
+            Shape::Object => codec::write_list(resource, list.revision, token, list.remaining, list.objects).whole(),
             Shape::Metadata => codec::write_metadata_list(list.revision, token, list.remaining, items)?,
-            Shape::Table(include) => super::tables::list(resource, list, include)?,
+            Shape::Table(include) => super::tables::list(resource, &list, include)?,
         };
         self.bytes(StatusCode::OK, bytes)
     }
@@ -148,9 +172,44 @@ pub fn table_bookmark(revision: u64, initial_events_end: bool) -> Bytes {
     codec::watch_frame("BOOKMARK", table.to_string().as_bytes())
 }
 
+/// A list that is written as the client reads it.
+fn list_body(mut pieces: ListPieces) -> Body {
+    match pieces.next() {
+        Some(only) if pieces.is_empty() => Body::from(only),
+        first => Body::new(ListBody { first, pieces }),
+    }
+}
+
+struct ListBody {
+    first: Option<Bytes>,
+    pieces: ListPieces,
+}
+
+impl http_body::Body for ListBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Infallible>>> {
+        let next = self.first.take().or_else(|| self.pieces.next());
+        Poll::Ready(next.map(|piece| Ok(http_body::Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.first.is_none() && self.pieces.is_empty()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        let left = self.first.as_ref().map_or(0, Bytes::len) + self.pieces.len();
+        http_body::SizeHint::with_exact(left as u64)
+    }
+}
+
 /// A response with a body.
-pub fn respond(code: StatusCode, content_type: &'static str, bytes: Bytes) -> Response<Body> {
-    let mut response = Response::new(Body::from(bytes));
+pub fn respond(code: StatusCode, content_type: &'static str, body: impl Into<Body>) -> Response<Body> {
+    let mut response = Response::new(body.into());
     *response.status_mut() = code;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
@@ -158,7 +217,7 @@ pub fn respond(code: StatusCode, content_type: &'static str, bytes: Bytes) -> Re
 
 /// A JSON response.
 pub fn json(code: StatusCode, value: &Value) -> Response<Body> {
-    respond(code, "application/json", Bytes::from(value.to_string()))
+    respond(code, "application/json", value.to_string())
 }
 
 /// Adds `Warning` headers.

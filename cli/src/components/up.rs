@@ -124,6 +124,7 @@ pub async fn start_api_server(
     options.store = gantry_store::Target::parse(&flags.store.store, &dir.join("store"))?;
     options.store_options = flags.store.options();
     options.encryption_config = flags.encryption_config.clone();
+    options.token_file = flags.token_auth_file.clone();
     options.backup = flags.backup_dir.clone().map(|dir| gantry_apiserver::operations::BackupOptions {
         dir,
         // Without a pause it would do nothing else.

@@ -1,0 +1,168 @@
+//! Requests a second, Gantry and the bare server in turn.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::bare;
+use crate::h2load::{self, Answers, IN_FLIGHT, Load};
+use crate::server::{NAMESPACE, Server};
+use crate::{Result, median};
+
+/// Pods are read so many times in a turn.
+const READS: usize = 40_000;
+/// Lists are read so many times in a turn.
+const LISTS: usize = 60;
+
+/// One line of the table: what was done, by Gantry and by the limit, a figure for each turn.
+struct Row {
+    work: &'static str,
+    ours: Vec<Answers>,
+    limit: Vec<Answers>,
+    by_bytes: bool,
+}
+
+impl Row {
+    fn new(work: &'static str, by_bytes: bool) -> Self {
+        Self { work, ours: Vec::new(), limit: Vec::new(), by_bytes }
+    }
+
+    fn print(&self) {
+        let figure = |answers: &Answers| if self.by_bytes { answers.bytes / 1e6 } else { answers.rate };
+        let ours = median(self.ours.iter().map(figure).collect());
+        let limit = median(self.limit.iter().map(figure).collect());
+        let p99 = median(self.ours.iter().map(|answers| answers.p99).collect());
+        let unit = if self.by_bytes { "MB/s" } else { "/s" };
+        println!(
+            "{:<32} {:>11} {:>9.1} ms {:>11} {:>8.0} %",
+            self.work,
+            format!("{ours:.0} {unit}"),
+            p99,
+            format!("{limit:.0} {unit}"),
+            100.0 * ours / limit
+        );
+    }
+}
+
+/// Makes `pods` pods, reads, changes and deletes them, `rounds` times.
+pub async fn run(dir: &Path, rounds: usize, pods: usize) -> Result<()> {
+    if !h2load::is_there() {
+        return Err("h2load is missing; it is in the Debian package nghttp2-client".into());
+    }
+    let server = Server::gantry(dir).await?;
+    set_scene(&server).await?;
+    let collection = format!("/api/v1/namespaces/{NAMESPACE}/pods");
+    let manifest = pod().to_string();
+    // The first round warms the server up and says what the bare one is to answer.
+    create(&server, dir, &collection, &manifest, pods).await?;
+    let names = names(&server, &collection).await?;
+    let client = server.client().await?;
+    let (object, list) = (client.get(&names[0]).await?, client.get(&collection).await?);
+    std::fs::write(dir.join(bare::OBJECT_FILE), &object)?;
+    std::fs::write(dir.join(bare::LIST_FILE), &list)?;
+    delete(&server, dir, &names).await?;
+    let limit = Server::bare(dir).await?;
+
+    println!(
+        "{IN_FLIGHT} requests at once over TLS and HTTP/2, {} bytes a pod, {pods} pods, median of {rounds} turns:",
+        object.len()
+    );
+    println!("{:<32} {:>11} {:>12} {:>11} {:>10}", "", "gantry", "p99", "bare axum", "ratio");
+    let mut rows = [
+        Row::new("create", false),
+        Row::new("get", false),
+        Row::new("list (two at once)", true),
+        Row::new("merge patch of an annotation", false),
+        Row::new("delete", false),
+    ];
+    let patch = json!({"metadata": {"annotations": {"example.com/touched": "yes"}}}).to_string();
+    let (object, list) = ([bare::OBJECT.to_owned()], [bare::LIST.to_owned()]);
+    let collections = [collection.clone()];
+    for _ in 0..rounds {
+        let posts = Load {
+            paths: &object,
+            requests: pods,
+            method: None,
+            body: Some((manifest.as_bytes(), "application/json")),
+            alone: false,
+        };
+        let posted = h2load::run(&limit, dir, &posts).await?;
+        for row in [0, 3, 4] {
+            rows[row].limit.push(posted);
+        }
+        rows[0].ours.push(create(&server, dir, &collection, &manifest, pods).await?);
+        let names = self::names(&server, &collection).await?;
+        let gets = |paths| Load { paths, requests: READS, method: None, body: None, alone: false };
+        rows[1].limit.push(h2load::run(&limit, dir, &gets(&object)).await?);
+        rows[1].ours.push(h2load::run(&server, dir, &gets(&names)).await?);
+        let lists = |paths| Load { paths, requests: LISTS, method: None, body: None, alone: true };
+        rows[2].limit.push(h2load::run(&limit, dir, &lists(&list)).await?);
+        rows[2].ours.push(h2load::run(&server, dir, &lists(&collections)).await?);
+        let patches = Load {
+            paths: &names,
+            requests: names.len(),
+            method: Some("PATCH"),
+            body: Some((patch.as_bytes(), "application/merge-patch+json")),
+            alone: false,
+        };
+        rows[3].ours.push(h2load::run(&server, dir, &patches).await?);
+        rows[4].ours.push(delete(&server, dir, &names).await?);
+    }
+    for row in &rows {
+        row.print();
+    }
+    limit.stop().await?;
+    server.stop().await
+}
+
+/// The namespace and what a pod in it needs.
+pub async fn set_scene(server: &Server) -> Result<()> {
+    let client = server.client().await?;
+    client.create("/api/v1/namespaces", &json!({"metadata": {"name": NAMESPACE}})).await?;
+    let account = json!({"metadata": {"name": "default"}});
+    client.create(&format!("/api/v1/namespaces/{NAMESPACE}/serviceaccounts"), &account).await?;
+    Ok(())
+}
+
+/// The pod of Kubernetes' own scheduling benches.
+pub fn pod() -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"generateName": "pod-"},
+        "spec": {
+            "containers": [{
+                "name": "pause",
+                "image": "registry.k8s.io/pause:3.10.1",
+                "ports": [{"containerPort": 80}],
+                "resources": {
+                    "requests": {"cpu": "100m", "memory": "500Mi"},
+                    "limits": {"cpu": "100m", "memory": "500Mi"}
+                }
+            }]
+        }
+    })
+}
+
+async fn create(server: &Server, dir: &Path, collection: &str, manifest: &str, pods: usize) -> Result<Answers> {
+    let load = Load {
+        paths: &[collection.to_owned()],
+        requests: pods,
+        method: None,
+        body: Some((manifest.as_bytes(), "application/json")),
+        alone: false,
+    };
+    h2load::run(server, dir, &load).await
+}
+
+async fn delete(server: &Server, dir: &Path, names: &[String]) -> Result<Answers> {
+    let load = Load { paths: names, requests: names.len(), method: Some("DELETE"), body: None, alone: false };
+    h2load::run(server, dir, &load).await
+}
+
+/// The paths of all pods.
+async fn names(server: &Server, collection: &str) -> Result<Vec<String>> {
+    let list: Value = serde_json::from_slice(&server.client().await?.get(collection).await?)?;
+    let items = list["items"].as_array().ok_or("a list without items")?;
+    Ok(items.iter().filter_map(|pod| Some(format!("{collection}/{}", pod["metadata"]["name"].as_str()?))).collect())
+}
