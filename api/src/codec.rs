@@ -18,7 +18,7 @@ use serde_json::{Map, Value};
 use crate::custom::Converter;
 use crate::error::ApiError;
 use crate::kinds::{FieldPath, Resource};
-use crate::schema::Text;
+use crate::texts::Texts;
 
 /// The few decoded fields of an object that the watch cache keeps beside its bytes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -30,9 +30,9 @@ pub struct ObjectFacts {
     /// The UID.
     pub uid: String,
     /// Labels.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Texts,
     /// Selectable fields by label, with `metadata.name` and `metadata.namespace`.
-    pub fields: BTreeMap<Text, String>,
+    pub fields: Texts,
     /// The UIDs of its owners.
     pub owners: Vec<String>,
     /// Whether it is being deleted.
@@ -209,8 +209,8 @@ pub fn facts(resource: &Resource, stored: &[u8]) -> Result<ObjectFacts, ApiError
         namespace: meta.namespace,
         name: meta.name,
         uid: meta.uid,
-        labels: meta.labels,
-        fields,
+        labels: Texts::from(&meta.labels),
+        fields: Texts::from(&fields),
         owners: meta.owner_references.into_iter().map(|o| o.uid).collect(),
         deleting: meta.deletion_timestamp.is_some(),
         finalized: !meta.finalizers.is_empty(),
@@ -443,11 +443,11 @@ mod tests {
         let resource = catalog.resource("", "v1", "pods").unwrap();
         let facts = facts(resource, &encode(&pod())).unwrap();
         assert_eq!((facts.namespace.as_str(), facts.name.as_str(), facts.uid.as_str()), ("default", "web", "u1"));
-        assert_eq!(facts.labels["app"], "we\"b");
-        assert_eq!(facts.fields["spec.nodeName"], "n1");
-        assert_eq!(facts.fields["spec.hostNetwork"], "true");
-        assert_eq!(facts.fields["status.phase"], "Running");
-        assert_eq!(facts.fields["status.podIP"], "");
+        assert_eq!(&facts.labels["app"], "we\"b");
+        assert_eq!(&facts.fields["spec.nodeName"], "n1");
+        assert_eq!(&facts.fields["spec.hostNetwork"], "true");
+        assert_eq!(&facts.fields["status.phase"], "Running");
+        assert_eq!(&facts.fields["status.podIP"], "");
         assert_eq!(facts.owners, ["rs1"]);
         assert!(facts.deleting && facts.finalized);
     }
@@ -497,7 +497,7 @@ mod tests {
                             "regarding": {"name": "p"}});
         let stored = to_storage(new, &object).unwrap();
         let facts = facts(new, &stored).unwrap();
-        assert_eq!(facts.fields["regarding.name"], "p");
+        assert_eq!(&facts.fields["regarding.name"], "p");
         let read = with_resource_version(&stored, 4);
         let back = decode(&in_version(new, &read).unwrap()).unwrap();
         assert_eq!((&back["regarding"]["name"], &back["metadata"]["resourceVersion"]), (&json!("p"), &json!("4")));

@@ -32,5 +32,6 @@ pub mod schema;
 pub mod selector;
 pub mod strategy;
 pub mod table;
+pub mod texts;
 
 pub use error::{ApiError, Cause, FieldError, Reason};

@@ -44,7 +44,7 @@ impl Filter {
             && self
                 .fields
                 .as_ref()
-                .is_none_or(|fields| fields.matches(|field| facts.fields.get(field).map(String::as_str)))
+                .is_none_or(|fields| fields.matches(|field| facts.fields.get(field)))
     }
 
     /// Whether anything beyond the key prefix narrows the selection.
@@ -71,5 +71,5 @@ impl Filter {
 
 /// The node an object is on, as far as its selectable fields say; empty if it waits for one, none if its kind knows no nodes.
 pub fn node_of(facts: &ObjectFacts) -> Option<&str> {
-    facts.fields.get(NODE_FIELD).map(String::as_str)
+    facts.fields.get(NODE_FIELD)
 }
