@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::fieldset::FieldSet;
 use super::path::{PathElement, equal};
-use super::typed::{Shape, Type};
+use super::typed::{Shape, Type, everything_below};
 
 /// The fields that differ.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -31,15 +31,11 @@ impl Comparison {
     }
 
     /// The same without these fields and what lies below them.
-    pub fn without(self, fields: &FieldSet) -> Comparison {
-        if fields.is_empty() {
-            return self;
+    pub fn without(mut self, fields: &FieldSet) -> Comparison {
+        for set in [&mut self.removed, &mut self.modified, &mut self.added] {
+            set.subtract_below(fields);
         }
-        Comparison {
-            removed: self.removed.recursive_difference(fields),
-            modified: self.modified.recursive_difference(fields),
-            added: self.added.recursive_difference(fields),
-        }
+        self
     }
 }
 
@@ -63,26 +59,15 @@ impl Walker {
     }
 
     fn walk(&mut self, ty: Type<'_>, old: Option<&Value>, new: Option<&Value>) {
-        let is_leaf = match (old, new) {
-            (None, None) => return,
-            (Some(old_value), Some(new_value)) => {
-                if equal(old_value, new_value) {
-                    return;
-                }
-                self.both(ty, old_value, new_value)
-            }
-            (Some(only), None) => self.below(ty, only, |walker, element, ty, value| {
-                walker.descend(element, ty, Some(value), None);
-            }),
-            (None, Some(only)) => self.below(ty, only, |walker, element, ty, value| {
-                walker.descend(element, ty, None, Some(value));
-            }),
-        };
         match (old, new) {
-            (None, _) => self.found.added.insert(&self.path),
-            (_, None) => self.found.removed.insert(&self.path),
-            _ if is_leaf => self.found.modified.insert(&self.path),
-            _ => {}
+            (None, None) => {}
+            (Some(old), Some(new)) => {
+                if !equal(old, new) && self.both(ty, old, new) {
+                    self.found.modified.put_at(&self.path, true, FieldSet::new());
+                }
+            }
+            (Some(only), None) => self.found.removed.put_at(&self.path, true, below(ty, only)),
+            (None, Some(only)) => self.found.added.put_at(&self.path, true, below(ty, only)),
         }
     }
 
@@ -131,8 +116,8 @@ impl Walker {
             }
             // Free-form content that changes its shape: what was below goes, what is below comes, and the whole changes.
             _ => {
-                self.below(ty, old, |walker, element, ty, value| walker.descend(element, ty, Some(value), None));
-                self.below(ty, new, |walker, element, ty, value| walker.descend(element, ty, None, Some(value)));
+                self.found.removed.put_at(&self.path, false, below(ty, old));
+                self.found.added.put_at(&self.path, false, below(ty, new));
                 true
             }
         }
@@ -145,7 +130,7 @@ impl Walker {
             (2.., 2..) => {
                 if old != new {
                     self.path.push(element);
-                    self.found.modified.insert(&self.path);
+                    self.found.modified.put_at(&self.path, true, FieldSet::new());
                     self.path.pop();
                 }
             }
@@ -154,7 +139,7 @@ impl Walker {
                     self.descend(element.clone(), ty, None, Some(one));
                 }
                 self.path.push(element);
-                self.found.removed.insert(&self.path);
+                self.found.removed.put_at(&self.path, true, FieldSet::new());
                 self.path.pop();
             }
             (_, _) => {
@@ -162,40 +147,13 @@ impl Walker {
                     self.descend(element.clone(), ty, Some(one), None);
                 }
                 self.path.push(element);
-                self.found.added.insert(&self.path);
+                self.found.added.put_at(&self.path, true, FieldSet::new());
                 self.path.pop();
             }
         }
     }
+}
 
-    /// Visits what lies directly below a value; true if it is a leaf.
-    fn below<'v>(
-        &mut self,
-        ty: Type<'_>,
-        value: &'v Value,
-        mut visit: impl FnMut(&mut Self, PathElement, Type<'_>, &'v Value),
-    ) -> bool {
-        match ty.shape(value) {
-            Shape::Leaf => return true,
-            Shape::Map(map) => {
-                for (key, value) in map.into_iter().flatten() {
-                    visit(self, PathElement::Field(key.clone()), ty.field(key), value);
-                }
-            }
-            Shape::List(items, list) => {
-                let items = items.map(Vec::as_slice).unwrap_or_default();
-                let Some(elements) = list.elements(items) else { return true };
-                let mut counts: BTreeMap<&PathElement, usize> = BTreeMap::new();
-                for element in &elements {
-                    *counts.entry(element).or_default() += 1;
-                }
-                for (element, item) in elements.iter().zip(items) {
-                    // Of items that share one identity only the identity counts.
-                    let item = if counts[element] > 1 { &Value::Null } else { item };
-                    visit(self, element.clone(), list.item(), item);
-                }
-            }
-        }
-        false
-    }
+fn below(ty: Type<'_>, value: &Value) -> FieldSet {
+    everything_below(ty, value).unwrap_or_default()
 }

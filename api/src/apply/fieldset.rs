@@ -46,12 +46,18 @@ impl FieldSet {
 
     /// Adds a path; the empty path, which is the whole object, is not tracked.
     pub fn insert(&mut self, path: &[PathElement]) {
-        if let [first, rest @ ..] = path {
-            let node = self.node_mut(first, |element: &PathElement| element.clone());
-            if rest.is_empty() {
-                node.member = true;
-            } else {
-                node.children.insert(rest);
+        self.put_at(path, true, FieldSet::new());
+    }
+
+    /// Adds all that lies below a path and, if it is a member, the path itself.
+    pub(super) fn put_at(&mut self, path: &[PathElement], member: bool, children: FieldSet) {
+        match path {
+            [] => *self = std::mem::take(self).union(children),
+            _ if !member && children.is_empty() => {}
+            [first, rest @ ..] => {
+                let node = self.node_mut(first, |element: &PathElement| element.clone());
+                node.member |= member && rest.is_empty();
+                node.children.put_at(rest, member && !rest.is_empty(), children);
             }
         }
     }
@@ -166,18 +172,24 @@ impl FieldSet {
         }
     }
 
-    /// The paths that neither are in the other nor lie below one that is.
-    #[must_use]
-    pub fn recursive_difference(&self, other: &FieldSet) -> FieldSet {
-        self.pick(other, |left, right| match right {
-            None => Some(left.clone()),
-            Some(right) if right.member => None,
-            Some(right) => Some(Node {
-                element: left.element.clone(),
-                member: left.member,
-                children: left.children.recursive_difference(&right.children),
-            }),
-        })
+    /// Takes the paths of the other out of this set, and all that lies below them.
+    pub fn subtract_below(&mut self, other: &FieldSet) {
+        let mut emptied = false;
+        for right in &other.nodes {
+            if let Ok(at) = self.nodes.binary_search_by(|node| node.element.cmp(&right.element)) {
+                let left = &mut self.nodes[at];
+                if right.member {
+                    left.member = false;
+                    left.children = FieldSet::new();
+                } else {
+                    left.children.subtract_below(&right.children);
+                }
+                emptied |= left.is_empty();
+            }
+        }
+        if emptied {
+            self.nodes.retain(|node| !node.is_empty());
+        }
     }
 
     fn pick(&self, other: &FieldSet, keep: impl Fn(&Node, Option<&Node>) -> Option<Node>) -> FieldSet {

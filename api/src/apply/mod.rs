@@ -22,6 +22,8 @@ mod path;
 mod tests;
 mod typed;
 
+use std::sync::LazyLock;
+
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
@@ -146,7 +148,7 @@ pub fn track_update(
     if let Some(same) = of_old
         && !is_reset
         && written.as_ref().is_none_or(|written| written == same)
-        && changes.is_only_of(&system_fields())
+        && changes.is_only_of(&SYSTEM)
     {
         meta::metadata_mut(new).insert("managedFields".to_owned(), same.clone());
         return;
@@ -225,7 +227,7 @@ impl<'a> Request<'a> {
         let mut set = changes.modified.union(changes.added);
         managed.take_from_others(None, &set);
         managed.take_from_others(None, &changes.removed);
-        set.subtract(&system_fields());
+        set.subtract(&SYSTEM);
         if !set.is_empty() {
             let owned = managed.entries.entry(self.id(Operation::Update)).or_insert_with(|| Owned {
                 fields: FieldSet::new(),
@@ -248,7 +250,8 @@ impl<'a> Request<'a> {
         let id = self.id(Operation::Apply);
         let merged = merge::merge(self.ty, Some(live), Some(applied)).unwrap_or_else(|| live.clone());
         let last = managed.entries.remove(&id);
-        let fields = typed::fields_of(self.ty, applied).recursive_difference(&self.reset);
+        let mut fields = typed::fields_of(self.ty, applied);
+        fields.subtract_below(&self.reset);
         let time = last.as_ref().and_then(|last| last.time.clone());
         // Nothing is pruned unless the manager dropped a field.
         let dropped = last.as_ref().filter(|last| !last.fields.difference(&fields).is_empty());
@@ -261,7 +264,7 @@ impl<'a> Request<'a> {
         self.settle(live, &new, &id, &mut managed, force)?;
         let changed = !path::equal(live, &new);
         if let Some(owned) = managed.entries.get_mut(&id) {
-            owned.fields.subtract(&system_fields());
+            owned.fields.subtract(&SYSTEM);
             let same_fields = last.is_some_and(|last| last.fields == owned.fields);
             if changed || !same_fields {
                 owned.time = Some(self.now.clone());
@@ -338,9 +341,8 @@ impl<'a> Request<'a> {
     }
 }
 
-fn system_fields() -> FieldSet {
-    SYSTEM_FIELDS.iter().map(|path| field_path(path)).collect()
-}
+/// [`SYSTEM_FIELDS`] as a set.
+static SYSTEM: LazyLock<FieldSet> = LazyLock::new(|| SYSTEM_FIELDS.iter().map(|path| field_path(path)).collect());
 
 fn field_path(names: &[&str]) -> Vec<PathElement> {
     names.iter().map(|name| PathElement::Field((*name).to_owned())).collect()

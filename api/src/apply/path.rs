@@ -53,7 +53,7 @@ impl PathElement {
     /// The written form.
     pub fn written(&self) -> String {
         match self {
-            PathElement::Field(name) => format!("f:{name}"),
+            PathElement::Field(name) => ["f:", name].concat(),
             PathElement::Key(keys) => {
                 let mut text = String::from("k:{");
                 for (i, (name, value)) in keys.iter().enumerate() {

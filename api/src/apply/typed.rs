@@ -174,8 +174,7 @@ fn collect(ty: Type<'_>, value: &Value, set: &mut FieldSet) -> bool {
         Shape::List(items, list) => {
             let items = items.map(Vec::as_slice).unwrap_or_default();
             let Some(elements) = list.elements(items) else { return true };
-            let mut seen = BTreeSet::new();
-            let repeated: BTreeSet<&PathElement> = elements.iter().filter(|e| !seen.insert(*e)).collect();
+            let repeated = repeated(&elements);
             for (element, item) in elements.iter().zip(items) {
                 let mut below = FieldSet::new();
                 // Of items that share one identity only the identity is owned.
@@ -187,6 +186,37 @@ fn collect(ty: Type<'_>, value: &Value, set: &mut FieldSet) -> bool {
         }
     }
     false
+}
+
+/// Everything below a value that is there as a whole: every step is a member, leaf or not. `None` if the value is a leaf.
+pub(super) fn everything_below(ty: Type<'_>, value: &Value) -> Option<FieldSet> {
+    let mut set = FieldSet::new();
+    match ty.shape(value) {
+        Shape::Leaf => return None,
+        Shape::Map(map) => {
+            for (key, value) in map.into_iter().flatten() {
+                let below = everything_below(ty.field(key), value);
+                set.put(PathElement::Field(key.clone()), true, below.unwrap_or_default());
+            }
+        }
+        Shape::List(items, list) => {
+            let items = items.map(Vec::as_slice).unwrap_or_default();
+            let elements = list.elements(items)?;
+            let repeated = repeated(&elements);
+            for (element, item) in elements.iter().zip(items) {
+                // Of items that share one identity only the identity counts.
+                let below = if repeated.contains(element) { None } else { everything_below(list.item(), item) };
+                set.put(element.clone(), true, below.unwrap_or_default());
+            }
+        }
+    }
+    Some(set)
+}
+
+/// The identities that several items have.
+fn repeated(elements: &[PathElement]) -> BTreeSet<&PathElement> {
+    let mut seen = BTreeSet::new();
+    elements.iter().filter(|element| !seen.insert(*element)).collect()
 }
 
 /// What is wrong with a configuration that someone applies: fields the schema does not declare, wrong shapes, list

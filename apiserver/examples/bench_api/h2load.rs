@@ -6,11 +6,19 @@ use std::process::Command;
 use crate::server::{Server, TOKEN};
 use crate::{Result, percentile};
 
-/// Requests that are under way at once: so many connections with so many streams each.
-const CONNECTIONS: usize = 8;
-const STREAMS: usize = 8;
-/// All of them.
-pub const IN_FLIGHT: usize = CONNECTIONS * STREAMS;
+/// Requests that are under way at once.
+pub const IN_FLIGHT: usize = 64;
+
+/// How requests under way share connections.
+#[derive(Debug, Clone, Copy)]
+pub enum Connections {
+    /// Eight connections, each of which goes through all paths.
+    Eight,
+    /// One connection, so that each path is asked for once in turn.
+    One,
+    /// Two connections with one request at a time: for large answers.
+    Alone,
+}
 
 /// What is sent.
 pub struct Load<'a> {
@@ -22,8 +30,8 @@ pub struct Load<'a> {
     pub method: Option<&'a str>,
     /// The body of each, and its type.
     pub body: Option<(&'a [u8], &'a str)>,
-    /// Large answers come two at a time, each alone on its connection.
-    pub alone: bool,
+    /// How they are sent.
+    pub connections: Connections,
 }
 
 /// What came back.
@@ -44,7 +52,11 @@ pub async fn run(server: &Server, dir: &Path, load: &Load<'_>) -> Result<Answers
     std::fs::write(&uris, text)?;
     let _ = std::fs::remove_file(&log);
     let mut command = tokio::process::Command::new("h2load");
-    let (connections, streams) = if load.alone { (2, 1) } else { (CONNECTIONS, STREAMS) };
+    let (connections, streams) = match load.connections {
+        Connections::Eight => (8, IN_FLIGHT / 8),
+        Connections::One => (1, IN_FLIGHT),
+        Connections::Alone => (2, 1),
+    };
     command.arg("-n").arg(load.requests.to_string()).arg("-c").arg(connections.to_string());
     command.arg("-m").arg(streams.to_string()).arg("-i").arg(&uris);
     // Windows of 2^30 bytes: the limit of a list is not to be the client's.

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::bare;
-use crate::h2load::{self, Answers, IN_FLIGHT, Load};
+use crate::h2load::{self, Answers, Connections, IN_FLIGHT, Load};
 use crate::server::{NAMESPACE, Server};
 use crate::{Result, median};
 
@@ -84,7 +84,7 @@ pub async fn run(dir: &Path, rounds: usize, pods: usize) -> Result<()> {
             requests: pods,
             method: None,
             body: Some((manifest.as_bytes(), "application/json")),
-            alone: false,
+            connections: Connections::Eight,
         };
         let posted = h2load::run(&limit, dir, &posts).await?;
         for row in [0, 3, 4] {
@@ -92,10 +92,10 @@ pub async fn run(dir: &Path, rounds: usize, pods: usize) -> Result<()> {
         }
         rows[0].ours.push(create(&server, dir, &collection, &manifest, pods).await?);
         let names = self::names(&server, &collection).await?;
-        let gets = |paths| Load { paths, requests: READS, method: None, body: None, alone: false };
+        let gets = |paths| Load { paths, requests: READS, method: None, body: None, connections: Connections::Eight };
         rows[1].limit.push(h2load::run(&limit, dir, &gets(&object)).await?);
         rows[1].ours.push(h2load::run(&server, dir, &gets(&names)).await?);
-        let lists = |paths| Load { paths, requests: LISTS, method: None, body: None, alone: true };
+        let lists = |paths| Load { paths, requests: LISTS, method: None, body: None, connections: Connections::Alone };
         rows[2].limit.push(h2load::run(&limit, dir, &lists(&list)).await?);
         rows[2].ours.push(h2load::run(&server, dir, &lists(&collections)).await?);
         let patches = Load {
@@ -103,7 +103,7 @@ pub async fn run(dir: &Path, rounds: usize, pods: usize) -> Result<()> {
             requests: names.len(),
             method: Some("PATCH"),
             body: Some((patch.as_bytes(), "application/merge-patch+json")),
-            alone: false,
+            connections: Connections::One,
         };
         rows[3].ours.push(h2load::run(&server, dir, &patches).await?);
         rows[4].ours.push(delete(&server, dir, &names).await?);
@@ -150,13 +150,14 @@ async fn create(server: &Server, dir: &Path, collection: &str, manifest: &str, p
         requests: pods,
         method: None,
         body: Some((manifest.as_bytes(), "application/json")),
-        alone: false,
+        connections: Connections::Eight,
     };
     h2load::run(server, dir, &load).await
 }
 
 async fn delete(server: &Server, dir: &Path, names: &[String]) -> Result<Answers> {
-    let load = Load { paths: names, requests: names.len(), method: Some("DELETE"), body: None, alone: false };
+    let load =
+        Load { paths: names, requests: names.len(), method: Some("DELETE"), body: None, connections: Connections::One };
     h2load::run(server, dir, &load).await
 }
 

@@ -38,15 +38,14 @@ impl Plugin for NamespaceLifecycle {
             return Ok(());
         };
         // The cache answers unless it has not heard of the namespace, which may be new.
-        let found = match registry.cached(namespaces, "", attributes.namespace) {
-            Some(entry) => Some(entry.object.clone()),
-            None => registry.find(namespaces, "", attributes.namespace).await?.map(|current| current.bytes),
+        let (deleting, bytes) = match registry.cached(namespaces, "", attributes.namespace) {
+            Some(entry) => (entry.facts.deleting, entry.object.clone()),
+            None => {
+                let current = registry.current(namespaces, "", attributes.namespace).await?;
+                (codec::facts(namespaces, &current.bytes)?.deleting, current.bytes)
+            }
         };
-        let Some(bytes) = found else {
-            return Err(ApiError::not_found("namespaces", attributes.namespace));
-        };
-        let facts = codec::facts(namespaces, &bytes)?;
-        if facts.deleting || is_terminating(&bytes)? {
+        if deleting || is_terminating(&bytes)? {
             return Err(terminating(attributes));
         }
         Ok(())

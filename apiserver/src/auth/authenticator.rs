@@ -54,12 +54,12 @@ impl Authenticator {
     }
 
     /// The identity of a request.
-    pub fn authenticate(&self, headers: &HeaderMap, peer: &PeerCertificate) -> Result<Identity, ApiError> {
+    pub fn authenticate(&self, headers: &HeaderMap, peer: &PeerCertificate) -> Result<Arc<Identity>, ApiError> {
         if let Some(identity) = &peer.0 {
-            return Ok(Identity::clone(identity));
+            return Ok(Arc::clone(identity));
         }
         let Some(token) = bearer_token(headers) else {
-            return Ok(Identity::anonymous());
+            return Ok(Arc::new(Identity::anonymous()));
         };
         self.authenticate_token(token, &[]).map_err(|why| {
             tracing::debug!(%why, "a bearer token was refused");
@@ -68,11 +68,11 @@ impl Authenticator {
     }
 
     /// The identity a token proves, or why it proves none. `audiences`: any of these; empty for the API server's own.
-    pub fn authenticate_token(&self, token: &str, audiences: &[String]) -> Result<Identity, TokenError> {
+    pub fn authenticate_token(&self, token: &str, audiences: &[String]) -> Result<Arc<Identity>, TokenError> {
         if audiences.is_empty()
             && let Some(identity) = self.static_tokens.identity(token)
         {
-            return Ok(identity.clone());
+            return Ok(Arc::clone(identity));
         }
         let claims = self.tokens.verify(token, audiences)?;
         if !self.is_alive(
@@ -104,7 +104,7 @@ impl Authenticator {
         if let Some(id) = claims.id {
             say("credential-id", format!("JTI={id}"));
         }
-        Ok(identity)
+        Ok(Arc::new(identity))
     }
 
     /// Whether the object a token is bound to still exists: tokens end with it.

@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::Identity;
 
@@ -27,7 +28,7 @@ pub enum StaticTokenError {
 
 /// The tokens of a file.
 #[derive(Default)]
-pub struct StaticTokens(HashMap<String, Identity>);
+pub struct StaticTokens(HashMap<String, Arc<Identity>>);
 
 impl std::fmt::Debug for StaticTokens {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -47,7 +48,7 @@ impl StaticTokens {
         for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
             let refuse = |why| StaticTokenError::Line { file: file.to_path_buf(), line: index + 1, why };
             let (token, identity) = parse(line).map_err(refuse)?;
-            if tokens.insert(token, identity).is_some() {
+            if tokens.insert(token, Arc::new(identity)).is_some() {
                 return Err(refuse("the token is in the file already"));
             }
         }
@@ -55,7 +56,7 @@ impl StaticTokens {
     }
 
     /// Whose token it is, if the file has it.
-    pub fn identity(&self, token: &str) -> Option<&Identity> {
+    pub fn identity(&self, token: &str) -> Option<&Arc<Identity>> {
         self.0.get(token)
     }
 }

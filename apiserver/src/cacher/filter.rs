@@ -41,10 +41,7 @@ impl Filter {
         (self.namespace.is_empty() || self.namespace == facts.namespace)
             && self.name.as_ref().is_none_or(|name| *name == facts.name)
             && self.labels.as_ref().is_none_or(|labels| labels.matches(&facts.labels))
-            && self
-                .fields
-                .as_ref()
-                .is_none_or(|fields| fields.matches(|field| facts.fields.get(field)))
+            && self.fields.as_ref().is_none_or(|fields| fields.matches(|field| facts.fields.get(field)))
     }
 
     /// Whether anything beyond the key prefix narrows the selection.

@@ -139,7 +139,8 @@ pub async fn serve(app: Arc<App>, request: Request<Body>) -> Response<Body> {
         negotiate::error_format(request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok()));
     let in_flight = app.metrics.in_flight();
     let notes = Arc::new(Notes::default());
-    let answered = AssertUnwindSafe(answer(&app, &info, &params, &notes, request)).catch_unwind();
+    // On the heap: what every verb needs is large, and it would be moved from hand to hand.
+    let answered = AssertUnwindSafe(Box::pin(answer(&app, &info, &params, &notes, request))).catch_unwind();
     let result = if info.is_long_running() {
         answered.await
     } else {
@@ -238,9 +239,9 @@ async fn answer(
     app.documents.answer(&info.path, request.headers()).ok_or_else(status::no_such_path)
 }
 
-fn identify(app: &App, request: &Request<Body>) -> Result<Identity, ApiError> {
+fn identify(app: &App, request: &Request<Body>) -> Result<Arc<Identity>, ApiError> {
     if let Some(InProcess(identity)) = request.extensions().get() {
-        return Ok(Identity::clone(identity));
+        return Ok(Arc::clone(identity));
     }
     let none = PeerCertificate::default();
     let peer = request.extensions().get::<PeerCertificate>().unwrap_or(&none);
@@ -248,7 +249,7 @@ fn identify(app: &App, request: &Request<Body>) -> Result<Identity, ApiError> {
 }
 
 /// `Impersonate-User` and `Impersonate-Group`, for those who may impersonate.
-fn impersonate(app: &App, identity: Identity, request: &Request<Body>) -> Result<Identity, ApiError> {
+fn impersonate(app: &App, identity: Arc<Identity>, request: &Request<Body>) -> Result<Arc<Identity>, ApiError> {
     let header =
         |name: &str| request.headers().get_all(name).iter().filter_map(|value| value.to_str().ok()).collect::<Vec<_>>();
     let users = header("impersonate-user");
@@ -257,7 +258,7 @@ fn impersonate(app: &App, identity: Identity, request: &Request<Body>) -> Result
         if groups.is_empty() {
             return Ok(identity);
         }
-        return Err(ApiError::internal("requested [{group}] without impersonating a user"));
+        return Err(ApiError::internal(format!("requested {groups:?} without impersonating a user")));
     };
     let asked = std::iter::once(("users", *user)).chain(groups.iter().map(|group| ("groups", *group)));
     for (resource, name) in asked {
@@ -270,7 +271,7 @@ fn impersonate(app: &App, identity: Identity, request: &Request<Body>) -> Result
         };
         decide(app, &identity, &attributes)?;
     }
-    Ok(Identity::new(*user, groups))
+    Ok(Arc::new(Identity::new(*user, groups)))
 }
 
 fn authorize(app: &App, identity: &Identity, info: &RequestInfo, params: &Params) -> Result<(), ApiError> {

@@ -100,7 +100,7 @@ impl Params {
     }
 
     /// Who writes and how; `kind` is `CreateOptions`, `UpdateOptions` or `PatchOptions`.
-    pub fn caller(&self, kind: &str, identity: &Identity, user_agent: &str) -> Result<Caller, ApiError> {
+    pub fn caller(&self, kind: &str, identity: &Arc<Identity>, user_agent: &str) -> Result<Caller, ApiError> {
         let manager = match self.text("fieldManager") {
             Some(manager) => {
                 check_manager(kind, manager)?;
@@ -109,7 +109,7 @@ impl Params {
             None => manager_of(user_agent),
         };
         Ok(Caller {
-            identity: identity.clone(),
+            identity: Arc::clone(identity),
             manager,
             field_validation: self.field_validation(kind)?,
             dry_run: self.dry_run(kind)?,

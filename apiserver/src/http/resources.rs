@@ -30,7 +30,7 @@ pub struct Call<'a> {
     /// Its parameters.
     pub params: &'a Params,
     /// By whom.
-    pub identity: &'a Identity,
+    pub identity: &'a Arc<Identity>,
     /// What is told besides the answer.
     pub notes: &'a Arc<Notes>,
 }

@@ -52,7 +52,7 @@ const SUFFIX_LENGTH: usize = 5;
 #[derive(Debug, Clone)]
 pub struct Caller {
     /// The user.
-    pub identity: Identity,
+    pub identity: Arc<Identity>,
     /// The field manager.
     pub manager: String,
     /// What to do about unknown fields.
@@ -65,9 +65,9 @@ pub struct Caller {
 
 impl Caller {
     /// A caller with default options.
-    pub fn new(identity: Identity, manager: &str) -> Self {
+    pub fn new(identity: impl Into<Arc<Identity>>, manager: &str) -> Self {
         Self {
-            identity,
+            identity: identity.into(),
             manager: manager.to_owned(),
             field_validation: FieldValidation::Ignore,
             dry_run: false,
