@@ -17,7 +17,9 @@ pub struct Texts {
 impl Texts {
     /// The value of a key.
     pub fn get(&self, key: &str) -> Option<&str> {
-        self.iter().take_while(|(candidate, _)| *candidate <= key).find_map(|(name, value)| (name == key).then_some(value))
+        self.iter()
+            .take_while(|(candidate, _)| *candidate <= key)
+            .find_map(|(name, value)| (name == key).then_some(value))
     }
 
     /// All keys with their values.

@@ -30,7 +30,7 @@ enum Name {
 /// Runs a bench.
 pub fn run(args: &Args) -> Result<()> {
     match args.name {
-        Name::Api => api(&host::build_gantry(true)?),
+        Name::Api => api(),
         Name::Spine => {
             setup::ensure(setup::For::Demo)?;
             spine(&host::build_gantry(true)?)
@@ -41,24 +41,26 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 /// The API server in a process of its own; requests come from `h2load`.
-fn api(gantry: &std::path::Path) -> Result<()> {
+fn api() -> Result<()> {
     setup::ensure(setup::For::Bench)?;
-    let program = example("gantry-apiserver", "bench_api")?;
+    // Both in one go: apart, they would want the same libraries with different features.
+    let program = example("gantry-apiserver", "bench_api", &["--package", "gantry", "--bin", "gantry"])?;
     std::fs::create_dir_all(host::work_dir())?;
+    let gantry = host::target_dir().join("release").join("gantry");
     host::run(Command::new(program).arg(host::work_dir()).env("GANTRY_BINARY", gantry))
 }
 
-/// Builds an example as what it measures is built.
-fn example(package: &str, name: &str) -> Result<std::path::PathBuf> {
+/// Builds an example as what it measures is built, and what else is given.
+fn example(package: &str, name: &str, more: &[&str]) -> Result<std::path::PathBuf> {
     let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     build.current_dir(host::root()).args(["build", "--release", "--locked", "--package", package]);
-    host::run(build.args(["--example", name]))?;
+    host::run(build.args(["--example", name]).args(more))?;
     Ok(host::target_dir().join("release").join("examples").join(name))
 }
 
 /// The store alone, in a program of its own: nothing else of Gantry is in the way of what is measured.
 fn store() -> Result<()> {
-    let program = example("gantry-store", "bench_store")?;
+    let program = example("gantry-store", "bench_store", &[])?;
     std::fs::create_dir_all(host::work_dir())?;
     host::run(Command::new(program).arg(host::work_dir()))
 }

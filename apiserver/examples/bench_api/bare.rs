@@ -1,23 +1,20 @@
-//! The limit: an axum server over the same TLS and HTTP/2 that reads what it is sent and answers with bytes it holds.
+//! The limit: an axum server over the same TLS and HTTP/2 that reads what it is sent and answers with bytes it holds,
+//! whatever the path.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
-use axum::routing::get;
+use axum::extract::Request;
+use axum::http::{Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use axum_server::tls_rustls::RustlsConfig;
 
 use crate::Result;
 
 /// The first argument of the program as this server.
 pub const COMMAND: &str = "--bare";
-/// Where one object is answered.
-pub const OBJECT: &str = "/object";
-/// Where a list is answered.
-pub const LIST: &str = "/list";
 /// The files of a bare server's directory: the bodies, the address it took, its certificate.
 pub const OBJECT_FILE: &str = "object.json";
 /// See [`OBJECT_FILE`].
@@ -31,15 +28,8 @@ pub const CA: &str = "ca.crt";
 pub async fn serve(dir: &Path) -> Result<()> {
     let object = Bytes::from(std::fs::read(dir.join(OBJECT_FILE))?);
     let list = Bytes::from(std::fs::read(dir.join(LIST_FILE))?);
-    let json = |body: Bytes| ([(header::CONTENT_TYPE, "application/json")], body);
-    let created = object.clone();
-    let router = Router::new()
-        .route(
-            OBJECT,
-            get(move || async move { json(object) })
-                .post(move |_body: Bytes| async move { (StatusCode::CREATED, json(created)).into_response() }),
-        )
-        .route(LIST, get(move || async move { json(list) }));
+    // Any path, so that it is asked for as many different ones as Gantry; a list is asked for by a query.
+    let router = Router::new().fallback(move |request: Request| answer(object.clone(), list.clone(), request));
     let key = rcgen::KeyPair::generate()?;
     let mut params = rcgen::CertificateParams::new(vec!["localhost".to_owned()])?;
     params.subject_alt_names.push(rcgen::SanType::IpAddress(Ipv4Addr::LOCALHOST.into()));
@@ -58,4 +48,14 @@ pub async fn serve(dir: &Path) -> Result<()> {
     server.http_builder().http2().max_concurrent_streams(2000);
     server.serve(router.into_make_service()).await?;
     Ok(())
+}
+
+async fn answer(object: Bytes, list: Bytes, request: Request) -> Response {
+    let is_list = request.uri().query().is_some();
+    let creates = request.method() == Method::POST;
+    if request.method() != Method::GET && axum::body::to_bytes(request.into_body(), usize::MAX).await.is_err() {
+        return StatusCode::BAD_REQUEST.into_response();
+    }
+    let code = if creates { StatusCode::CREATED } else { StatusCode::OK };
+    (code, [(header::CONTENT_TYPE, "application/json")], if is_list { list } else { object }).into_response()
 }

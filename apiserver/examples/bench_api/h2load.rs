@@ -10,8 +10,9 @@ use crate::{Result, percentile};
 pub const IN_FLIGHT: usize = 64;
 
 /// How requests under way share connections.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub enum Connections {
+    #[default]
     /// Eight connections, each of which goes through all paths.
     Eight,
     /// One connection, so that each path is asked for once in turn.
@@ -21,6 +22,7 @@ pub enum Connections {
 }
 
 /// What is sent.
+#[derive(Default)]
 pub struct Load<'a> {
     /// What the requests are about, in turn.
     pub paths: &'a [String],

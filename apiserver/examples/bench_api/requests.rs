@@ -14,6 +14,13 @@ const READS: usize = 40_000;
 /// Lists are read so many times in a turn.
 const LISTS: usize = 60;
 
+/// Whose turn it is.
+#[derive(Clone, Copy)]
+enum Turns {
+    Ours,
+    Limit,
+}
+
 /// One line of the table: what was done, by Gantry and by the limit, a figure for each turn.
 struct Row {
     work: &'static str,
@@ -25,6 +32,13 @@ struct Row {
 impl Row {
     fn new(work: &'static str, by_bytes: bool) -> Self {
         Self { work, ours: Vec::new(), limit: Vec::new(), by_bytes }
+    }
+
+    fn push(&mut self, turn: Turns, answers: Answers) {
+        match turn {
+            Turns::Ours => self.ours.push(answers),
+            Turns::Limit => self.limit.push(answers),
+        }
     }
 
     fn print(&self) {
@@ -55,7 +69,7 @@ pub async fn run(dir: &Path, rounds: usize, pods: usize) -> Result<()> {
     let manifest = pod().to_string();
     // The first round warms the server up and says what the bare one is to answer.
     create(&server, dir, &collection, &manifest, pods).await?;
-    let names = names(&server, &collection).await?;
+    let names = self::names(&server, &collection).await?;
     let client = server.client().await?;
     let (object, list) = (client.get(&names[0]).await?, client.get(&collection).await?);
     std::fs::write(dir.join(bare::OBJECT_FILE), &object)?;
@@ -76,37 +90,26 @@ pub async fn run(dir: &Path, rounds: usize, pods: usize) -> Result<()> {
         Row::new("delete", false),
     ];
     let patch = json!({"metadata": {"annotations": {"example.com/touched": "yes"}}}).to_string();
-    let (object, list) = ([bare::OBJECT.to_owned()], [bare::LIST.to_owned()]);
-    let collections = [collection.clone()];
+    let lists = [format!("{collection}?resourceVersion=")];
     for _ in 0..rounds {
-        let posts = Load {
-            paths: &object,
-            requests: pods,
-            method: None,
-            body: Some((manifest.as_bytes(), "application/json")),
-            connections: Connections::Eight,
-        };
-        let posted = h2load::run(&limit, dir, &posts).await?;
-        for row in [0, 3, 4] {
-            rows[row].limit.push(posted);
-        }
-        rows[0].ours.push(create(&server, dir, &collection, &manifest, pods).await?);
+        rows[0].push(Turns::Limit, create(&limit, dir, &collection, &manifest, pods).await?);
+        rows[0].push(Turns::Ours, create(&server, dir, &collection, &manifest, pods).await?);
         let names = self::names(&server, &collection).await?;
-        let gets = |paths| Load { paths, requests: READS, method: None, body: None, connections: Connections::Eight };
-        rows[1].limit.push(h2load::run(&limit, dir, &gets(&object)).await?);
-        rows[1].ours.push(h2load::run(&server, dir, &gets(&names)).await?);
-        let lists = |paths| Load { paths, requests: LISTS, method: None, body: None, connections: Connections::Alone };
-        rows[2].limit.push(h2load::run(&limit, dir, &lists(&list)).await?);
-        rows[2].ours.push(h2load::run(&server, dir, &lists(&collections)).await?);
-        let patches = Load {
-            paths: &names,
-            requests: names.len(),
-            method: Some("PATCH"),
-            body: Some((patch.as_bytes(), "application/merge-patch+json")),
-            connections: Connections::One,
-        };
-        rows[3].ours.push(h2load::run(&server, dir, &patches).await?);
-        rows[4].ours.push(delete(&server, dir, &names).await?);
+        for (server, turns) in [(&limit, Turns::Limit), (&server, Turns::Ours)] {
+            let gets = Load { paths: &names, requests: READS, ..Load::default() };
+            rows[1].push(turns, h2load::run(server, dir, &gets).await?);
+            let lists = Load { paths: &lists, requests: LISTS, connections: Connections::Alone, ..Load::default() };
+            rows[2].push(turns, h2load::run(server, dir, &lists).await?);
+            let patches = Load {
+                paths: &names,
+                requests: names.len(),
+                method: Some("PATCH"),
+                body: Some((patch.as_bytes(), "application/merge-patch+json")),
+                connections: Connections::One,
+            };
+            rows[3].push(turns, h2load::run(server, dir, &patches).await?);
+            rows[4].push(turns, delete(server, dir, &names).await?);
+        }
     }
     for row in &rows {
         row.print();
@@ -133,7 +136,7 @@ pub fn pod() -> Value {
         "spec": {
             "containers": [{
                 "name": "pause",
-                "image": "registry.k8s.io/pause:3.10.1",
+                "image": "example.com/pause:3.10",
                 "ports": [{"containerPort": 80}],
                 "resources": {
                     "requests": {"cpu": "100m", "memory": "500Mi"},
@@ -145,19 +148,14 @@ pub fn pod() -> Value {
 }
 
 async fn create(server: &Server, dir: &Path, collection: &str, manifest: &str, pods: usize) -> Result<Answers> {
-    let load = Load {
-        paths: &[collection.to_owned()],
-        requests: pods,
-        method: None,
-        body: Some((manifest.as_bytes(), "application/json")),
-        connections: Connections::Eight,
-    };
+    let body = Some((manifest.as_bytes(), "application/json"));
+    let load = Load { paths: &[collection.to_owned()], requests: pods, body, ..Load::default() };
     h2load::run(server, dir, &load).await
 }
 
 async fn delete(server: &Server, dir: &Path, names: &[String]) -> Result<Answers> {
-    let load =
-        Load { paths: names, requests: names.len(), method: Some("DELETE"), body: None, connections: Connections::One };
+    let (method, connections) = (Some("DELETE"), Connections::One);
+    let load = Load { paths: names, requests: names.len(), method, connections, ..Load::default() };
     h2load::run(server, dir, &load).await
 }
 

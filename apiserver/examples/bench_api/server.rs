@@ -51,7 +51,7 @@ impl Server {
             std::fs::read_to_string(dir.join(bare::ADDRESS)).ok().and_then(|text| text.trim().parse().ok())
         })
         .await?;
-        server.ready(bare::OBJECT).await
+        server.ready("/").await
     }
 
     async fn ready(mut self, path: &str) -> Result<Self> {
