@@ -67,10 +67,7 @@ fn store() -> Result<()> {
 
 /// The scheduler's core alone, in process.
 fn scheduler() -> Result<()> {
-    let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    build.current_dir(host::root()).args(["build", "--release", "--locked", "--package", "gantry-scheduler"]);
-    host::run(build.args(["--example", "bench_scheduler"]))?;
-    host::run(&mut Command::new(host::target_dir().join("release").join("examples").join("bench_scheduler")))
+    host::run(&mut Command::new(example("gantry-scheduler", "bench_scheduler", &[])?))
 }
 
 fn spine(gantry: &std::path::Path) -> Result<()> {
