@@ -285,6 +285,29 @@ proptest! {
     }
 
     #[test]
+    fn an_apply_brings_ones_own_and_leaves_what_others_made(
+        original in configuration(), modified in configuration(), others in configuration()
+    ) {
+        // What is there: what was applied, with what others have added to it or changed.
+        let current = strategic(deployment(), &original, &others).unwrap();
+        let patch = diff::three_way(Some(deployment()), &original, &modified, &current);
+        let applied = strategic(deployment(), &current, &patch).unwrap();
+        let schema = Some(deployment());
+        let wanted = diff::outcome(schema, &original, &modified, &current);
+        prop_assert_eq!(diff::sorted(schema, &applied), wanted, "{}", patch);
+        // One's own containers stand in the order that was asked for.
+        let names = |object: &Value| -> Vec<Value> {
+            let list = object["spec"]["template"]["spec"]["containers"].as_array().unwrap().clone();
+            list.into_iter().map(|container| container["name"].clone()).collect()
+        };
+        let (asked, got) = (names(&modified), names(&applied));
+        prop_assert_eq!(got.into_iter().filter(|name| asked.contains(name)).collect::<Vec<_>>(), asked);
+        // Applied once more, there is nothing left to do.
+        let again = diff::three_way(Some(deployment()), &modified, &modified, &applied);
+        prop_assert_eq!(strategic(deployment(), &applied, &again).unwrap(), applied);
+    }
+
+    #[test]
     fn an_empty_patch_changes_nothing(current in configuration()) {
         prop_assert_eq!(strategic(deployment(), &current, &json!({})).unwrap(), current);
     }
