@@ -185,9 +185,13 @@ impl Expressions {
             Value::Array(items) => {
                 let (Some(below), Some(of)) = (&self.items, rules.items.as_deref()) else { return Ok(()) };
                 let before = old.and_then(Value::as_array);
+                // In a list that has not changed every item is what it was, whether or not items have keys.
+                let unchanged = before.filter(|before| *before == items);
                 for (at, item) in items.iter().enumerate() {
                     let key = rules.key_of(item);
-                    let was = key.and_then(|key| before?.iter().find(|old| rules.key_of(old).as_ref() == Some(&key)));
+                    let named =
+                        || key.and_then(|key| before?.iter().find(|old| rules.key_of(old).as_ref() == Some(&key)));
+                    let was = unchanged.and_then(|before| before.get(at)).or_else(named);
                     below.check(of, item, was, &format!("{path}[{at}]"), budget, errors)?;
                 }
             }
@@ -305,7 +309,10 @@ mod tests {
     }
 
     fn check(value: Value, old: Option<Value>) -> Vec<String> {
-        let schema = schema();
+        check_by(schema(), value, old)
+    }
+
+    fn check_by(schema: Value, value: Value, old: Option<Value>) -> Vec<String> {
         let mut errors = Vec::new();
         let mut budget = Budget::new(cel::OBJECT_COST_MAX);
         let _ = Expressions::new(&schema, true).check(
@@ -317,6 +324,17 @@ mod tests {
             &mut errors,
         );
         errors.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn what_stands_in_an_unchanged_list_is_not_judged_again() {
+        let schema = json!({"type": "object", "properties": {"n": {"type": "integer"}, "names": {"type": "array", "items": {
+            "type": "string", "x-kubernetes-validations": [{"rule": "self != 'bad'", "message": "is bad"}]}}}});
+        let object = |n: i64, names: &[&str]| json!({"n": n, "names": names});
+        let old = object(1, &["bad", "good"]);
+        assert_eq!(check_by(schema.clone(), object(2, &["bad", "good"]), Some(old.clone())), [""; 0]);
+        let told = check_by(schema, object(1, &["bad"]), Some(old));
+        assert_eq!((told.len(), told[0].contains("names[0]") && told[0].contains("is bad")), (1, true), "{told:?}");
     }
 
     fn object(min: i64, max: i64, name: &str, list: Value) -> Value {
