@@ -323,6 +323,49 @@ async fn a_changed_schema_holds_for_what_is_stored_and_no_watch_is_lost() {
     assert_eq!(schemas["com.example.v1.Widget"]["properties"]["spec"]["properties"]["weight"]["default"], 7);
 }
 
+#[tokio::test]
+async fn a_deprecated_version_says_so_in_every_answer() {
+    let server = Server::start().await;
+    let admin = server.namespace("t").await;
+    let mut crd = widgets();
+    let mut second = crd["spec"]["versions"][0].clone();
+    second["name"] = json!("v1beta1");
+    second["storage"] = json!(false);
+    second["deprecated"] = json!(true);
+    crd["spec"]["versions"].as_array_mut().unwrap().push(second);
+    establish(&admin, &crd).await;
+    let old = WIDGETS.replace("/v1/", "/v1beta1/");
+    let mut made = widget("a", json!({"size": 1}));
+    made["apiVersion"] = json!("example.com/v1beta1");
+    let told = "299 - \"example.com/v1beta1 Widget is deprecated; use example.com/v1 Widget\"";
+    for answer in [admin.post(&old, &made).await, admin.get(&old).await, admin.get(&format!("{old}/a/scale")).await] {
+        assert!(answer.code < 300, "{}", answer.text());
+        let warnings: Vec<_> = answer.headers.get_all("warning").iter().collect();
+        assert_eq!(warnings, [told]);
+    }
+    assert!(admin.get(WIDGETS).await.headers.get("warning").is_none());
+}
+
+#[tokio::test]
+async fn keys_that_stand_twice_in_yaml_are_told_by_their_line() {
+    let server = Server::start().await;
+    let admin = server.namespace("t").await;
+    let mut crd = widgets();
+    crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["x-kubernetes-preserve-unknown-fields"] =
+        json!(true);
+    establish(&admin, &crd).await;
+    let body = "\napiVersion: example.com/v1\nkind: Widget\nmetadata:\n  name: a\nspec:\n  size: 1\n  unknown: uk\n  color: blue\n  color: red\n";
+    let apply = |validation: &'static str| {
+        let (admin, path) = (admin.clone(), format!("{WIDGETS}/a?fieldManager=m&fieldValidation={validation}"));
+        async move { admin.request("PATCH", &path, &[("content-type", "application/apply-patch+yaml")], body).await }
+    };
+    let told = "error strict decoding YAML: error converting YAML to JSON: yaml: unmarshal errors:\n  line 10: key \"color\" already set in map";
+    apply("Strict").await.refused(400, "BadRequest", told);
+    let made = apply("Warn").await;
+    assert_eq!(made.headers["warning"], "299 - \"line 10: key \\\"color\\\" already set in map\"");
+    assert_eq!(made.expect(201)["spec"], json!({"size": 1, "unknown": "uk", "color": "red"}));
+}
+
 /// A webhook that keeps `spec.size` of version 1 as `spec.dimensions.size` in version 2.
 async fn converter() -> (String, String) {
     use axum::routing::post;

@@ -55,8 +55,6 @@ pub struct CustomKind {
     pub expressions: Arc<Expressions>,
     /// The schema as it is published; none where unknown fields are kept at the root and nothing is said of them.
     pub published: Value,
-    /// What clients of a deprecated version are told.
-    pub deprecation: Option<String>,
 }
 
 impl CustomKind {

@@ -87,13 +87,6 @@ fn custom_kind(crd: &Value, version: &Value) -> Result<CustomKind, ApiError> {
         })),
         _ => Converter::None,
     };
-    let deprecated = version.get("deprecated").and_then(Value::as_bool).unwrap_or_default();
-    let own = version.get("deprecationWarning").and_then(Value::as_str).map(str::to_owned);
-    let told = || {
-        let group = meta::str_at(crd, &["spec", "group"]);
-        let kind = meta::str_at(crd, &["spec", "names", "kind"]);
-        format!("{group}/{} {kind} is deprecated", meta::str_at(version, &["name"]))
-    };
     Ok(CustomKind {
         definition: meta::name(crd).to_owned(),
         uid: meta::uid(crd).to_owned(),
@@ -105,8 +98,29 @@ fn custom_kind(crd: &Value, version: &Value) -> Result<CustomKind, ApiError> {
         rules: Arc::new(Rules::new(schema)),
         expressions: Arc::new(Expressions::new(schema, true)),
         published: schema.clone(),
-        deprecation: deprecated.then(|| own.unwrap_or_else(told)),
     })
+}
+
+/// What users of a version are told if it is deprecated: what the definition says, or what to use instead.
+fn deprecation(crd: &Value, version: &Value) -> Option<String> {
+    let flag = |version: &Value, key: &str| version.get(key).and_then(Value::as_bool).unwrap_or_default();
+    if !flag(version, "deprecated") {
+        return None;
+    }
+    if let Some(own) = version.get("deprecationWarning").and_then(Value::as_str) {
+        return Some(own.to_owned());
+    }
+    let group = meta::str_at(crd, &["spec", "group"]);
+    let kind = meta::str_at(crd, &["spec", "names", "kind"]);
+    let name = meta::str_at(version, &["name"]);
+    let versions = crd.pointer("/spec/versions").and_then(Value::as_array).into_iter().flatten();
+    let better = versions
+        .filter(|other| flag(other, "served") && !flag(other, "deprecated"))
+        .map(|other| meta::str_at(other, &["name"]))
+        .filter(|other| compare_versions(other, name) == Ordering::Less)
+        .min_by(|a, b| compare_versions(a, b));
+    let instead = better.map(|better| format!("; use {group}/{better} {kind}")).unwrap_or_default();
+    Some(format!("{group}/{name} {kind} is deprecated{instead}"))
 }
 
 fn resource(
@@ -163,6 +177,7 @@ fn resource(
         conversion,
         source: SchemaSource::Own(Arc::clone(&kind.structural.set), kind.structural.root),
         subresources: Subresources { status: has_status, scale, other: Vec::new() },
+        deprecation: deprecation(crd, version),
         custom: Some(kind),
         group,
         plural,
@@ -197,7 +212,24 @@ fn parse_version(text: &str) -> Option<(u8, u64, u64)> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    #[test]
+    fn users_of_a_deprecated_version_are_told_of_the_best_that_is_not() {
+        let version = |name: &str, served: bool, deprecated: bool| json!({"name": name, "served": served, "deprecated": deprecated});
+        let mut crd = json!({"spec": {"group": "example.com", "names": {"kind": "Thing"}, "versions": [
+            version("v1alpha1", true, true), version("v1beta1", true, true), version("v1beta2", true, false),
+            version("v1", true, false), version("v2", false, false)]}});
+        let told = |crd: &Value, at: usize| deprecation(crd, &crd["spec"]["versions"][at]);
+        assert_eq!(told(&crd, 0).unwrap(), "example.com/v1alpha1 Thing is deprecated; use example.com/v1 Thing");
+        assert_eq!(told(&crd, 2), None);
+        crd["spec"]["versions"][3]["deprecated"] = json!(true);
+        assert_eq!(told(&crd, 3).unwrap(), "example.com/v1 Thing is deprecated");
+        crd["spec"]["versions"][3]["deprecationWarning"] = json!("go away");
+        assert_eq!(told(&crd, 3).unwrap(), "go away");
+    }
 
     #[test]
     fn versions_stand_in_the_order_of_their_maturity() {

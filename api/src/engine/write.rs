@@ -90,7 +90,9 @@ pub fn finish_update(
     }
     resource.strategy.validate_update(subresource, old, new, &mut errors);
     refuse(resource, new, errors)?;
-    if subresource.is_none() {
+    let generation = |object: &Value| meta::get(object, &["metadata", "generation"]).cloned();
+    let changed = !resource.strategy.tracks_generation() || generation(old) != generation(new);
+    if subresource.is_none() && changed && resource.strategy.warns_of_updates() {
         ctx.warnings.extend(resource.strategy.warnings(new));
     }
     if !ctx.applied {

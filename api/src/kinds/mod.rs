@@ -252,6 +252,8 @@ pub struct Resource {
     pub conversion: Option<Arc<dyn Conversion>>,
     /// The schema.
     pub source: SchemaSource,
+    /// What its users are told if it is deprecated.
+    pub deprecation: Option<String>,
     /// What a CustomResourceDefinition says beyond that; none for a built-in kind.
     pub custom: Option<Arc<CustomKind>>,
 }

@@ -1,6 +1,7 @@
 //! Small kinds about how pods run: PriorityClass, RuntimeClass, PodDisruptionBudget; and APIService.
 
 use super::apps::int_or_percent_amount;
+use super::field::{deep, entries};
 use super::names::{self, NameRule};
 use super::pod;
 use super::rules::{Declared, Field, Rule};
@@ -59,6 +60,12 @@ pub static RUNTIME_CLASS: Declared = Declared {
         ),
     ],
     immutable: &["handler"],
+    warnings: |class| {
+        let labels =
+            deep(class, &["scheduling"]).into_iter().flat_map(|scheduling| entries(scheduling, "nodeSelector"));
+        let old = labels.filter_map(|(label, _)| pod::old_node_label(label));
+        old.map(|why| format!("scheduling.nodeSelector: {why}")).collect()
+    },
     ..Declared::PLAIN
 };
 

@@ -114,6 +114,11 @@ pub trait Strategy: Send + Sync {
         let _ = object;
         Vec::new()
     }
+
+    /// Whether an update that changes what the user wants warns as a creation does.
+    fn warns_of_updates(&self) -> bool {
+        true
+    }
 }
 
 /// A kind without particulars.

@@ -37,6 +37,18 @@ impl Strategy for NodeStrategy {
         }
     }
 
+    fn warnings(&self, object: &Value) -> Vec<String> {
+        let spec = at(object, "spec").unwrap_or(&Value::Null);
+        let mut warnings = Vec::new();
+        if at(spec, "configSource").is_some() {
+            warnings.push("spec.configSource: the feature is removed".to_owned());
+        }
+        if !text(spec, "externalID").is_empty() {
+            warnings.push("spec.externalID: this field is deprecated, and is unused by Kubernetes".to_owned());
+        }
+        warnings
+    }
+
     fn validate_create(&self, object: &Value, errors: &mut Vec<FieldError>) {
         if let Some(spec) = at(object, "spec") {
             validate_taints(spec, errors);

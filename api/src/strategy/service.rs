@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use serde_json::{Value, json};
 
 use super::field::{at, child, deep, int, list, list_mut, one_of, set, set_default, text, unset};
+use super::pod::ip_warning;
 use super::{NameRule, Strategy, names};
 use crate::error::FieldError;
 use crate::selector::label_value_errors;
@@ -23,6 +24,10 @@ const AFFINITY_SECONDS: i64 = 10_800;
 pub struct ServiceStrategy;
 
 impl Strategy for ServiceStrategy {
+    fn warnings(&self, object: &Value) -> Vec<String> {
+        service_warnings(object)
+    }
+
     fn name_rule(&self) -> NameRule {
         NameRule::Label1035
     }
@@ -348,6 +353,46 @@ fn validate_policies(spec: &Value, kind: &str, errors: &mut Vec<FieldError>) {
         let allowed = ["PreferClose", "PreferSameNode", "PreferSameZone"];
         one_of(spec, "trafficDistribution", "spec", &allowed, errors);
     }
+}
+
+/// What a service says that has no effect, and addresses that are written in odd ways.
+fn service_warnings(service: &Value) -> Vec<String> {
+    const HINTS: &str = "service.kubernetes.io/topology-aware-hints";
+    let mut warnings = Vec::new();
+    if deep(service, &["metadata", "annotations", HINTS]).is_some() {
+        let instead = "service.kubernetes.io/topology-mode";
+        warnings.push(format!("annotation {HINTS} is deprecated, please use {instead} instead"));
+    }
+    let spec = at(service, "spec").unwrap_or(&Value::Null);
+    let outer = list(spec, "externalIPs");
+    let balancer = text(spec, "loadBalancerIP");
+    let headless = text(spec, "clusterIP") == "None";
+    if !headless && text(spec, "type") != "ExternalName" {
+        for (index, ip) in list(spec, "clusterIPs").iter().enumerate() {
+            warnings.extend(ip_warning(&format!("spec.clusterIPs[{index}]"), ip.as_str().unwrap_or_default()));
+        }
+    }
+    if headless {
+        let ignored = [
+            ("loadBalancerIP", !balancer.is_empty()),
+            ("externalIPs", !outer.is_empty()),
+            ("SessionAffinity", text(spec, "sessionAffinity") != "None"),
+        ];
+        let ignored = ignored.into_iter().filter(|(_, set)| *set);
+        warnings.extend(ignored.map(|(field, _)| format!("spec.{field} is ignored for headless services")));
+    }
+    for (index, ip) in outer.iter().enumerate() {
+        warnings.extend(ip_warning(&format!("spec.externalIPs[{index}]"), ip.as_str().unwrap_or_default()));
+    }
+    warnings.extend(ip_warning("spec.loadBalancerIP", balancer));
+    let named = text(spec, "type") == "ExternalName";
+    if named && !outer.is_empty() {
+        warnings.push("spec.externalIPs is ignored when spec.type is \"ExternalName\"".to_owned());
+    }
+    if !named && !text(spec, "externalName").is_empty() {
+        warnings.push("spec.externalName is ignored when spec.type is not \"ExternalName\"".to_owned());
+    }
+    warnings
 }
 
 /// Endpoints.

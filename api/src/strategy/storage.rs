@@ -2,8 +2,9 @@
 
 use serde_json::Value;
 
-use super::field::{child, set, unset};
+use super::field::{child, list, set, text, unset};
 use super::names;
+use super::pod::old_node_label;
 use super::rules::{Declared, Field, Rule};
 use super::volumes::{driver_name, volume_spec};
 use crate::error::FieldError;
@@ -28,6 +29,17 @@ pub static STORAGE_CLASS: Declared = Declared {
         if subresource.is_empty() {
             forbid_changes(old, new, &["parameters", "provisioner", "reclaimPolicy"]);
         }
+    },
+    warnings: |class| {
+        let mut warnings = Vec::new();
+        for (i, topology) in list(class, "allowedTopologies").iter().enumerate() {
+            for (j, expression) in list(topology, "matchLabelExpressions").iter().enumerate() {
+                if let Some(why) = old_node_label(text(expression, "key")) {
+                    warnings.push(format!("allowedTopologies[{i}].matchLabelExpressions[{j}].key: {why}"));
+                }
+            }
+        }
+        warnings
     },
     ..Declared::PLAIN
 };

@@ -44,6 +44,9 @@ pub async fn handle(call: Call<'_>, request: http::Request<Body>) -> Answer {
     let Some(resource) = registry.resolve(&info.group, &info.version, &info.resource).await else {
         return Err(status::no_such_path());
     };
+    if let Some(deprecation) = &resource.deprecation {
+        call.notes.warn(deprecation.as_str());
+    }
     check_scope(&resource, info)?;
     if !info.subresource.is_empty() {
         return subresource(&call, &resource, request).await;
@@ -51,7 +54,7 @@ pub async fn handle(call: Call<'_>, request: http::Request<Body>) -> Answer {
     let verb = verb_of(info.verb).filter(|verb| resource.allows(*verb)).ok_or_else(not_allowed)?;
     let accept = accept_header(&request);
     let offer = Offer { yaml: verb != Verb::Watch, ..offer(&resource) };
-    let view = Representation::new(negotiate::accept(accept.as_deref(), offer)?, call.params)?;
+    let view = Representation::new(negotiate::accept(accept.as_deref(), offer)?, call.params, request.headers())?;
     match verb {
         Verb::Get => get(&call, &resource, &view).await,
         Verb::List => {
@@ -210,8 +213,7 @@ fn written_response(view: &Representation, resource: &Resource, written: Written
 }
 
 async fn watch(call: &Call<'_>, resource: &Arc<Resource>, view: &Representation) -> Answer {
-    let name = if call.params.field_name().is_some() { "" } else { call.info.name.as_str() };
-    let request = call.params.watch(resource, namespace_of(resource, call.info), name)?;
+    let request = call.params.watch(resource, namespace_of(resource, call.info), &call.info.name)?;
     let timeout = call
         .params
         .number("timeoutSeconds")?
@@ -219,8 +221,8 @@ async fn watch(call: &Call<'_>, resource: &Arc<Resource>, view: &Representation)
         .filter(|seconds| *seconds > 0);
     let session = match call.app.registry.watch(resource, &request).await {
         Ok(session) => session,
-        // Clients look for this one inside the watch, where it may also come later.
-        Err(error) if error.reason == Reason::Expired => {
+        // Clients look for these inside the watch, where they may also come later.
+        Err(error) if error.reason == Reason::Expired || error.reason == Reason::Timeout => {
             let status = error.to_status(status::code(&error).as_u16());
             let frame = match view.format {
                 Format::Protobuf => {
@@ -331,7 +333,8 @@ async fn subresource(call: &Call<'_>, resource: &Arc<Resource>, request: http::R
         admit_connection(call, resource, &caller).await?;
         return proxy::handle(call, resource, request).await;
     }
-    let view = Representation::new(negotiate::accept(accept.as_deref(), offer(resource))?, call.params)?;
+    let view =
+        Representation::new(negotiate::accept(accept.as_deref(), offer(resource))?, call.params, request.headers())?;
     // A Scale and the like have no table of their own.
     let plain = info.subresource == "scale";
     let show = |written: Written| {

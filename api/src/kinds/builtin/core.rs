@@ -16,7 +16,11 @@ pub(super) fn rows() -> Vec<Row> {
     vec![
         core("Binding", "bindings").only_created(),
         core("ConfigMap", "configmaps").by(&strategy::config::ConfigMapStrategy).short(&["cm"]),
-        core("Endpoints", "endpoints").by(&strategy::service::EndpointsStrategy).short(&["ep"]).singular("endpoints"),
+        core("Endpoints", "endpoints")
+            .by(&strategy::service::EndpointsStrategy)
+            .short(&["ep"])
+            .singular("endpoints")
+            .deprecated("v1.33", Some("discovery.k8s.io/v1 EndpointSlice")),
         core("Event", "events").by(&strategy::event::EventStrategy).short(&["ev"]).selectable(EVENT_FIELDS),
         core("LimitRange", "limitranges").by(&strategy::limits::LIMIT_RANGE).short(&["limits"]),
         core("Namespace", "namespaces")

@@ -56,6 +56,7 @@ fn row(group: &str, version: &str, kind: &str, plural: &str) -> Row {
         strategy: StrategyRef::Fixed(&strategy::Plain),
         conversion: None,
         source: SchemaSource::Builtin(definition(group, version, kind)),
+        deprecation: None,
         custom: None,
     })
 }
@@ -135,6 +136,14 @@ impl Row {
 
     fn selectable(mut self, fields: &'static [SelectableField]) -> Row {
         self.0.selectable_fields = Cow::Borrowed(fields);
+        self
+    }
+
+    /// A kind that is deprecated since a release; `instead` is what replaces it, if anything.
+    fn deprecated(mut self, since: &str, instead: Option<&str>) -> Row {
+        let kind = format!("{} {}", self.0.api_version(), self.0.kind);
+        let instead = instead.map(|instead| format!("; use {instead}")).unwrap_or_default();
+        self.0.deprecation = Some(format!("{kind} is deprecated in {since}+{instead}"));
         self
     }
 

@@ -15,6 +15,7 @@ mod security;
 mod update;
 mod validate;
 mod volumes;
+mod warnings;
 
 use serde_json::{Value, json};
 
@@ -22,7 +23,8 @@ pub use qos::qos_class;
 
 pub(super) use defaults::default_spec;
 pub(super) use scheduling::{node_selector, validate_toleration as toleration};
-pub(super) use validate::{RESTART_POLICIES, template_warnings, validate_template};
+pub(super) use validate::{RESTART_POLICIES, validate_template};
+pub(super) use warnings::{ip_warning, of as template_warnings, old_node_label};
 
 use super::Strategy;
 use super::field::{at, child, deep, set, set_default, unset};
@@ -96,6 +98,11 @@ impl Strategy for PodStrategy {
     }
 
     fn warnings(&self, object: &Value) -> Vec<String> {
-        validate::spec_warnings(at(object, "spec").unwrap_or(&Value::Null), "spec")
+        warnings::of(object, "")
+    }
+
+    /// Pods are updated by machines, and often.
+    fn warns_of_updates(&self) -> bool {
+        false
     }
 }

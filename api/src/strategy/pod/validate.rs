@@ -160,30 +160,3 @@ fn host_ports(spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
         }
     }
 }
-
-/// Warnings about a template.
-pub(in crate::strategy) fn template_warnings(template: &Value, path: &str) -> Vec<String> {
-    at(template, "spec").map(|spec| spec_warnings(spec, &format!("{path}.spec"))).unwrap_or_default()
-}
-
-/// Warnings about a pod spec: an environment variable that hides another.
-pub(super) fn spec_warnings(spec: &Value, path: &str) -> Vec<String> {
-    let mut warnings = Vec::new();
-    for field in ["initContainers", "containers"] {
-        for (index, container) in list(spec, field).iter().enumerate() {
-            let mut seen: HashSet<&str> = HashSet::new();
-            for (at, variable) in list(container, "env").iter().enumerate() {
-                let name = text(variable, "name");
-                // Building on the former value is no hiding.
-                let builds_on_it = text(variable, "value").contains(&format!("$({name})"));
-                if !seen.insert(name) && !builds_on_it {
-                    warnings.push(format!(
-                        "{path}.{field}[{index}].env[{at}]: hides previous definition of {name:?}, which may be dropped when \
-                         using apply"
-                    ));
-                }
-            }
-        }
-    }
-    warnings
-}
