@@ -84,6 +84,38 @@ fn a_client_cannot_bring_a_status_or_a_generation() {
     assert_eq!(object["metadata"]["uid"], context().new_uid);
 }
 
+/// What Kubernetes' field validation tests ask for.
+#[test]
+fn keys_that_stand_twice_in_yaml_are_told_by_their_line() {
+    let manifest =
+        DEPLOYMENT.replace("spec:\n  selector", "spec:\n  replica: 3\n  paused: true\n  paused: false\n  selector");
+    let line = manifest.lines().position(|line| line == "  paused: false").unwrap() + 1;
+    let told = format!("line {line}: key \"paused\" already set in map");
+    let strict = create(&manifest).unwrap_err();
+    assert_eq!(
+        strict.message,
+        format!(
+            "Deployment in version \"v1\" cannot be handled as a Deployment: strict decoding error: yaml: unmarshal \
+             errors:\n  {told}, unknown field \"spec.replica\""
+        )
+    );
+    let mut ctx = context();
+    ctx.field_validation = FieldValidation::Warn;
+    create_in(&manifest, &mut ctx).unwrap();
+    assert_eq!(ctx.warnings, [told.as_str(), "unknown field \"spec.replica\""]);
+
+    let deployments = resource("apps", "deployments");
+    let apply = |ctx: &mut engine::Context<'_>| {
+        engine::patch(&deployments, None, None, PatchType::Apply { force: false }, manifest.as_bytes(), ctx)
+    };
+    let strict = apply(&mut context()).unwrap_err();
+    assert_eq!(
+        strict.message,
+        format!("error strict decoding YAML: error converting YAML to JSON: yaml: unmarshal errors:\n  {told}")
+    );
+    assert_eq!(strict.reason, Reason::BadRequest);
+}
+
 #[test]
 fn unknown_fields_are_refused_warned_of_or_dropped() {
     let manifest = DEPLOYMENT.replace("spec:\n  selector", "spec:\n  replica: 3\n  selector");
