@@ -143,7 +143,9 @@ pub fn accept(header: Option<&str>, offer: Offer) -> Result<Accepted, ApiError> 
             return Ok(Accepted { transform, format, pretty: range.parameter("pretty") == Some("1") });
         }
     }
-    Err(not_acceptable())
+    // What would be acceptable as a document is told what streams there are.
+    let streams_only = !offer.yaml && accept(Some(header), Offer { yaml: true, ..offer }).is_ok();
+    Err(not_acceptable(if streams_only { STREAMS } else { DOCUMENTS }))
 }
 
 /// The transformation that a media range names; none for one that nobody knows.
@@ -196,10 +198,11 @@ pub fn accepts_json(header: Option<&str>) -> bool {
     })
 }
 
-fn not_acceptable() -> ApiError {
-    ApiError::not_acceptable(
-        "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf",
-    )
+const DOCUMENTS: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
+const STREAMS: &str = "application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch";
+
+fn not_acceptable(offered: &str) -> ApiError {
+    ApiError::not_acceptable(format!("only the following media types are accepted: {offered}"))
 }
 
 /// Whether `gzip` is among the accepted encodings.

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use crate::auth::Identity;
 use crate::cacher::Filter;
-use crate::registry::{Caller, ListRequest, Position, WatchRequest, parse_resource_version};
+use crate::registry::{Caller, ListRequest, Match, Position, WatchRequest, parse_resource_version};
 
 /// The query of a request, in order.
 #[derive(Debug, Clone, Default)]
@@ -45,9 +45,17 @@ impl Params {
         self.optional_flag(key).unwrap_or(false)
     }
 
-    /// A flag that may be absent.
+    /// A flag that may be absent. An empty one is set.
     pub fn optional_flag(&self, key: &str) -> Option<bool> {
-        self.get(key).map(|value| !matches!(value.to_ascii_lowercase().as_str(), "false" | "0" | "f"))
+        self.get(key).map(|value| value != "0" && !value.eq_ignore_ascii_case("false"))
+    }
+
+    /// Whether a person is to read the answer: the parameter says so or, without it, the client's name.
+    pub fn pretty(&self, user_agent: &str) -> bool {
+        match self.text("pretty") {
+            Some(text) => matches!(text, "1" | "t" | "T" | "true" | "TRUE" | "True"),
+            None => ["curl", "Wget", "Mozilla/5.0"].iter().any(|name| user_agent.starts_with(name)),
+        }
     }
 
     /// A whole number; absent or empty is none.
@@ -133,7 +141,7 @@ impl Params {
             let selector = FieldSelector::parse(text)?;
             for requirement in selector.requirements() {
                 if !is_selectable(resource, &requirement.field) {
-                    return Err(ApiError::bad_request(format!("field label not supported: {}", requirement.field)));
+                    return Err(ApiError::bad_request(not_selectable(resource, &requirement.field)));
                 }
             }
             filter.name = selector.exact("metadata.name").map(str::to_owned);
@@ -153,43 +161,82 @@ impl Params {
 
     /// A list.
     pub fn list(&self, resource: &Resource, namespace: &str) -> Result<ListRequest, ApiError> {
-        if self.get("sendInitialEvents").is_some_and(|value| !value.is_empty()) {
-            return Err(list_options(FieldError::forbidden(
-                "sendInitialEvents",
-                "sendInitialEvents is forbidden for list",
-            )));
-        }
         let limit = self.number("limit")?.unwrap_or(0).max(0);
+        self.number("timeoutSeconds")?;
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        let position = Position::of_list(
-            self.get("resourceVersion"),
-            self.get("resourceVersionMatch"),
-            limit,
-            self.text("continue"),
-        )?;
-        Ok(ListRequest { filter: self.filter(resource, namespace, "")?, limit, position })
+        let matching = self.resource_version_match()?;
+        let filter = self.filter(resource, namespace, "")?;
+        let version = self.get("resourceVersion");
+        let position = Position::of_list(version, matching, limit, self.text("continue"))?;
+        Ok(ListRequest { filter, limit, position })
+    }
+
+    /// `resourceVersionMatch` of a list, with Kubernetes' rules of what it goes together with.
+    fn resource_version_match(&self) -> Result<Option<Match>, ApiError> {
+        const FIELD: &str = "resourceVersionMatch";
+        let version = self.text("resourceVersion");
+        let matching = self.text(FIELD);
+        let known = match matching {
+            Some("Exact") => Some(Match::Exact),
+            Some("NotOlderThan") => Some(Match::NotOlderThan),
+            _ => None,
+        };
+        let mut errors = Vec::new();
+        if let Some(given) = matching {
+            if version.is_none() {
+                let why = "resourceVersionMatch is forbidden unless resourceVersion is provided";
+                errors.push(FieldError::forbidden(FIELD, why));
+            }
+            if self.text("continue").is_some() {
+                let why = "resourceVersionMatch is forbidden when continue is provided";
+                errors.push(FieldError::forbidden(FIELD, why));
+            }
+            if known.is_none() {
+                errors.push(FieldError::not_supported(FIELD, given, &["Exact", "NotOlderThan", ""]));
+            }
+            if known == Some(Match::Exact) && version == Some("0") {
+                let why = "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"";
+                errors.push(FieldError::forbidden(FIELD, why));
+            }
+        }
+        if self.get("sendInitialEvents").is_some() {
+            errors.push(FieldError::forbidden("sendInitialEvents", "sendInitialEvents is forbidden for list"));
+        }
+        if errors.is_empty() { Ok(known) } else { Err(list_options(errors)) }
     }
 
     /// A watch, possibly of one object.
     pub fn watch(&self, resource: &Resource, namespace: &str, name: &str) -> Result<WatchRequest, ApiError> {
-        let send_initial_events =
-            self.get("sendInitialEvents").filter(|text| !text.is_empty()).map(|text| text == "true" || text == "1");
-        let matching = self.text("resourceVersionMatch");
-        match (send_initial_events, matching) {
-            (None, None) | (Some(_), Some("NotOlderThan")) => {}
-            (None, Some(_)) => {
-                return Err(list_options(FieldError::forbidden(
-                    "resourceVersionMatch",
-                    "resourceVersionMatch is forbidden for watch",
-                )));
+        const FIELD: &str = "resourceVersionMatch";
+        self.number("limit")?;
+        let send_initial_events = self.optional_flag("sendInitialEvents");
+        let matching = self.text(FIELD);
+        let right = matching == Some("NotOlderThan");
+        let mut errors = Vec::new();
+        if send_initial_events.is_some() && !right {
+            let why = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
+            errors.push(FieldError::forbidden(FIELD, why));
+        }
+        if let Some(given) = matching {
+            if send_initial_events.is_none() {
+                let why = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided";
+                errors.push(FieldError::forbidden(FIELD, why));
             }
-            (Some(_), None) => {
-                let why = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
-                return Err(list_options(FieldError::forbidden("resourceVersionMatch", why)));
+            if !right {
+                errors.push(FieldError::not_supported(FIELD, given, &["NotOlderThan"]));
             }
-            (Some(_), Some(other)) => {
-                return Err(list_options(FieldError::not_supported("resourceVersionMatch", other, &["NotOlderThan"])));
+            if self.text("continue").is_some() {
+                let why = "resourceVersionMatch is forbidden when continue is provided";
+                errors.push(FieldError::forbidden(FIELD, why));
             }
+        }
+        if !errors.is_empty() {
+            return Err(list_options(errors));
+        }
+        if let (Some(_), Some(selected)) = (self.text("fieldSelector"), (!name.is_empty()).then(|| self.field_name()))
+            && selected.as_deref() != Some(name)
+        {
+            return Err(ApiError::bad_request("fieldSelector metadata.name doesn't match requested name"));
         }
         Ok(WatchRequest {
             filter: self.filter(resource, namespace, name)?,
@@ -252,16 +299,29 @@ fn strip<'a>(text: &'a str, prefix: &str) -> &'a str {
     text.strip_prefix(prefix).unwrap_or(text)
 }
 
-fn list_options(error: FieldError) -> ApiError {
-    ApiError::invalid("meta.k8s.io", "ListOptions", "", vec![error])
+fn list_options(errors: Vec<FieldError>) -> ApiError {
+    ApiError::invalid("meta.k8s.io", "ListOptions", "", errors)
 }
 
 fn is_selectable(resource: &Resource, field: &str) -> bool {
     match field {
         "metadata.name" => true,
-        "metadata.namespace" => resource.namespaced,
+        "metadata.namespace" => resource.namespaced || has_general_fields(resource),
         field => resource.selectable_fields.iter().any(|selectable| selectable.label == field),
     }
+}
+
+/// Whether a resource offers what every built-in one does and nothing of its own.
+fn has_general_fields(resource: &Resource) -> bool {
+    resource.custom.is_none() && resource.selectable_fields.is_empty()
+}
+
+fn not_selectable(resource: &Resource, field: &str) -> String {
+    if has_general_fields(resource) {
+        let field = gantry_api::error::quote(field);
+        return format!("{field} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"");
+    }
+    format!("field label not supported: {field}")
 }
 
 /// A field manager's default: what stands before the first slash of the user agent.

@@ -48,7 +48,7 @@ pub struct Representation {
 
 impl Representation {
     /// Puts the pieces together.
-    pub fn new(accepted: Accepted, params: &Params) -> Result<Self, ApiError> {
+    pub fn new(accepted: Accepted, params: &Params, headers: &HeaderMap) -> Result<Self, ApiError> {
         let shape = match accepted.transform {
             Transform::None => Shape::Object,
             Transform::MetadataOnly => Shape::Metadata,
@@ -61,7 +61,8 @@ impl Representation {
                 }
             }),
         };
-        let pretty = (accepted.pretty || params.flag("pretty")) && accepted.format == Format::Json;
+        let agent = headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let pretty = (accepted.pretty || params.pretty(agent)) && accepted.format == Format::Json;
         Ok(Self { shape, format: accepted.format, pretty })
     }
 

@@ -6,7 +6,7 @@ use gantry_store::Error;
 /// The answer to a request that failed in the store.
 pub fn from_store(error: Error) -> ApiError {
     match error {
-        Error::Compacted { .. } => expired_continue(),
+        Error::Compacted { .. } => expired_list(),
         Error::FutureRevision { requested, current } => too_large_resource_version(requested, current),
         Error::TooLarge { .. } => {
             ApiError::new(Reason::RequestEntityTooLarge, format!("Request entity too large: {error}"))
@@ -37,19 +37,22 @@ fn describe(what: &str, error: &Error) -> String {
     text
 }
 
-/// A list cannot go on since its snapshot is gone.
-pub fn expired_continue() -> ApiError {
+/// A list cannot go on since its snapshot is gone; with `token` it can go on with what there is by now.
+pub fn expired_continue(token: &str) -> ApiError {
     ApiError::expired(
-        "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter.",
+        "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and now may show up in the list.",
     )
+    .with_continue(token)
 }
 
-/// The same, for a list at a revision that the client named.
-pub fn of_exact_list(error: ApiError) -> ApiError {
-    match error.reason {
-        Reason::Expired => ApiError::expired("The resourceVersion for the provided list is too old."),
-        _ => error,
-    }
+/// The snapshot that a list is to show is gone.
+fn expired_list() -> ApiError {
+    ApiError::expired("The resourceVersion for the provided list is too old.")
+}
+
+/// Whether this says that a snapshot is gone.
+pub fn is_compacted(error: &Error) -> bool {
+    matches!(error, Error::Compacted { .. })
 }
 
 /// A watch cannot start there any more.

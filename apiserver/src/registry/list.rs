@@ -13,6 +13,7 @@ use gantry_api::kinds::Resource;
 use gantry_api::{ApiError, codec};
 use serde::{Deserialize, Serialize};
 
+use super::conversion::selects;
 use super::{Registry, errors, present};
 use crate::cacher::{Cacher, FRESH_WAIT, Filter, ResourceCache, Subscription, WatchStart};
 
@@ -45,9 +46,11 @@ pub enum Position {
 pub struct Continue {
     /// The token's version.
     pub v: String,
-    /// The list's revision.
-    pub rv: u64,
+    /// The list's revision; less than 0 for whatever is there when it is used.
+    #[serde(default)]
+    pub rv: i64,
     /// The last key of the page before, without the resource's prefix.
+    #[serde(default)]
     pub start: String,
 }
 
@@ -106,41 +109,71 @@ pub struct WatchSession {
 impl Continue {
     /// Reads a token.
     pub fn parse(token: &str) -> Result<Self, ApiError> {
-        let invalid = |why: String| ApiError::bad_request(format!("continue key is not valid: {why}"));
-        let bytes = URL_SAFE_NO_PAD.decode(token.trim_end_matches('=')).map_err(|error| invalid(error.to_string()))?;
+        let invalid =
+            |why: String| ApiError::bad_request(format!("invalid continue token: continue key is not valid: {why}"));
+        let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|error| invalid(illegal_base64(&error, token.len())))?;
         let token: Self = serde_json::from_slice(&bytes).map_err(|error| invalid(error.to_string()))?;
         if token.v != TOKEN_VERSION {
-            return Err(invalid(format!("server does not recognize this encoded version {:?}", token.v)));
+            return Err(invalid(format!("server does not recognize this encoded version {}", token.v)));
         }
-        if token.rv == 0 || token.start.split('/').any(|part| part == "..") {
-            return Err(invalid("incorrect encoded start resourceVersion".to_owned()));
+        if token.rv == 0 {
+            return Err(invalid(format!("incorrect encoded start resourceVersion (version {TOKEN_VERSION})")));
+        }
+        if token.start.is_empty() {
+            return Err(invalid(format!("encoded start key empty (version {TOKEN_VERSION})")));
+        }
+        // A key that climbs could lead to another resource.
+        if token.start.trim_start_matches('/').split('/').any(|part| matches!(part, "" | "." | "..")) {
+            return Err(invalid(token.start));
         }
         Ok(token)
     }
 
     fn token(revision: u64, start: &str) -> String {
-        let token = Self { v: TOKEN_VERSION.to_owned(), rv: revision, start: start.to_owned() };
+        Self::encode(i64::try_from(revision).unwrap_or(i64::MAX), start)
+    }
+
+    /// A token for the rest of a list whose snapshot is gone: for what comes after `start` by the time it is used.
+    fn from_now(start: &str) -> String {
+        Self::encode(-1, start)
+    }
+
+    fn encode(rv: i64, start: &str) -> String {
+        let token = Self { v: TOKEN_VERSION.to_owned(), rv, start: start.to_owned() };
         URL_SAFE_NO_PAD.encode(serde_json::to_vec(&token).unwrap_or_default())
     }
+}
+
+/// What is wrong with a text that is no base64, as Go says it.
+fn illegal_base64(error: &base64::DecodeError, length: usize) -> String {
+    use base64::DecodeError::{InvalidByte, InvalidLastSymbol, InvalidLength, InvalidPadding};
+    let at = match error {
+        InvalidByte(at, _) | InvalidLastSymbol(at, _) => *at,
+        InvalidLength(at) => *at,
+        InvalidPadding => length,
+    };
+    format!("illegal base64 data at input byte {at}")
 }
 
 impl Position {
     /// Applies Kubernetes' rules for `resourceVersion`, `resourceVersionMatch`, `limit` and `continue`.
     pub fn of_list(
         resource_version: Option<&str>,
-        matching: Option<&str>,
+        matching: Option<Match>,
         limit: usize,
         continue_token: Option<&str>,
     ) -> Result<Self, ApiError> {
         let version = resource_version.filter(|text| !text.is_empty());
-        let matching = parse_match(version, matching.filter(|text| !text.is_empty()), continue_token)?;
         if let Some(token) = continue_token {
+            let token = Continue::parse(token)?;
             if version.is_some_and(|version| version != "0") {
                 return Err(ApiError::bad_request("specifying resource version is not allowed when using continue"));
             }
-            return Continue::parse(token).map(Self::Continue);
+            return Ok(Self::Continue(token));
         }
-        Ok(match (parse_resource_version(version)?, matching) {
+        let version = parse_resource_version(version)
+            .map_err(|error| ApiError::bad_request(format!("invalid resource version: {}", error.message)))?;
+        Ok(match (version, matching) {
             (None, _) => Self::MostRecent,
             (Some(0), _) => Self::Any,
             (Some(revision), Some(Match::Exact)) => Self::Exact(revision),
@@ -161,44 +194,25 @@ pub fn parse_resource_version(text: Option<&str>) -> Result<Option<u64>, ApiErro
     })
 }
 
-/// Reads `resourceVersionMatch` of a list, with Kubernetes' rules of what it goes together with.
-fn parse_match(
-    version: Option<&str>,
-    matching: Option<&str>,
-    continue_token: Option<&str>,
-) -> Result<Option<Match>, ApiError> {
-    let refuse = |error: FieldError| Err(ApiError::invalid("meta.k8s.io", "ListOptions", "", vec![error]));
-    let Some(matching) = matching else {
-        return Ok(None);
-    };
-    if continue_token.is_some() {
-        return refuse(FieldError::forbidden(
-            "resourceVersionMatch",
-            "resourceVersionMatch is forbidden when continue is provided",
-        ));
-    }
-    if version.is_none() {
-        return refuse(FieldError::forbidden(
-            "resourceVersionMatch",
-            "resourceVersionMatch is forbidden unless resourceVersion is provided",
-        ));
-    }
-    match matching {
-        "NotOlderThan" => Ok(Some(Match::NotOlderThan)),
-        "Exact" if version == Some("0") => refuse(FieldError::forbidden(
-            "resourceVersionMatch",
-            "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
-        )),
-        "Exact" => Ok(Some(Match::Exact)),
-        other => refuse(FieldError::not_supported("resourceVersionMatch", other, &["Exact", "NotOlderThan", ""])),
-    }
-}
-
 impl Registry {
     /// A page of a list.
     pub async fn list(&self, resource: &Resource, request: &ListRequest) -> Result<ListResult, ApiError> {
-        let mut page = self.list_stored(resource, request).await?;
-        page.objects = self.out_of_storage(resource, page.objects).await?;
+        let Some((stored, fields)) = self.selected_after_conversion(resource, &request.filter) else {
+            let mut page = self.list_stored(resource, request).await?;
+            page.objects = self.out_of_storage(resource, page.objects).await?;
+            return Ok(page);
+        };
+        // Some of a page's objects may not be selected then; that makes it shorter, as clients know it from Kubernetes.
+        let request = ListRequest { filter: stored, ..request.clone() };
+        let mut page = self.list_stored(resource, &request).await?;
+        let objects = self.out_of_storage(resource, page.objects).await?;
+        page.objects = Vec::with_capacity(objects.len());
+        for object in objects {
+            if selects(&fields, resource, &object)? {
+                page.objects.push(object);
+            }
+        }
+        page.remaining = None;
         Ok(page)
     }
 
@@ -217,12 +231,16 @@ impl Registry {
                 self.reach(*revision).await?;
                 self.list_cache(resource, &cache, request, None, None)
             }
-            Position::Exact(revision) => {
-                self.list_at(resource, &cache, request, *revision, None).await.map_err(errors::of_exact_list)
-            }
+            Position::Exact(revision) => self.list_at(resource, &cache, request, *revision, None).await,
             Position::Continue(token) => {
                 let start = format!("{}{}", resource.storage_prefix, token.start);
-                self.list_at(resource, &cache, request, token.rv, Some(&start)).await
+                match u64::try_from(token.rv) {
+                    Ok(revision) => self.list_at(resource, &cache, request, revision, Some(&start)).await,
+                    Err(_) if self.reach_present().await? => {
+                        self.list_cache(resource, &cache, request, Some(&start), None)
+                    }
+                    Err(_) => self.list_store(resource, request, Some(&start), None).await,
+                }
             }
         }
     }
@@ -311,7 +329,14 @@ impl Registry {
         let mut at = at;
         loop {
             let wanted = if request.limit == 0 || request.filter.is_selective() { 0 } else { request.limit };
-            let page = self.store.list(&prefix, start.as_deref(), wanted, at).await.map_err(errors::from_store)?;
+            let page = self.store.list(&prefix, start.as_deref(), wanted, at).await.map_err(|error| {
+                match (&request.position, &start) {
+                    (Position::Continue(_), Some(key)) if errors::is_compacted(&error) => {
+                        errors::expired_continue(&Continue::from_now(relative(resource, key)))
+                    }
+                    _ => errors::from_store(error),
+                }
+            })?;
             at = Some(page.revision);
             let last = page.items.len();
             for (index, item) in page.items.into_iter().enumerate() {
@@ -346,13 +371,19 @@ impl Registry {
         resource: &Arc<Resource>,
         request: &WatchRequest,
     ) -> Result<WatchSession, ApiError> {
-        let session = self.watch_stored(resource, request).await?;
-        self.converted(session).await
+        let (filter, fields) = match self.selected_after_conversion(resource, &request.filter) {
+            Some((stored, fields)) => (stored, Some(fields)),
+            None => (Arc::clone(&request.filter), None),
+        };
+        let session = self.watch_stored(resource, &WatchRequest { filter, ..request.clone() }).await?;
+        self.converted(session, fields).await
     }
 
     async fn watch_stored(&self, resource: &Arc<Resource>, request: &WatchRequest) -> Result<WatchSession, ApiError> {
         let cache = self.cache(resource).await?;
-        let streaming_list = request.send_initial_events == Some(true);
+        // A watch that starts with what is there is a streaming list, whether it says so or not.
+        let starts_with_all = matches!(request.resource_version, None | Some(0));
+        let streaming_list = request.send_initial_events.unwrap_or(starts_with_all);
         let start = match request.resource_version {
             Some(0) => WatchStart::Now,
             None => {
@@ -416,18 +447,15 @@ mod tests {
 
     #[test]
     fn resource_version_rules() {
-        let of = |rv: Option<&str>, matching: Option<&str>, limit| Position::of_list(rv, matching, limit, None);
+        let of = |rv: Option<&str>, matching: Option<Match>, limit| Position::of_list(rv, matching, limit, None);
         assert_eq!(of(None, None, 0).unwrap(), Position::MostRecent);
         assert_eq!(of(Some(""), None, 0).unwrap(), Position::MostRecent);
         assert_eq!(of(Some("0"), None, 5).unwrap(), Position::Any);
         assert_eq!(of(Some("7"), None, 0).unwrap(), Position::NotOlderThan(7));
         assert_eq!(of(Some("7"), None, 5).unwrap(), Position::Exact(7));
-        assert_eq!(of(Some("7"), Some("Exact"), 0).unwrap(), Position::Exact(7));
-        assert_eq!(of(Some("7"), Some("NotOlderThan"), 5).unwrap(), Position::NotOlderThan(7));
+        assert_eq!(of(Some("7"), Some(Match::Exact), 0).unwrap(), Position::Exact(7));
+        assert_eq!(of(Some("7"), Some(Match::NotOlderThan), 5).unwrap(), Position::NotOlderThan(7));
         assert!(of(Some("x"), None, 0).is_err());
-        assert!(of(None, Some("Exact"), 0).is_err());
-        assert!(of(Some("0"), Some("Exact"), 0).is_err());
-        assert!(of(Some("1"), Some("Newest"), 0).is_err());
     }
 
     #[test]
@@ -436,6 +464,21 @@ mod tests {
         let read = Position::of_list(None, None, 1, Some(&token)).unwrap();
         assert_eq!(read, Position::Continue(Continue { v: TOKEN_VERSION.into(), rv: 9, start: "ns/name".into() }));
         assert!(Position::of_list(Some("5"), None, 1, Some(&token)).is_err());
-        assert!(Position::of_list(None, None, 1, Some("rubbish")).is_err());
+        let now = Continue::parse(&Continue::from_now("ns/name")).unwrap();
+        assert_eq!((now.rv, now.start.as_str()), (-1, "ns/name"));
+        let token = |text: &str| URL_SAFE_NO_PAD.encode(text);
+        let cases = [
+            ("a+b".to_owned(), "illegal base64 data at input byte 1"),
+            (token("{"), ""),
+            (token(r#"{"v":"v9","rv":1,"start":"a"}"#), "server does not recognize this encoded version v9"),
+            (token(r#"{"v":"meta.k8s.io/v1","start":"a"}"#), "incorrect encoded start resourceVersion"),
+            (token(r#"{"v":"meta.k8s.io/v1","rv":1}"#), "encoded start key empty (version meta.k8s.io/v1)"),
+            (token(r#"{"v":"meta.k8s.io/v1","rv":1,"start":"a/../../b"}"#), "a/../../b"),
+        ];
+        for (text, why) in cases {
+            let error = Position::of_list(None, None, 1, Some(&text)).unwrap_err();
+            let wanted = format!("invalid continue token: continue key is not valid: {why}");
+            assert!(error.message.starts_with(&wanted), "{} is not {wanted}", error.message);
+        }
     }
 }
