@@ -317,4 +317,6 @@ fn resource_prefix(key: &str) -> Option<&str> {
 }
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;
