@@ -218,5 +218,5 @@ fn selected(fields: Option<&FieldSelector>, resource: &Resource, object: &[u8]) 
 /// Whether an object of the version of `resource` has the fields.
 pub(super) fn selects(fields: &FieldSelector, resource: &Resource, object: &[u8]) -> Result<bool, ApiError> {
     let facts = codec::facts(resource, object)?;
-    Ok(fields.matches(|field| facts.fields.get(field).map(String::as_str)))
+    Ok(fields.matches(|field| facts.fields.get(field)))
 }
