@@ -30,6 +30,7 @@ pub mod operations;
 pub mod pki;
 pub mod registry;
 mod server;
+mod servers;
 pub mod webhook;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
@@ -259,30 +260,49 @@ pub async fn start(options: Options, metrics: MetricsRegistry, shutdown: Cancell
 
     tasks.spawn({
         let (app, shutdown) = (Arc::clone(&app), shutdown.clone());
-        async move { run(app, listener, keys.tls, store, feed, shutdown).await }
+        async move { run(app, listener, keys.tls, store, feed, advertise, shutdown).await }
     });
 
     custom::load(&app.registry);
-    if let Err(error) = bootstrap::ensure(&app.registry, &facts).await {
-        shutdown.cancel();
-        tasks.close();
-        tasks.wait().await;
-        return Err(Error::Bootstrap(error));
-    }
+    let servers = match join(&app.registry, &facts).await {
+        Ok(servers) => servers,
+        Err(error) => {
+            shutdown.cancel();
+            tasks.close();
+            tasks.wait().await;
+            return Err(Error::Bootstrap(error));
+        }
+    };
     app.bootstrapped.store(true, Ordering::Release);
-    tasks.spawn({
-        let (app, shutdown) = (Arc::clone(&app), shutdown.clone());
-        async move { bootstrap::keep(&app.registry, &facts, shutdown).await }
-    });
-    tasks.spawn({
-        let (registry, shutdown) = (Arc::clone(&app.registry), shutdown.clone());
-        async move { custom::run(registry, shutdown).await }
-    });
-    tasks.spawn(aggregation::keep(Arc::clone(&app.aggregator), Arc::clone(&app.registry), shutdown.clone()));
-    tasks.spawn(async move { registry::expire_events(&app.registry, shutdown).await });
+    look_after(&tasks, &app, facts, servers, &shutdown);
     tasks.close();
     tracing::info!(%address, "the API server is ready");
     Ok(handle)
+}
+
+/// Makes what every cluster has, and takes a place among its API servers.
+async fn join(registry: &Registry, facts: &bootstrap::Facts) -> Result<servers::Servers, gantry_api::ApiError> {
+    bootstrap::ensure(registry, facts).await?;
+    servers::Servers::join(registry, facts.advertise).await
+}
+
+/// The loops that look after the objects, until shutdown.
+fn look_after(
+    tasks: &TaskTracker,
+    app: &Arc<App>,
+    facts: bootstrap::Facts,
+    servers: servers::Servers,
+    shutdown: &CancellationToken,
+) {
+    let with = || (Arc::clone(app), shutdown.clone());
+    let ((first, until), advertise) = (with(), facts.advertise);
+    tasks.spawn(async move { bootstrap::keep(&first.registry, &facts, until).await });
+    let (second, until) = with();
+    tasks.spawn(async move { servers::keep(servers, &second.registry, advertise, until).await });
+    tasks.spawn(custom::run(Arc::clone(&app.registry), shutdown.clone()));
+    tasks.spawn(aggregation::keep(Arc::clone(&app.aggregator), Arc::clone(&app.registry), shutdown.clone()));
+    let (third, until) = with();
+    tasks.spawn(async move { registry::expire_events(&third.registry, until).await });
 }
 
 /// The client that asks webhooks. Without Services in the catalog only URLs lead anywhere.
@@ -402,12 +422,14 @@ async fn run(
     tls: Arc<rustls::ServerConfig>,
     store: Arc<dyn Store>,
     feed: CancellationToken,
+    advertise: SocketAddr,
     shutdown: CancellationToken,
 ) {
-    if let Err(error) = server::serve(listener, tls, router(app), shutdown.clone()).await {
+    if let Err(error) = server::serve(listener, tls, router(Arc::clone(&app)), shutdown.clone()).await {
         tracing::error!(%error, "the listener failed");
         shutdown.cancel();
     }
+    servers::leave(&app.registry, advertise).await;
     feed.cancel();
     if let Err(error) = store.close().await {
         tracing::warn!(%error, "the store did not close cleanly");

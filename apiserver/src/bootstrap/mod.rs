@@ -11,7 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use futures::StreamExt;
-use gantry_api::{ApiError, Reason, codec, meta};
+use gantry_api::{ApiError, Reason, codec};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -76,18 +76,6 @@ pub async fn ensure(registry: &Registry, facts: &Facts) -> Result<(), ApiError> 
     ensure_object(registry, range, "", SERVICE, service_cidr(&facts.service_cidr)).await?;
     ensure_object(registry, ("", "v1", "services"), "default", SERVICE, service(service_ip, facts.advertise.port()))
         .await?;
-    // A loopback address means nothing to anyone else, and Endpoints may not hold one.
-    if !facts.advertise.ip().is_loopback() {
-        ensure_endpoint(registry, ("", "v1", "endpoints"), facts, endpoints(facts.advertise), "subsets").await?;
-        ensure_endpoint(
-            registry,
-            ("discovery.k8s.io", "v1", "endpointslices"),
-            facts,
-            slice(facts.advertise),
-            "endpoints",
-        )
-        .await?;
-    }
     Ok(())
 }
 
@@ -153,37 +141,6 @@ async fn ensure_authentication(registry: &Registry, facts: &Facts) -> Result<(),
     registry.update(target, body.as_bytes(), gantry_api::engine::BodyFormat::Json, &caller()).await.map(|_| ())
 }
 
-/// Makes an object that lists this server, or adds this server to the one there is.
-async fn ensure_endpoint(
-    registry: &Registry,
-    (group, version, plural): (&str, &str, &str),
-    facts: &Facts,
-    object: Value,
-    list: &str,
-) -> Result<(), ApiError> {
-    let Some(resource) = registry.catalog().resource(group, version, plural).cloned() else {
-        return Ok(());
-    };
-    let Some(entry) = registry.cached(&resource, "default", SERVICE) else {
-        return ensure_object(registry, (group, version, plural), "default", SERVICE, object).await;
-    };
-    let address = format!("\"{}\"", facts.advertise.ip());
-    if memchr::memmem::find(&entry.object, address.as_bytes()).is_some() {
-        return Ok(());
-    }
-    let mut changed = codec::decode(&entry.object)?;
-    let added = object[list].as_array().cloned().unwrap_or_default();
-    if let Some(changed) = changed.as_object_mut()
-        && let Some(existing) = changed.entry(list).or_insert_with(|| json!([])).as_array_mut()
-    {
-        existing.extend(added);
-    }
-    meta::metadata_mut(&mut changed).remove("managedFields");
-    let target = Target { resource: &resource, subresource: "", namespace: "default", name: SERVICE };
-    let body = changed.to_string();
-    registry.update(target, body.as_bytes(), gantry_api::engine::BodyFormat::Json, &caller()).await.map(|_| ())
-}
-
 fn service_cidr(range: &str) -> Value {
     json!({
         "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": SERVICE},
@@ -202,29 +159,5 @@ fn service(ip: IpAddr, port: u16) -> Value {
             "type": "ClusterIP", "clusterIP": ip.to_string(), "sessionAffinity": "None",
             "ports": [{"name": "https", "protocol": "TCP", "port": 443, "targetPort": port}],
         },
-    })
-}
-
-fn endpoints(advertise: SocketAddr) -> Value {
-    json!({
-        "apiVersion": "v1", "kind": "Endpoints",
-        "metadata": {
-            "name": SERVICE, "namespace": "default",
-            "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"},
-        },
-        "subsets": [{
-            "addresses": [{"ip": advertise.ip().to_string()}],
-            "ports": [{"name": "https", "protocol": "TCP", "port": advertise.port()}],
-        }],
-    })
-}
-
-fn slice(advertise: SocketAddr) -> Value {
-    json!({
-        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
-        "metadata": {"name": SERVICE, "namespace": "default", "labels": {"kubernetes.io/service-name": SERVICE}},
-        "addressType": if advertise.is_ipv6() { "IPv6" } else { "IPv4" },
-        "endpoints": [{"addresses": [advertise.ip().to_string()], "conditions": {"ready": true}}],
-        "ports": [{"name": "https", "protocol": "TCP", "port": advertise.port()}],
     })
 }
