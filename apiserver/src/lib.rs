@@ -382,16 +382,12 @@ const STORE_WAIT: Duration = Duration::from_secs(60);
 /// How long between two tries.
 const STORE_RETRY: Duration = Duration::from_millis(500);
 
-/// Opens the store and sees that it answers.
+/// Opens the store, which answers then.
 async fn open_store(options: &Options, shutdown: &CancellationToken) -> Result<Arc<dyn Store>, gantry_store::Error> {
     let deadline = tokio::time::Instant::now() + STORE_WAIT;
     let mut told = false;
     loop {
-        let opened = async {
-            let store = gantry_store::open(&options.store, options.store_options.clone()).await?;
-            store.current_revision().await.map(|_| store)
-        };
-        match opened.await {
+        match gantry_store::open(&options.store, options.store_options.clone()).await {
             Err(gantry_store::Error::Unavailable(_))
                 if tokio::time::Instant::now() < deadline && !shutdown.is_cancelled() =>
             {
