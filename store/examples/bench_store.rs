@@ -7,6 +7,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a bench prints its figures")]
 
 use std::error::Error;
+use std::io::{Seek, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -61,6 +62,7 @@ async fn rates(dir: &Path, rounds: usize) -> Result<()> {
     let etcd_process = Etcd::start(&dir.join("etcd"))?;
     let etcd = etcd_process.open().await?;
     let bare = Arc::new(redb::Database::create(dir.join("bare.redb"))?);
+    println!("one write of 4 KiB and its sync take {:.2} ms here (median of 100)", sync_ms(&dir.join("sync"))?);
     println!("durable writes a second of {VALUE_BYTES} bytes, median of {rounds} turns of {TURN:?} each:");
     println!(
         "{:>8} {:>10} {:>10} {:>10} {:>12} {:>12}",
@@ -80,6 +82,21 @@ async fn rates(dir: &Path, rounds: usize) -> Result<()> {
     embedded.close().await?;
     etcd.close().await?;
     Ok(())
+}
+
+/// What the disk asks for one block that the file has already, in milliseconds.
+fn sync_ms(file: &Path) -> Result<f64> {
+    let block = [7; 4096];
+    let mut file = std::fs::File::create(file)?;
+    let mut taken = Vec::new();
+    for _ in 0..100 {
+        let start = Instant::now();
+        file.rewind()?;
+        file.write_all(&block)?;
+        file.sync_data()?;
+        taken.push(start.elapsed().as_secs_f64() * 1e3);
+    }
+    Ok(median(taken))
 }
 
 /// New keys by so many writers, each of which waits for its own.
@@ -221,7 +238,7 @@ async fn inspect(dir: &Path, objects: usize) -> Result<()> {
     let rss = resident_mb()?;
     let p = |of: &[f64], part: f64| of[((of.len() - 1) as f64 * part) as usize];
     println!("{open} {rss} {} {} {}", p(&quiet, 0.5), p(&quiet, 0.99), p(&compacting, 0.99));
-    std::io::Write::flush(&mut std::io::stdout())?;
+    std::io::stdout().flush()?;
     let store = Arc::clone(&store);
     tokio::spawn(async move { latencies(&store, objects, None).await });
     tokio::time::sleep(Duration::from_millis(300)).await;

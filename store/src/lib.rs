@@ -10,7 +10,7 @@
 //! The store knows keys and bytes, never kinds. [`Store`] is the contract; two engines keep it and one test suite
 //! (`tests/contract`) runs on both:
 //!
-//! * **embedded** – a redb file in a directory, for one process. Transactions that wait at the same time share one
+//! * **embedded** – a redb file and a log in a directory, for one process. Transactions that wait at the same time share one
 //!   durable commit, and watchers are fed straight from the commit path.
 //! * **etcd** – etcd 3.4 or later; several processes may use the same keys.
 //!
@@ -43,7 +43,7 @@
 //! plays random histories against a model. `tests/linearizability` has concurrent clients judged by a
 //! linearizability checker and by the revision order while etcd's leader is killed and partitioned. `tests/crash.rs`
 //! kills a writing process, and `embedded/simulation` does so twelve thousand times on a simulated disk that loses, tears and
-//! reorders what was not synced, fails to write, read or sync, and fills up.
+//! reorders what was not synced in either file, fails to write, read or sync, and fills up.
 
 pub mod backup;
 mod embedded;

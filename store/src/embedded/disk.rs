@@ -4,7 +4,8 @@
 //! redb refuses everything, reads too, after one failed write. Reopening it *frozen* brings the reads back: whatever
 //! redb's recovery wants to write goes to memory and the file stays as the failure left it, for the next start. The
 //! first block, which says where everything is, is read as it was after the last commit that succeeded: what a failed
-//! one did may be in the page cache and yet not on the disk, and nobody shall see what may be gone again.
+//! one did may be in the page cache and yet not on the disk, and nobody shall see what may be gone again. What was acknowledged
+//! since that commit is in the log ([`super::log`]) and done again in memory.
 //!
 //! A new file is made under another name and gets its own when all of it is on the disk, so that there is never half a
 //! file, whenever the power goes.
@@ -13,6 +14,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use redb::backends::FileBackend;
@@ -28,6 +30,10 @@ pub(super) trait Disk: Send + Sync + 'static {
     fn open(&self) -> io::Result<Box<dyn StorageBackend>>;
     /// Begins a new, empty one that is not yet there under its name.
     fn draft(&self) -> io::Result<Box<dyn StorageBackend>>;
+    /// Opens the log, which is there.
+    fn log(&self) -> io::Result<Box<dyn StorageBackend>>;
+    /// Makes an empty log for good, if there is none.
+    fn make_log(&self) -> io::Result<()>;
     /// Gives the draft its name, for good.
     fn publish(&self) -> io::Result<()>;
 }
@@ -38,6 +44,14 @@ pub(super) struct FileDisk(pub(super) PathBuf);
 impl FileDisk {
     fn beside(&self, extension: &str) -> PathBuf {
         self.0.with_extension(extension)
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        #[cfg(unix)]
+        if let Some(dir) = self.0.parent() {
+            std::fs::File::open(dir)?.sync_all()?;
+        }
+        Ok(())
     }
 }
 
@@ -66,15 +80,23 @@ impl Disk for FileDisk {
         backend(file)
     }
 
+    fn log(&self) -> io::Result<Box<dyn StorageBackend>> {
+        backend(std::fs::OpenOptions::new().read(true).write(true).open(self.beside(LOG_EXTENSION))?)
+    }
+
+    fn make_log(&self) -> io::Result<()> {
+        open_file(&self.beside(LOG_EXTENSION))?;
+        self.sync_dir()
+    }
+
     fn publish(&self) -> io::Result<()> {
         std::fs::rename(self.beside("new"), &self.0)?;
-        #[cfg(unix)]
-        if let Some(dir) = self.0.parent() {
-            std::fs::File::open(dir)?.sync_all()?;
-        }
-        Ok(())
+        self.sync_dir()
     }
 }
+
+/// The end of the log's name, which is otherwise the file's.
+pub(super) const LOG_EXTENSION: &str = "log";
 
 /// Opens a file to be read and written, for its owner only; makes it if need be.
 fn open_file(path: &Path) -> io::Result<std::fs::File> {
@@ -118,13 +140,30 @@ type Block = Box<[u8]>;
 pub(super) struct Head {
     written: Mutex<Option<Block>>,
     committed: Mutex<Option<Block>>,
+    /// The file's length, likewise: a commit that is in doubt may have cut the file, though nothing that the one before needs.
+    len: AtomicU64,
+    committed_len: AtomicU64,
+    sealed: AtomicBool,
 }
 
 impl Head {
-    /// Says that a commit has succeeded.
+    /// Refuses all further writes: what is in the file stays as it is.
+    pub(super) fn seal(&self) {
+        self.sealed.store(true, Ordering::Release);
+    }
+
+    fn check(&self) -> io::Result<()> {
+        if self.sealed.load(Ordering::Acquire) {
+            return Err(io::Error::other("the file is frozen"));
+        }
+        Ok(())
+    }
+
+    /// Says that a durable commit has succeeded.
     pub(super) fn commit(&self) {
         let written = lock(&self.written).clone();
         *lock(&self.committed) = written;
+        self.committed_len.store(self.len.load(Ordering::Acquire), Ordering::Release);
     }
 
     fn write(&self, offset: u64, data: &[u8]) {
@@ -139,7 +178,9 @@ impl Head {
 impl Backend {
     /// Passes everything through, and keeps what `head` is to know.
     pub(super) fn live(inner: Box<dyn StorageBackend>, head: Arc<Head>) -> io::Result<Self> {
-        if inner.len()? >= BLOCK_BYTES as u64 {
+        let len = inner.len()?;
+        head.len.store(len, Ordering::Release);
+        if len >= BLOCK_BYTES as u64 {
             let mut block = vec![0; BLOCK_BYTES];
             inner.read(0, &mut block)?;
             head.write(0, &block);
@@ -149,7 +190,7 @@ impl Backend {
 
     /// Writes nothing to `inner` any more, and shows the last commit that `head` knows of, if it knows of one.
     pub(super) fn frozen(inner: Box<dyn StorageBackend>, head: &Head) -> io::Result<Self> {
-        let len = inner.len()?;
+        let len = inner.len()?.max(head.committed_len.load(Ordering::Acquire));
         let blocks = lock(&head.committed).clone().map(|block| (0, block)).into_iter().collect();
         Ok(Backend { inner, head: None, overlay: Some(Mutex::new(Overlay { len, blocks })) })
     }
@@ -164,7 +205,9 @@ impl Overlay {
         let mut block = vec![0; BLOCK_BYTES].into_boxed_slice();
         let from = number * BLOCK_BYTES as u64;
         let there = inner.len()?.min(self.len).saturating_sub(from).min(BLOCK_BYTES as u64);
-        inner.read(from, &mut block[..usize::try_from(there).unwrap_or(BLOCK_BYTES)])?;
+        if there > 0 {
+            inner.read(from, &mut block[..usize::try_from(there).unwrap_or(BLOCK_BYTES)])?;
+        }
         Ok(block)
     }
 
@@ -251,7 +294,14 @@ impl StorageBackend for Backend {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         match &self.overlay {
-            None => self.inner.set_len(len),
+            None => {
+                self.head.as_ref().map_or(Ok(()), |head| head.check())?;
+                self.inner.set_len(len)?;
+                if let Some(head) = &self.head {
+                    head.len.store(len, Ordering::Release);
+                }
+                Ok(())
+            }
             Some(overlay) => lock(overlay).set_len(&*self.inner, len),
         }
     }
@@ -264,6 +314,7 @@ impl StorageBackend for Backend {
         match &self.overlay {
             None => {
                 if let Some(head) = &self.head {
+                    head.check()?;
                     head.write(offset, data);
                 }
                 self.inner.write(offset, data)

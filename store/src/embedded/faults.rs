@@ -56,6 +56,14 @@ impl Disk for MoodyDisk {
     fn open(&self) -> io::Result<Box<dyn StorageBackend>> {
         Ok(Box::new(Moody { inner: FileDisk(self.file.clone()).open()?, mood: Arc::clone(&self.mood) }))
     }
+
+    fn log(&self) -> io::Result<Box<dyn StorageBackend>> {
+        Ok(Box::new(Moody { inner: FileDisk(self.file.clone()).log()?, mood: Arc::clone(&self.mood) }))
+    }
+
+    fn make_log(&self) -> io::Result<()> {
+        FileDisk(self.file.clone()).make_log()
+    }
 }
 
 impl Moody {
@@ -224,7 +232,66 @@ async fn a_file_of_another_version_is_refused_and_left_alone() {
     };
     set_format(99);
     let refused = Embedded::open(dir.path(), &options).await.err();
-    assert!(matches!(&refused, Some(Error::Format { found: 99, supported: 1, path }) if *path == file), "{refused:?}");
-    set_format(1);
+    assert!(matches!(&refused, Some(Error::Format { found: 99, supported: 2, path }) if *path == file), "{refused:?}");
+    set_format(2);
     Embedded::open(dir.path(), &options).await.unwrap().txn(big(1)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_file_of_before_there_was_a_log_gets_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options::default();
+    let store = Embedded::open(dir.path(), &options).await.unwrap();
+    let revision = store.txn(big(1)).await.unwrap();
+    store.close().await.unwrap();
+    let (file, log) = (dir.path().join("store.redb"), dir.path().join("store.log"));
+    let db = redb::Database::open(&file).unwrap();
+    let txn = db.begin_write().unwrap();
+    {
+        let mut meta = txn.open_table(super::schema::META).unwrap();
+        meta.insert(super::schema::META_FORMAT, super::schema::FORMAT_WITHOUT_LOG).unwrap();
+        meta.remove(super::schema::META_LOG).unwrap();
+    }
+    txn.commit().unwrap();
+    drop(db);
+    std::fs::remove_file(&log).unwrap();
+    let store = Embedded::open(dir.path(), &options).await.unwrap();
+    assert_eq!(store.current_revision().await.unwrap(), revision);
+    let next = store.txn(big(2)).await.unwrap();
+    store.close().await.unwrap();
+    assert!(log.exists());
+    let store = Embedded::open(dir.path(), &options).await.unwrap();
+    assert_eq!(store.get("k0002").await.unwrap().0.unwrap().mod_revision, next);
+}
+
+#[tokio::test]
+async fn a_store_without_its_log_or_with_a_damaged_one_is_not_opened() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options::default();
+    let store = Embedded::open(dir.path(), &options).await.unwrap();
+    for key in 0..3 {
+        store.txn(big(key)).await.unwrap();
+    }
+    // As kill -9 leaves it.
+    let crashed = tempfile::tempdir().unwrap();
+    for name in ["store.redb", "store.log"] {
+        std::fs::copy(dir.path().join(name), crashed.path().join(name)).unwrap();
+    }
+    store.close().await.unwrap();
+    let log = crashed.path().join("store.log");
+    let whole = std::fs::read(&log).unwrap();
+    let mut damaged = whole.clone();
+    damaged[600_000] ^= 1;
+    std::fs::write(&log, &damaged).unwrap();
+    let refused = Embedded::open(crashed.path(), &options).await.err();
+    assert!(matches!(&refused, Some(Error::Corrupt { what }) if what.contains("good record")), "{refused:?}");
+    assert!(super::is_whole(crashed.path()).await.is_err());
+    std::fs::remove_file(&log).unwrap();
+    let refused = Embedded::open(crashed.path(), &options).await.err();
+    assert!(matches!(&refused, Some(Error::Corrupt { what }) if what.contains("missing")), "{refused:?}");
+    std::fs::write(&log, &whole).unwrap();
+    assert!(super::is_whole(crashed.path()).await.unwrap());
+    let store = Embedded::open(crashed.path(), &options).await.unwrap();
+    assert_eq!(store.list("", None, 0, None).await.unwrap().items.len(), 3, "the log has them");
+    store.close().await.unwrap();
 }

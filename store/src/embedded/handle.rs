@@ -1,72 +1,109 @@
-//! The open database. In: a disk. Out: the database for whoever reads or writes, until it is closed; and the same
-//! database frozen (readable only) after a write failed.
+//! The open database and the log in front of it. In: a disk. Out: the database for whoever reads or writes, until it is
+//! closed, with all that the log had; and the same database frozen (readable only) after a write failed.
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
-use redb::{Database, DatabaseError, ReadableDatabase, TableError};
+use redb::{Database, DatabaseError, ReadableDatabase, StorageBackend, TableError};
 
 use super::disk::{Backend, Disk, Head};
-use super::schema::{FORMAT, META, META_FORMAT};
+use super::log::{self, Log, Unreadable};
+use super::schema::{FORMAT, FORMAT_WITHOUT_LOG, META, META_FORMAT};
 use super::{engine_error, writer};
 use crate::Error;
 
 /// How long closing waits for reads that are under way; they take milliseconds.
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
 
+/// How much the embedded engine takes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// The page cache, in bytes.
+    pub(super) cache_bytes: usize,
+    /// The log, in bytes: what a start after a crash reads at most, and how much the database's durable commits lag behind.
+    pub(super) log_bytes: u64,
+}
+
 /// The database while it is open.
 pub(super) struct Handle {
     disk: Box<dyn Disk>,
     path: PathBuf,
-    cache_bytes: usize,
+    limits: Limits,
     db: RwLock<Option<Arc<Database>>>,
     /// What a freeze goes back to.
     head: Arc<Head>,
 }
 
 impl Handle {
-    /// Opens the database, making it if there is none; and why it can only be read, if that is so.
-    pub(super) fn open(disk: Box<dyn Disk>, path: &Path, cache_bytes: usize) -> Result<(Self, Option<Error>), Error> {
+    /// Opens the database, making it if there is none; and the log, or why it can only be read.
+    pub(super) fn open(disk: Box<dyn Disk>, path: &Path, limits: Limits) -> Result<(Self, Result<Log, Error>), Error> {
         let io = |what: &'static str| move |source: io::Error| io_error(what, path, source);
         let guard = disk.lock().map_err(io("cannot lock"))?;
         if !disk.exists().map_err(io("cannot open"))? {
             let draft = disk.draft().map_err(io("cannot create"))?;
             let draft = Backend::live(draft, Arc::default()).map_err(io("cannot create"))?;
-            let db = open_database(draft, path, cache_bytes)?;
+            let db = open_database(draft, path, limits.cache_bytes)?;
             writer::initialise(&db)?;
             drop(db);
+            disk.make_log().map_err(io("cannot create the log of"))?;
             disk.publish().map_err(io("cannot create"))?;
         }
-        let handle = Handle { disk, path: path.to_owned(), cache_bytes, db: RwLock::new(None), head: Arc::default() };
-        let stopped = match handle.start() {
-            Ok(()) => None,
+        let handle = Handle { disk, path: path.to_owned(), limits, db: RwLock::new(None), head: Arc::default() };
+        let log = match handle.start() {
             // A disk that cannot be written may still be read.
-            Err(error @ (Error::NoSpace(_) | Error::Io { .. } | Error::Engine(_))) => match handle.freeze() {
-                Ok(()) => Some(error),
+            Err(error @ (Error::NoSpace(_) | Error::Io { .. } | Error::Engine(_))) => match handle.freeze(None) {
+                Ok(()) => Err(error),
                 Err(_) => return Err(error),
             },
-            Err(error) => return Err(error),
+            started => Ok(started?),
         };
         drop(guard);
-        Ok((handle, stopped))
+        Ok((handle, log))
     }
 
     /// Opens the file for reading and writing.
-    fn start(&self) -> Result<(), Error> {
+    fn start(&self) -> Result<Log, Error> {
         let file = self.disk.open().and_then(|file| Backend::live(file, Arc::clone(&self.head)));
         let file = file.map_err(|source| io_error("cannot open", &self.path, source))?;
-        let db = open_database(file, &self.path, self.cache_bytes)?;
+        let db = open_database(file, &self.path, self.limits.cache_bytes)?;
         match format_of(&db)? {
-            None => writer::initialise(&db)?,
             Some(FORMAT) => {}
+            None | Some(FORMAT_WITHOUT_LOG) => {
+                let failed = |source| io_error("cannot create the log of", &self.path, source);
+                self.disk.make_log().map_err(failed)?;
+                writer::initialise(&db)?;
+            }
             Some(found) => return Err(Error::Format { path: self.path.clone(), found, supported: FORMAT }),
         }
+        let file = self.open_log()?;
+        let id = self.catch_up(&db, &*file, None)?;
+        let log = Log::new(file, id, self.limits.log_bytes).map_err(|source| self.log_error(source))?;
         // What the last process left in the page cache only is on the disk by now: opening has synced the file.
         self.head.commit();
         self.slot().replace(Arc::new(db));
-        Ok(())
+        Ok(log)
+    }
+
+    fn open_log(&self) -> Result<Box<dyn StorageBackend>, Error> {
+        self.disk.log().map_err(|source| match source.kind() {
+            // An empty one in its place would hide that acknowledged writes are gone.
+            io::ErrorKind::NotFound => Error::corrupt("the log that belongs to the file is missing"),
+            _ => self.log_error(source),
+        })
+    }
+
+    fn log_error(&self, source: io::Error) -> Error {
+        io_error("cannot read the log of", &self.path, source)
+    }
+
+    /// Does in the database what the log has (before the offset `until`), for good. Returns the number of the log to go on with.
+    fn catch_up(&self, db: &Database, log: &dyn StorageBackend, until: Option<u64>) -> Result<u64, Error> {
+        catch_up(db, log, until).map_err(|error| match error {
+            Unreadable::Io(source) => self.log_error(source),
+            Unreadable::Other(error) => error,
+        })
     }
 
     /// The database; hold it no longer than a read takes.
@@ -74,7 +111,7 @@ impl Handle {
         self.db.read().unwrap_or_else(PoisonError::into_inner).clone().ok_or(Error::Closed)
     }
 
-    /// Says that a commit has succeeded: what a freeze goes back to.
+    /// Says that a durable commit has succeeded: what a freeze goes back to.
     pub(super) fn committed(&self) {
         self.head.commit();
     }
@@ -87,16 +124,22 @@ impl Handle {
         }
     }
 
-    /// Opens the database anew so that it can be read, after a write failed: as the last commit that succeeded left it.
-    pub(super) fn freeze(&self) -> Result<(), Error> {
+    /// Opens the database anew so that it can be read, after a write failed: as the last durable commit that succeeded left
+    /// it, and with what the log has (before the offset `until`).
+    pub(super) fn freeze(&self, until: Option<u64>) -> Result<(), Error> {
         // Readers wait here instead of being told that the store is closed.
         let mut slot = self.slot();
+        self.head.seal();
         if let Some(db) = slot.take() {
             release(db);
         }
         let file = self.disk.open().and_then(|file| Backend::frozen(file, &self.head));
         let file = file.map_err(|source| io_error("cannot reopen", &self.path, source))?;
-        let db = open_database(file, &self.path, self.cache_bytes)?;
+        let db = open_database(file, &self.path, self.limits.cache_bytes)?;
+        if format_of(&db)? == Some(FORMAT) {
+            let log = self.open_log()?;
+            self.catch_up(&db, &*log, until)?;
+        }
         *slot = Some(Arc::new(db));
         Ok(())
     }
@@ -123,8 +166,16 @@ pub(super) fn open_database(backend: Backend, path: &Path, cache_bytes: usize) -
     })
 }
 
+/// Does in a database what its log has (before the offset `until`). Returns the number of the log to go on with.
+pub(super) fn catch_up(db: &Database, log: &dyn StorageBackend, until: Option<u64>) -> Result<u64, Unreadable> {
+    let mut replay = writer::Replay::new(db).map_err(Unreadable::Other)?;
+    let id = replay.log_id();
+    log::read(log, id, until, |entry| replay.add(entry))?;
+    replay.finish().map_err(Unreadable::Other)
+}
+
 /// The format version in the file; none if it is new.
-fn format_of(db: &Database) -> Result<Option<u64>, Error> {
+pub(super) fn format_of(db: &Database) -> Result<Option<u64>, Error> {
     let txn = db.begin_read().map_err(engine_error)?;
     let meta = match txn.open_table(META) {
         Ok(meta) => meta,

@@ -1,12 +1,13 @@
 //! The embedded engine: a redb file in a directory, for one process.
 //!
 //! ```text
-//!   txn ──▶ queue ──▶ writer thread ──▶ one durable commit for all that wait ──▶ answers
+//!   txn ──▶ queue ──▶ writer thread ──▶ one synced record in the log for all that wait ──▶ answers
 //!                                                     └──▶ hub ──▶ watchers (or, behind the hub's ring, the file)
 //!   get, list ──▶ read transaction of redb (a snapshot; never waits for the writer)
 //! ```
 //!
-//! The whole history that is kept is in the file ([`schema`]), so a restart loses no watcher its place.
+//! The whole history that is kept is in the file ([`schema`]), so a restart loses no watcher its place. What the file does not
+//! have on the disk yet is in the log ([`log`]).
 
 mod check;
 mod disk;
@@ -14,6 +15,7 @@ mod disk;
 mod faults;
 mod handle;
 mod hub;
+mod log;
 mod read;
 mod retain;
 mod schema;
@@ -31,8 +33,8 @@ use async_trait::async_trait;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use self::disk::{Disk, FileDisk};
-use self::handle::Handle;
+use self::disk::{Disk, FileDisk, LOG_EXTENSION};
+use self::handle::{Handle, Limits};
 use self::hub::{Hub, Look, Watcher};
 use self::read::Snapshot;
 use self::writer::{Command, Writer};
@@ -43,6 +45,9 @@ use crate::{
 
 /// The file in the store's directory.
 const FILE_NAME: &str = "store.redb";
+/// The longest log. When it is full the database is made durable, which takes as long as writing about as much, and which a
+/// start after a crash does too.
+const LOG_BYTES_MAX: u64 = 32 << 20;
 /// The most commands that wait for the writer: more than a commit takes, so that the next one is always ready.
 const QUEUE_COMMANDS_MAX: usize = 4_096;
 /// The most bytes of transactions that wait or are being written, so that large objects don't fill the memory.
@@ -72,20 +77,20 @@ impl Embedded {
 
     /// Opens the store on a disk; `path` is for error messages.
     async fn open_on(disk: Box<dyn Disk>, path: PathBuf, options: &Options) -> Result<Self, Error> {
-        let (shown, cache_bytes) = (path.clone(), options.cache_bytes);
-        let (handle, stopped, revision, oldest) = run_blocking(move || {
-            let (handle, stopped) = Handle::open(disk, &shown, cache_bytes)?;
+        let (shown, limits) = (path.clone(), Limits { cache_bytes: options.cache_bytes, log_bytes: LOG_BYTES_MAX });
+        let (handle, log, revision, oldest) = run_blocking(move || {
+            let (handle, log) = Handle::open(disk, &shown, limits)?;
             let now = Snapshot::take(&*handle.database()?)?;
-            let stopped = stopped.map(|error| writer::describe(&error));
+            let log = log.map_err(|error| writer::describe(&error));
             let (revision, oldest) = (now.revision, now.oldest);
-            Ok((Arc::new(handle), stopped, revision, oldest))
+            Ok((Arc::new(handle), log, revision, oldest))
         })
         .await?;
         let hub = Arc::new(Hub::new(revision));
         let (commands, queue) = mpsc::channel(QUEUE_COMMANDS_MAX);
         let ended = CancellationToken::new();
-        let writer =
-            Writer { handle: Arc::clone(&handle), hub: Arc::clone(&hub), commands: queue, revision, oldest, stopped };
+        let (shared, hub_of) = (Arc::clone(&handle), Arc::clone(&hub));
+        let writer = Writer { handle: shared, hub: hub_of, commands: queue, revision, oldest, log, compacted: 0 };
         let guard = ended.clone().drop_guard();
         std::thread::Builder::new()
             .name("store-writer".to_owned())
@@ -189,9 +194,11 @@ impl Store for Embedded {
 
     async fn status(&self) -> Result<Status, Error> {
         let snapshot = self.snapshot()?;
-        let size_bytes = std::fs::metadata(&self.path)
-            .map_err(|source| Error::Io { what: "cannot look at", path: self.path.clone(), source })?
-            .len();
+        let size_of = |path: PathBuf| match std::fs::metadata(&path) {
+            Ok(metadata) => Ok(metadata.len()),
+            Err(source) => Err(Error::Io { what: "cannot look at", path, source }),
+        };
+        let size_bytes = size_of(self.path.clone())? + size_of(self.path.with_extension(LOG_EXTENSION))?;
         Ok(Status { engine: "embedded", size_bytes, revision: snapshot.revision, oldest_revision: snapshot.oldest })
     }
 

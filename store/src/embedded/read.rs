@@ -5,7 +5,7 @@ use std::ops::Bound;
 use redb::{AccessGuard, Range, ReadOnlyTable, ReadTransaction, ReadableDatabase};
 
 use super::engine_error;
-use super::schema::{self, CURRENT, LOG, META, META_OLDEST, META_REVISION, PAST};
+use super::schema::{self, CURRENT, LOG, META, META_LOG, META_OLDEST, META_REVISION, PAST};
 use crate::{Error, Event, EventBatch, EventKind, KeyValue, PAGE_BYTES_MAX, Page, Revision};
 
 /// The most log entries that one call of [`Snapshot::replay`] looks at (it finishes the last revision begun), so that a
@@ -46,6 +46,13 @@ impl Snapshot {
         let (revision, oldest) = (number(META_REVISION)?, number(META_OLDEST)?);
         drop(meta);
         Ok(Snapshot { txn, revision, oldest })
+    }
+
+    /// The number of the log whose records follow this.
+    pub(super) fn log_id(&self) -> Result<u64, Error> {
+        let meta = self.txn.open_table(META).map_err(engine_error)?;
+        let id = meta.get(META_LOG).map_err(engine_error)?;
+        id.map(|id| id.value()).ok_or_else(|| Error::corrupt("the number of the log is missing"))
     }
 
     /// Whether history after `revision` is complete here and it is not in the future.

@@ -4,7 +4,7 @@
 //! current   key                       → the latest record of each stored key
 //! past      key, revision             → the record that the change at this revision replaced or removed
 //! log       revision, position        → what changed: kind and key
-//! meta      name                      → format version, current revision, oldest revision
+//! meta      name                      → format version, current revision, oldest revision, number of the log
 //! ```
 //!
 //! A value is written once when it is stored and once more only when it is replaced. The state of a key at a revision
@@ -16,8 +16,10 @@ use redb::TableDefinition;
 
 use crate::{Error, EventKind, KeyValue, Revision};
 
-/// The version of this layout. A file with another one is refused.
-pub(super) const FORMAT: u64 = 1;
+/// The version of this layout. A file with another one is refused, but for [`FORMAT_WITHOUT_LOG`].
+pub(super) const FORMAT: u64 = 2;
+/// The version before there was a log in front of the file; such a file gets one.
+pub(super) const FORMAT_WITHOUT_LOG: u64 = 1;
 
 /// Names in [`META`].
 pub(super) const META_FORMAT: &str = "format";
@@ -25,6 +27,9 @@ pub(super) const META_FORMAT: &str = "format";
 pub(super) const META_REVISION: &str = "revision";
 /// The oldest revision that can be read.
 pub(super) const META_OLDEST: &str = "oldest";
+
+/// The number of the log whose records follow what is in the file.
+pub(super) const META_LOG: &str = "log";
 
 pub(super) const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 pub(super) const CURRENT: TableDefinition<&str, &[u8]> = TableDefinition::new("current");

@@ -1,10 +1,16 @@
-//! The one thread that writes the embedded engine's file. In: transactions and compactions, from a bounded queue.
+//! The one thread that writes the embedded engine's files. In: transactions and compactions, from a bounded queue.
 //! Out: durable commits, each serving all transactions that waited; their answers; and their events.
+//!
+//! ```text
+//!   batch ──▶ database, in memory ──▶ log, synced ──▶ visible ──▶ answers, events
+//!        └──▶ when the log is full: database, durable; the log begins again
+//! ```
 //!
 //! While a commit is under way the queue fills, and the next commit takes all of it: many writers share the price of
 //! one, and one writer alone never waits for others.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use redb::{Database, Durability, ReadableTable, Table, WriteTransaction};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
@@ -12,7 +18,9 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use super::engine_error;
 use super::handle::Handle;
 use super::hub::Hub;
-use super::schema::{self, CURRENT, LOG, META, META_OLDEST, META_REVISION, PAST};
+use super::log::{self, Entry, Log, Record};
+use super::read::Snapshot;
+use super::schema::{self, CURRENT, LOG, META, META_LOG, META_OLDEST, META_REVISION, PAST};
 use crate::{Error, Event, EventBatch, EventKind, FIRST_REVISION, KeyValue, Op, Precondition, Revision};
 
 /// The most transactions in one commit, which bounds how long the first of them waits.
@@ -22,6 +30,16 @@ const BATCH_BYTES_MAX: usize = 16 << 20;
 /// How many log entries one commit compacts at least; a commit compacts twice what it adds, if that is more, so
 /// compaction gains on any load. Small enough that a waiting transaction does not notice.
 const COMPACT_ENTRIES: usize = 256;
+
+/// How many log entries are compacted between two durable commits at most: what they took up cannot be used again before.
+const COMPACT_UNDURABLE_MAX: usize = 16_384;
+
+/// How long a commit waits at most for those who were in the last one.
+const GATHER_MAX: Duration = Duration::from_millis(1);
+/// Which part of a commit's time that may be.
+const GATHER_FRACTION: u32 = 5;
+/// How long until it looks again.
+const GATHER_STEP: Duration = Duration::from_micros(30);
 
 /// What a writer is asked.
 pub(super) enum Command {
@@ -40,8 +58,10 @@ pub(super) struct Writer {
     pub(super) commands: mpsc::Receiver<Command>,
     pub(super) revision: Revision,
     pub(super) oldest: Revision,
-    /// Why nothing can be written, if that was so from the start.
-    pub(super) stopped: Option<String>,
+    /// Where commits become durable; or why nothing can be written, if that was so from the start.
+    pub(super) log: Result<Log, String>,
+    /// How many log entries were compacted since the last durable commit of the database.
+    pub(super) compacted: usize,
 }
 
 /// Who waits for a transaction's answer, and its share of the queue's bytes, given back once answered.
@@ -56,11 +76,28 @@ pub(super) struct Batch {
     close: bool,
 }
 
+/// What the last commit was like.
+#[derive(Default)]
+struct Pace {
+    txns: usize,
+    took: Duration,
+}
+
+impl Pace {
+    /// Whether a commit of so many transactions waits for more after such a time: for as many as there were last time, and a
+    /// fraction of what the commit will take.
+    fn waits(&self, txns: usize, waited: Duration) -> bool {
+        (1..self.txns).contains(&txns) && waited < (self.took / GATHER_FRACTION).min(GATHER_MAX)
+    }
+}
+
 /// Why a commit failed.
 struct Failure {
     error: Error,
     /// Whether it may have taken effect nonetheless.
     in_doubt: bool,
+    /// Whether the database is as it was before.
+    unharmed: bool,
 }
 
 impl Writer {
@@ -68,14 +105,15 @@ impl Writer {
     pub(super) fn run(mut self) {
         // Remains of a compaction may be left from before; the first look finds out.
         let mut garbage = true;
-        let stopped = self.stopped.take();
-        if let Some(reason) = &stopped {
+        let mut pace = Pace::default();
+        if let Err(reason) = &self.log {
+            let reason = reason.clone();
             tracing::error!(reason, "the store cannot be written; it can only be read until it is reopened");
-            self.refuse(reason);
+            self.refuse(&reason);
         }
-        while stopped.is_none() {
-            let Some(batch) = self.next_batch(garbage) else { break };
-            let close = batch.close;
+        while self.log.is_ok() {
+            let Some(batch) = self.next_batch(garbage, &pace) else { break };
+            let (close, txns, start) = (batch.close, batch.txns.len(), Instant::now());
             match self.commit(batch) {
                 Ok(left) => garbage = left,
                 Err(reason) if !close => {
@@ -84,7 +122,9 @@ impl Writer {
                 }
                 Err(_) => break,
             }
+            pace = Pace { txns, took: start.elapsed() };
             if close {
+                self.settle();
                 break;
             }
         }
@@ -92,15 +132,20 @@ impl Writer {
         self.handle.close();
     }
 
-    /// Everything that waits, up to a commit's size; waits for something unless there is garbage to clear away.
-    fn next_batch(&mut self, garbage: bool) -> Option<Batch> {
+    /// Everything that waits, up to a commit's size; waits for something unless there is garbage to clear away. Who was answered
+    /// just now often asks again at once: it is waited for, but not for long.
+    fn next_batch(&mut self, garbage: bool, pace: &Pace) -> Option<Batch> {
         let mut batch = Batch::default();
         if !garbage {
             batch.add(self.commands.blocking_recv()?);
         }
+        let start = Instant::now();
         while !batch.is_full() {
             match self.commands.try_recv() {
                 Ok(command) => batch.add(command),
+                Err(mpsc::error::TryRecvError::Empty) if pace.waits(batch.txns.len(), start.elapsed()) => {
+                    std::thread::sleep(GATHER_STEP);
+                }
                 Err(mpsc::error::TryRecvError::Empty) => break,
                 Err(mpsc::error::TryRecvError::Disconnected) => {
                     batch.close = true;
@@ -143,7 +188,9 @@ impl Writer {
             Err(failure) => {
                 let reason = describe(&failure.error);
                 tracing::error!(reason, "a write to the store failed; it takes no more writes until it is reopened");
-                self.freeze();
+                if !failure.unharmed {
+                    self.freeze();
+                }
                 for (reply, _permit) in waiting {
                     let _ = reply.send(Err(failure.answer(&reason)));
                 }
@@ -155,28 +202,58 @@ impl Writer {
         }
     }
 
-    /// Writes a commit: the operations of each transaction, the new oldest revision, and a step of compaction.
-    fn write(&self, txns: Vec<Vec<Op>>, oldest: Revision) -> Result<Done, Failure> {
-        let before = |error| Failure { error, in_doubt: false };
+    /// Writes a commit: the operations of each transaction, the new oldest revision, and a step of compaction. Into the log,
+    /// or, when that is full, into the database's file.
+    fn write(&mut self, txns: Vec<Vec<Op>>, oldest: Revision) -> Result<Done, Failure> {
+        let before = |error| Failure { error, in_doubt: false, unharmed: false };
+        let log = self.log.as_mut().map_err(|reason| before(Error::WritesStopped { reason: reason.clone() }))?;
         let db = self.handle.database().map_err(before)?;
         let mut txn = db.begin_write().map_err(|e| before(engine_error(e)))?;
-        txn.set_quick_repair(true);
-        txn.set_durability(Durability::Immediate).map_err(|e| before(engine_error(e)))?;
-        let (done, dirty) = apply(&txn, self.revision, self.oldest, oldest, txns).map_err(before)?;
-        if dirty {
-            // Whatever fails in here, the commit may yet be found to have happened.
-            txn.commit().map_err(|e| Failure { error: engine_error(e), in_doubt: true })?;
-            self.handle.committed();
-        } else {
+        let (done, change) = apply(&txn, self.revision, self.oldest, oldest, txns).map_err(before)?;
+        if change == Change::None {
             txn.abort().map_err(|e| before(engine_error(e)))?;
+            return Ok(done);
         }
+        let record = Record::new(self.revision, oldest, &done.batches);
+        self.compacted += done.removed;
+        if !log.fits(&record) || self.compacted >= COMPACT_UNDURABLE_MAX {
+            let id = commit_durably(txn)?;
+            self.handle.committed();
+            log.restart(id);
+            self.compacted = 0;
+            return Ok(done);
+        }
+        if change == Change::Logged {
+            let kept = |error: std::io::Error, in_doubt| Failure { error: io_error(error), in_doubt, unharmed: true };
+            log.reserve(&record).map_err(|error| kept(error, false))?;
+            log.append(record).map_err(|error| kept(error, true))?;
+        }
+        let failed = |error| Failure { error, in_doubt: true, unharmed: false };
+        txn.set_durability(Durability::None).map_err(|e| failed(engine_error(e)))?;
+        txn.commit().map_err(|e| failed(engine_error(e)))?;
+        log.acknowledge();
         Ok(done)
+    }
+
+    /// Makes the database durable before it is closed, so that the next start has nothing to do again.
+    pub(super) fn settle(&mut self) {
+        let Ok(log) = &self.log else { return };
+        if log.is_empty() && self.compacted == 0 {
+            return;
+        }
+        let settled = self.handle.database().and_then(|db| {
+            let txn = db.begin_write().map_err(engine_error)?;
+            commit_durably(txn).map_err(|failure| failure.error)
+        });
+        if let Err(error) = settled {
+            tracing::warn!(reason = describe(&error), "the store did not close cleanly; the next start reads its log");
+        }
     }
 
     /// Brings the reads back after a failed write. They show what was acknowledged: if the write in doubt has happened,
     /// it happens for its readers when the store is next opened.
     fn freeze(&self) {
-        if let Err(error) = self.handle.freeze() {
+        if let Err(error) = self.handle.freeze(self.log.as_ref().ok().map(Log::acknowledged)) {
             tracing::error!(reason = describe(&error), "the store cannot be read any more either");
         }
     }
@@ -241,7 +318,38 @@ struct Done {
     answers: Vec<Result<Revision, Error>>,
     batches: Vec<EventBatch>,
     revision: Revision,
+    /// How many log entries were compacted, and whether some are left.
+    removed: usize,
     garbage: bool,
+}
+
+/// How a commit changed the database.
+#[derive(Clone, Copy, PartialEq)]
+enum Change {
+    None,
+    /// In a way that needs no record: the same is done again without one.
+    Tidied,
+    Logged,
+}
+
+/// Commits to the disk, with a new number for the log, which begins again behind this.
+fn commit_durably(mut txn: WriteTransaction) -> Result<u64, Failure> {
+    let before = |error| Failure { error, in_doubt: false, unharmed: false };
+    let id = log::fresh_id().map_err(before)?;
+    let numbered = |txn: &WriteTransaction| -> Result<(), redb::Error> {
+        txn.open_table(META)?.insert(META_LOG, id)?;
+        Ok(())
+    };
+    numbered(&txn).map_err(|e| before(engine_error(e)))?;
+    txn.set_quick_repair(true);
+    txn.set_durability(Durability::Immediate).map_err(|e| before(engine_error(e)))?;
+    // Whatever fails in here, the commit may yet be found to have happened.
+    txn.commit().map_err(|e| Failure { error: engine_error(e), in_doubt: true, unharmed: false })?;
+    Ok(id)
+}
+
+fn io_error(error: std::io::Error) -> Error {
+    engine_error(redb::Error::Io(error))
 }
 
 /// The tables a commit works on.
@@ -251,19 +359,15 @@ struct Tables<'txn> {
     log: Table<'txn, (u64, u32), (u8, &'static str)>,
 }
 
-/// Applies a batch to the tables, and says whether that changed any.
+/// Applies a batch to the tables, and says how that changed them.
 fn apply(
     txn: &WriteTransaction,
     mut revision: Revision,
     old_oldest: Revision,
     oldest: Revision,
     txns: Vec<Vec<Op>>,
-) -> Result<(Done, bool), Error> {
-    let mut tables = Tables {
-        current: txn.open_table(CURRENT).map_err(engine_error)?,
-        past: txn.open_table(PAST).map_err(engine_error)?,
-        log: txn.open_table(LOG).map_err(engine_error)?,
-    };
+) -> Result<(Done, Change), Error> {
+    let mut tables = Tables::open(txn)?;
     let mut answers = Vec::with_capacity(txns.len());
     let mut batches = Vec::new();
     for ops in txns {
@@ -280,16 +384,88 @@ fn apply(
     }
     let added: usize = batches.iter().map(|batch| batch.events.len()).sum();
     let (removed, garbage) = tables.compact(oldest, COMPACT_ENTRIES.max(2 * added))?;
-    let dirty = added > 0 || removed > 0 || oldest != old_oldest;
-    if dirty {
-        let mut meta = txn.open_table(META).map_err(engine_error)?;
-        meta.insert(META_REVISION, revision).map_err(engine_error)?;
-        meta.insert(META_OLDEST, oldest).map_err(engine_error)?;
+    let change = match (added > 0 || oldest != old_oldest, removed > 0) {
+        (true, _) => Change::Logged,
+        (false, true) => Change::Tidied,
+        (false, false) => Change::None,
+    };
+    if change == Change::Logged {
+        note(txn, revision, oldest)?;
     }
-    Ok((Done { answers, batches, revision, garbage }, dirty))
+    Ok((Done { answers, batches, revision, removed, garbage }, change))
 }
 
-impl Tables<'_> {
+/// Writes down which revisions there are.
+fn note(txn: &WriteTransaction, revision: Revision, oldest: Revision) -> Result<(), Error> {
+    let mut meta = txn.open_table(META).map_err(engine_error)?;
+    meta.insert(META_REVISION, revision).map_err(engine_error)?;
+    meta.insert(META_OLDEST, oldest).map_err(engine_error)?;
+    Ok(())
+}
+
+/// Does again what the log has and the database has not.
+pub(super) struct Replay<'db> {
+    db: &'db Database,
+    id: u64,
+    revision: Revision,
+    oldest: Revision,
+    /// All of it is one transaction, begun with the first record.
+    txn: Option<WriteTransaction>,
+}
+
+impl<'db> Replay<'db> {
+    pub(super) fn new(db: &'db Database) -> Result<Self, Error> {
+        let now = Snapshot::take(db)?;
+        let (id, revision, oldest) = (now.log_id()?, now.revision, now.oldest);
+        Ok(Replay { db, id, revision, oldest, txn: None })
+    }
+
+    /// The number of the log whose records follow what the database has.
+    pub(super) fn log_id(&self) -> u64 {
+        self.id
+    }
+
+    pub(super) fn add(&mut self, entry: Entry) -> Result<(), Error> {
+        let txn = match &mut self.txn {
+            Some(txn) => txn,
+            none => none.insert(self.db.begin_write().map_err(engine_error)?),
+        };
+        // A database that was closed without making the log begin again has it all.
+        if entry.after() <= self.revision && entry.oldest <= self.oldest {
+            return Ok(());
+        }
+        if entry.before != self.revision {
+            return Err(Error::corrupt(format!("the log goes on after {}, not {}", entry.before, self.revision)));
+        }
+        let mut tables = Tables::open(txn)?;
+        for ops in entry.txns {
+            self.revision += 1;
+            let done = tables.transact(self.revision, ops)?;
+            if !done.is_ok_and(|events| !events.is_empty()) {
+                return Err(Error::corrupt(format!("the log's change {} does not fit the file", self.revision)));
+            }
+        }
+        self.oldest = self.oldest.max(entry.oldest);
+        Ok(())
+    }
+
+    /// Makes it durable, and returns the number of the log to go on with.
+    pub(super) fn finish(self) -> Result<u64, Error> {
+        let Some(txn) = self.txn else { return Ok(self.id) };
+        note(&txn, self.revision, self.oldest)?;
+        commit_durably(txn).map_err(|failure| failure.error)
+    }
+}
+
+impl<'txn> Tables<'txn> {
+    fn open(txn: &'txn WriteTransaction) -> Result<Self, Error> {
+        Ok(Tables {
+            current: txn.open_table(CURRENT).map_err(engine_error)?,
+            past: txn.open_table(PAST).map_err(engine_error)?,
+            log: txn.open_table(LOG).map_err(engine_error)?,
+        })
+    }
+
     /// Does one transaction at `revision`: its events, or the conflict that kept it from happening.
     fn transact(&mut self, revision: Revision, ops: Vec<Op>) -> Result<Result<Vec<Event>, Error>, Error> {
         let mut befores = Vec::with_capacity(ops.len());
@@ -366,20 +542,17 @@ fn holds(precondition: Option<Precondition>, current: Option<&KeyValue>) -> bool
     }
 }
 
-/// Makes the tables of a new file.
+/// Makes the tables of a new file, and the log's number in one of before there was a log.
 pub(super) fn initialise(db: &Database) -> Result<(), Error> {
-    let mut txn = db.begin_write().map_err(engine_error)?;
-    txn.set_quick_repair(true);
+    let txn = db.begin_write().map_err(engine_error)?;
     {
         let mut meta = txn.open_table(META).map_err(engine_error)?;
         if meta.get(schema::META_FORMAT).map_err(engine_error)?.is_none() {
-            meta.insert(schema::META_FORMAT, schema::FORMAT).map_err(engine_error)?;
             meta.insert(META_REVISION, FIRST_REVISION).map_err(engine_error)?;
             meta.insert(META_OLDEST, FIRST_REVISION).map_err(engine_error)?;
         }
-        txn.open_table(CURRENT).map_err(engine_error)?;
-        txn.open_table(PAST).map_err(engine_error)?;
-        txn.open_table(LOG).map_err(engine_error)?;
+        meta.insert(schema::META_FORMAT, schema::FORMAT).map_err(engine_error)?;
+        Tables::open(&txn)?;
     }
-    txn.commit().map_err(engine_error)
+    commit_durably(txn).map(drop).map_err(|failure| failure.error)
 }

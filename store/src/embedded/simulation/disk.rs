@@ -82,6 +82,8 @@ struct State {
     file: Option<File>,
     /// The file being made, that is not yet there under its name.
     draft: Option<File>,
+    /// The log beside the file.
+    log: Option<File>,
     fault: Option<(Fault, usize)>,
     powered: bool,
     capacity: usize,
@@ -96,10 +98,18 @@ struct State {
 #[derive(Clone, Debug)]
 pub(super) struct SimDisk(Arc<Mutex<State>>);
 
+/// Which of the files.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Part {
+    Named,
+    Draft,
+    Log,
+}
+
 #[derive(Debug)]
 struct SimFile {
     disk: SimDisk,
-    draft: bool,
+    part: Part,
     process: u64,
 }
 
@@ -118,6 +128,7 @@ impl SimDisk {
             dice: Dice::new(seed),
             file: None,
             draft: None,
+            log: None,
             fault: None,
             powered: true,
             capacity,
@@ -141,16 +152,16 @@ impl SimDisk {
         self.lock().capacity = capacity;
     }
 
-    /// The bytes in the file.
+    /// The bytes in all files.
     pub(super) fn len(&self) -> usize {
-        self.lock().file.as_ref().map_or(0, |file| file.view.len())
+        self.lock().used()
     }
 
     /// Cuts the power, and brings it back: what was not synced is there, not there, or there in part.
     pub(super) fn lose_power(&self) {
         let mut state = self.lock();
         let state = &mut *state;
-        if let Some(file) = &mut state.file {
+        for file in [&mut state.file, &mut state.log].into_iter().flatten() {
             file.lose_power(&mut state.dice);
         }
         // Nobody reads what was never given its name.
@@ -163,7 +174,7 @@ impl SimDisk {
     pub(super) fn end_process(&self) {
         let mut state = self.lock();
         let state = &mut *state;
-        if let Some(file) = &mut state.file {
+        for file in [&mut state.file, &mut state.log].into_iter().flatten() {
             file.evict(&mut state.dice);
         }
         state.recover();
@@ -293,13 +304,26 @@ impl State {
         Err(io::Error::other("input/output error"))
     }
 
-    fn file(&mut self, draft: bool) -> io::Result<&mut File> {
-        let file = if draft { &mut self.draft } else { &mut self.file };
+    fn file(&mut self, part: Part) -> io::Result<&mut File> {
+        let file = match part {
+            Part::Named => &mut self.file,
+            Part::Draft => &mut self.draft,
+            Part::Log => &mut self.log,
+        };
         file.as_mut().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
-    fn room(&self, len: usize) -> io::Result<()> {
-        if len > self.capacity { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+    fn used(&self) -> usize {
+        [&self.file, &self.draft, &self.log].into_iter().flatten().map(|file| file.view.len()).sum()
+    }
+
+    /// Whether a file may be as long as this.
+    fn room(&mut self, part: Part, len: usize) -> io::Result<()> {
+        let before = self.file(part)?.view.len();
+        if len > before && self.used() + len - before > self.capacity {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        Ok(())
     }
 }
 
@@ -316,15 +340,30 @@ impl Disk for SimDisk {
 
     fn open(&self) -> io::Result<Box<dyn StorageBackend>> {
         let mut state = self.lock();
-        state.file(false)?;
-        Ok(Box::new(SimFile { disk: self.clone(), draft: false, process: state.process }))
+        state.file(Part::Named)?;
+        Ok(Box::new(SimFile { disk: self.clone(), part: Part::Named, process: state.process }))
+    }
+
+    fn log(&self) -> io::Result<Box<dyn StorageBackend>> {
+        let mut state = self.lock();
+        state.file(Part::Log)?;
+        Ok(Box::new(SimFile { disk: self.clone(), part: Part::Log, process: state.process }))
+    }
+
+    fn make_log(&self) -> io::Result<()> {
+        let mut state = self.lock();
+        let made = state.step(Fault::Sync, 3);
+        if made.is_ok() || state.dice.once_in(2) {
+            state.log.get_or_insert_default();
+        }
+        made
     }
 
     fn draft(&self) -> io::Result<Box<dyn StorageBackend>> {
         let mut state = self.lock();
         state.step(Fault::Write, 0)?;
         state.draft = Some(File::default());
-        Ok(Box::new(SimFile { disk: self.clone(), draft: true, process: state.process }))
+        Ok(Box::new(SimFile { disk: self.clone(), part: Part::Draft, process: state.process }))
     }
 
     fn publish(&self) -> io::Result<()> {
@@ -342,7 +381,7 @@ impl StorageBackend for SimFile {
     fn len(&self) -> io::Result<u64> {
         let mut state = self.state()?;
         state.step(Fault::Read, 1)?;
-        Ok(state.file(self.draft)?.view.len() as u64)
+        Ok(state.file(self.part)?.view.len() as u64)
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
@@ -350,7 +389,7 @@ impl StorageBackend for SimFile {
         let from = usize::try_from(offset).map_err(io::Error::other)?;
         state.step(Fault::Read, from + out.len())?;
         state.read_bytes += out.len();
-        let bytes = state.file(self.draft)?.view.get(from..from + out.len());
+        let bytes = state.file(self.part)?.view.get(from..from + out.len());
         out.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
         Ok(())
     }
@@ -359,8 +398,8 @@ impl StorageBackend for SimFile {
         let mut state = self.state()?;
         let len = usize::try_from(len).map_err(io::Error::other)?;
         state.step(Fault::Write, len)?;
-        state.room(len)?;
-        state.file(self.draft)?.write(Change::Length(len));
+        state.room(self.part, len)?;
+        state.file(self.part)?.write(Change::Length(len));
         Ok(())
     }
 
@@ -370,7 +409,7 @@ impl StorageBackend for SimFile {
         let synced = state.step(Fault::Sync, 2);
         let powered = state.powered;
         let dice = &mut state.dice.clone();
-        let file = state.file(self.draft)?;
+        let file = state.file(self.part)?;
         match synced {
             Ok(()) => file.sync(),
             Err(_) if powered => file.settle(dice),
@@ -387,10 +426,10 @@ impl StorageBackend for SimFile {
         if failed.is_err() && !state.powered {
             return failed;
         }
-        state.room(offset + data.len())?;
+        state.room(self.part, offset + data.len())?;
         // What a write that failed has done nonetheless is anybody's guess.
         let done = if failed.is_ok() { data.len() } else { state.dice.below(data.len() + 1) };
-        state.file(self.draft)?.write(Change::Write { offset, data: data[..done].to_vec() });
+        state.file(self.part)?.write(Change::Write { offset, data: data[..done].to_vec() });
         failed
     }
 

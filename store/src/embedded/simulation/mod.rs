@@ -16,8 +16,9 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use self::disk::{Dice, Fault, SimDisk};
 use self::model::{Answer, Model};
-use super::handle::Handle;
+use super::handle::{Handle, Limits};
 use super::hub::Hub;
+use super::log::Log;
 use super::read::Snapshot;
 use super::writer::{Batch, Command, Writer};
 use crate::{Error, KeyValue, Op, PAGE_ITEMS_MAX, Revision};
@@ -28,7 +29,8 @@ const ROUNDS: u64 = 12_000;
 const ROUNDS_PER_SEED: u64 = 24;
 /// More than any round needs.
 const ROOM: usize = 64 << 20;
-const CACHE_BYTES: usize = 1 << 20;
+/// A log of a few records, so that it begins again often.
+const LIMITS: Limits = Limits { cache_bytes: 1 << 20, log_bytes: 40 << 10 };
 
 /// What happened in all, to show that it was not nothing.
 #[derive(Default)]
@@ -78,11 +80,15 @@ impl World<'_> {
                 break;
             }
         }
-        let Life { handle, writer } = life;
-        drop(writer);
+        let Life { handle, mut writer } = life;
         if running && self.dice.once_in(3) {
+            writer.settle();
+            handle.close();
+        } else if running && self.dice.once_in(6) {
+            // As a process ends that nobody told to close the store.
             handle.close();
         }
+        drop(writer);
         self.end();
         // Dropped only after the end, so that nothing it does in parting reaches the disk.
         drop(handle);
@@ -95,8 +101,8 @@ impl World<'_> {
         let after = self.dice.below(if fault == Fault::Sync { 4 } else { 40 });
         self.disk.plan(fault, after);
         match open(&self.disk) {
-            Ok((handle, stopped)) => {
-                if stopped.is_some() {
+            Ok((handle, log)) => {
+                if log.is_err() {
                     self.tally.failed_starts.fetch_add(1, Ordering::Relaxed);
                 }
                 self.end();
@@ -111,8 +117,8 @@ impl World<'_> {
 
     /// A start on a disk that is well: it succeeds, and everything is there.
     fn start(&mut self) -> Life {
-        let (handle, stopped) = open(&self.disk).expect("a store opens whatever happened before");
-        assert!(stopped.is_none(), "{stopped:?}");
+        let (handle, log) = open(&self.disk).expect("a store opens whatever happened before");
+        let log = log.expect("it can be written");
         let handle = Arc::new(handle);
         let found = read_all(&handle, &mut self.dice);
         if let Some(other) = self.in_doubt.take() {
@@ -127,7 +133,8 @@ impl World<'_> {
         let (revision, oldest) = (found.revision, found.oldest);
         let hub = Arc::new(Hub::new(revision));
         let (_, commands) = mpsc::channel(1);
-        let writer = Writer { handle: Arc::clone(&handle), hub, commands, revision, oldest, stopped: None };
+        let writer =
+            Writer { handle: Arc::clone(&handle), hub, commands, revision, oldest, log: Ok(log), compacted: 0 };
         Life { handle, writer }
     }
 
@@ -184,7 +191,7 @@ impl World<'_> {
         // While there is power, reads go on, and show what was acknowledged and nothing else.
         if self.disk.is_powered() {
             if let Err(error) = life.handle.database() {
-                panic!("no reads: {error:?}, and once more: {:?}", life.handle.freeze());
+                panic!("no reads: {error:?}, and once more: {:?}", life.handle.freeze(None));
             }
             assert_same(&read_all(&life.handle, &mut self.dice), &self.model);
         }
@@ -201,8 +208,8 @@ impl World<'_> {
     }
 }
 
-fn open(disk: &SimDisk) -> Result<(Handle, Option<Error>), Error> {
-    Handle::open(Box::new(disk.clone()), Path::new("simulated"), CACHE_BYTES)
+fn open(disk: &SimDisk) -> Result<(Handle, Result<Log, Error>), Error> {
+    Handle::open(Box::new(disk.clone()), Path::new("simulated"), LIMITS)
 }
 
 fn txn(ops: Vec<Op>) -> (Command, oneshot::Receiver<Result<Revision, Error>>) {
@@ -336,8 +343,8 @@ fn a_start_after_a_crash_reads_little() {
         drop(life);
         world.disk.lose_power();
         let before = world.disk.read_bytes();
-        let (handle, stopped) = open(&world.disk).unwrap();
-        assert!(stopped.is_none());
+        let (handle, log) = open(&world.disk).unwrap();
+        assert!(log.is_ok());
         read.push(world.disk.read_bytes() - before);
         assert_eq!(Snapshot::take(&handle.database().unwrap()).unwrap().revision, 1 + megabytes);
     }
