@@ -140,10 +140,17 @@ impl World<'_> {
 
     fn plan_fault(&mut self) {
         match self.dice.below(10) {
-            0..4 => self.disk.plan(Fault::Power, self.dice.below(120)),
-            4 => self.disk.plan(Fault::Write, self.dice.below(80)),
-            5 => self.disk.plan(Fault::Read, self.dice.below(10)),
-            6 => self.disk.plan(Fault::Sync, self.dice.below(10)),
+            // A commit into the log takes two steps, one into the file dozens.
+            0..4 => {
+                let within = self.dice.pick(&[6, 20, 120]);
+                self.disk.plan(Fault::Power, self.dice.below(within));
+            }
+            4 => {
+                let within = self.dice.pick(&[4, 40]);
+                self.disk.plan(Fault::Write, self.dice.below(within));
+            }
+            5 => self.disk.plan(Fault::Read, self.dice.below(4)),
+            6 => self.disk.plan(Fault::Sync, self.dice.below(5)),
             7 => self.disk.set_capacity(self.disk.len() + self.dice.below(200_000)),
             _ => {}
         }
