@@ -674,6 +674,7 @@ fn access() {
 fn extensions() {
     let (group, flow) = ("admissionregistration.k8s.io/v1", "flowcontrol.apiserver.k8s.io/v1");
     let (mutating, validating) = ("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration");
+    let beta = "admissionregistration.k8s.io/v1beta1";
     let condition = json!([{"name": "c", "expression": "object.metadata.name =="}]);
     let object = with(minimal(group, validating), "/webhooks/0/matchConditions", condition);
     let told = refused(&object).join("\n");
@@ -757,6 +758,84 @@ fn extensions() {
             json!("a\nb"),
             "spec.validations[0].message: Invalid value: \"a\\nb\": must not contain line breaks",
         ),
+        (
+            group,
+            "ValidatingAdmissionPolicy",
+            "/spec/validations/0/expression",
+            json!("object.name"),
+            "spec.validations[0].expression: Invalid value: \"object.name\": must evaluate to bool but got dyn",
+        ),
+        (
+            group,
+            "ValidatingAdmissionPolicy",
+            "/spec/validations/0/expression",
+            json!("params.all"),
+            "spec.validations[0].expression: Invalid value: \"params.all\": compilation failed: ERROR: <input>: undeclared reference to 'params' (in container '')",
+        ),
+        (
+            group,
+            "ValidatingAdmissionPolicy",
+            "/spec/validations/0/messageExpression",
+            json!("authorizer.path('/x').check('get').reason()"),
+            "spec.validations[0].messageExpression: Invalid value: \"authorizer.path('/x').check('get').reason()\": compilation failed: ERROR: <input>: undeclared reference to 'authorizer' (in container '')",
+        ),
+        (
+            group,
+            "ValidatingAdmissionPolicy",
+            "/spec/variables",
+            json!([{"name": "while", "expression": "1"}, {"name": "a", "expression": "variables.b"}]),
+            "spec.variables[1].expression: Invalid value: \"variables.b\": compilation failed: ERROR: <input>: undefined field 'b'",
+        ),
+        (
+            group,
+            "ValidatingAdmissionPolicy",
+            "/spec/matchConditions",
+            json!([{"name": "a", "expression": "request.nothing == 1"}]),
+            "spec.matchConditions[0].expression: Invalid value: \"request.nothing == 1\": compilation failed: ERROR: <input>: undefined field 'nothing'",
+        ),
+        (
+            beta,
+            "MutatingAdmissionPolicy",
+            "/spec/mutations",
+            json!([]),
+            "spec.mutations: Required value: mutations must contain at least one item",
+        ),
+        (
+            beta,
+            "MutatingAdmissionPolicy",
+            "/spec/reinvocationPolicy",
+            json!("Always"),
+            "spec.reinvocationPolicy: Unsupported value: \"Always\": supported values: \"IfNeeded\", \"Never\"",
+        ),
+        (
+            beta,
+            "MutatingAdmissionPolicy",
+            "/spec/matchConstraints/resourceRules/0/operations",
+            json!(["DELETE"]),
+            "spec.matchConstraints.resourceRules.operations: Unsupported value: \"DELETE\": supported values: \"CREATE\", \"UPDATE\"",
+        ),
+        (
+            beta,
+            "MutatingAdmissionPolicy",
+            "/spec/mutations/0/patchType",
+            json!("JSONPatch"),
+            "spec.mutations[0].applyConfiguration: Invalid value: \"{applyConfiguration}\": must not be specified when patchType is JSONPatch",
+        ),
+        (
+            beta,
+            "MutatingAdmissionPolicy",
+            "/spec/mutations/0/applyConfiguration/expression",
+            json!("Object.spec{}"),
+            "spec.mutations[0].applyConfiguration.expression: Invalid value: \"Object.spec{}\": must evaluate to Object but got Object.spec",
+        ),
+        (
+            beta,
+            "MutatingAdmissionPolicy",
+            "/spec/mutations/0",
+            json!({"patchType": "JSONPatch", "jsonPatch": {"expression": "[JSONPatch{op: 1}]"}}),
+            "spec.mutations[0].jsonPatch.expression: Invalid value: \"[JSONPatch{op: 1}]\": compilation failed: ERROR: <input>: expected type of field 'op' is 'string' but provided type is 'int'",
+        ),
+        (beta, "MutatingAdmissionPolicyBinding", "/spec/policyName", json!(""), "spec.policyName: Required value"),
         (group, "ValidatingAdmissionPolicyBinding", "/spec/policyName", json!(""), "spec.policyName: Required value"),
         (
             group,

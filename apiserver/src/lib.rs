@@ -243,7 +243,8 @@ pub async fn start(options: Options, metrics: MetricsRegistry, shutdown: Cancell
     let chain = admission::Chain::new(&webhooks);
     let live = Arc::new(LiveCatalog::new(Catalog::builtin()));
     let (stored, cached) = (Arc::clone(&store), Arc::clone(&cacher));
-    let registry = Arc::new(Registry::new(live, stored, cached, chain, addresses, Arc::clone(&webhooks)));
+    let asked: Arc<dyn auth::Authorizer> = Arc::new(authorizer(&cacher, &catalog));
+    let registry = Arc::new(Registry::new(live, stored, cached, chain, addresses, Arc::clone(&webhooks), asked));
     let mut metrics = metrics;
     let operations = Operations {
         store: options.store.to_string(),
@@ -345,7 +346,7 @@ fn app(
             Arc::clone(&cacher),
             &catalog,
         ),
-        authorizer: Box::new(authorizer(&cacher, &catalog)),
+        authorizer: Arc::clone(registry.authorizer()),
         tokens: Arc::clone(&keys.tokens),
         documents: Documents::new(Arc::clone(registry.live_catalog()), advertise),
         proxy: NodeProxy::new(Arc::clone(&keys.node_client)),

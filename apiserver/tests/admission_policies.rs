@@ -163,6 +163,168 @@ async fn what_cannot_be_evaluated_follows_the_failure_policy() {
     server.stop().await;
 }
 
+const BETA: &str = "/apis/admissionregistration.k8s.io/v1beta1";
+
+/// A mutating policy about deployments with a binding of its name.
+async fn mutating(admin: &Client, name: &str, spec: Value) {
+    let mut spec = spec;
+    spec["matchConstraints"] = json!({"resourceRules": [{
+        "operations": ["CREATE", "UPDATE"], "apiGroups": ["apps"], "apiVersions": ["v1"], "resources": ["deployments"],
+    }]});
+    if spec.get("reinvocationPolicy").is_none() {
+        spec["reinvocationPolicy"] = json!("Never");
+    }
+    let object = |kind: &str, spec: Value| {
+        json!({
+            "apiVersion": "admissionregistration.k8s.io/v1beta1", "kind": kind, "metadata": {"name": name}, "spec": spec,
+        })
+    };
+    let mut binding = json!({"policyName": name});
+    if spec.get("paramKind").is_some() {
+        binding["paramRef"] = json!({"name": name, "namespace": "t", "parameterNotFoundAction": "Deny"});
+    }
+    admin
+        .post(&format!("{BETA}/mutatingadmissionpolicies"), &object("MutatingAdmissionPolicy", spec))
+        .await
+        .expect(201);
+    let binding = object("MutatingAdmissionPolicyBinding", binding);
+    admin.post(&format!("{BETA}/mutatingadmissionpolicybindings"), &binding).await.expect(201);
+}
+
+fn apply(expression: &str) -> Value {
+    json!({"patchType": "ApplyConfiguration", "applyConfiguration": {"expression": expression}})
+}
+
+fn json_patch(expression: &str) -> Value {
+    json!({"patchType": "JSONPatch", "jsonPatch": {"expression": expression}})
+}
+
+#[tokio::test]
+async fn mutating_policies_lay_fields_over_the_object_and_patch_it() {
+    let server = Server::start().await;
+    let admin = server.namespace("t").await;
+    let spec = json!({
+        "paramKind": {"apiVersion": "v1", "kind": "ConfigMap"},
+        "variables": [{"name": "image", "expression": "params.data.image"}],
+        "matchConditions": [{"name": "not-exempt", "expression": "!object.metadata.name.startsWith('exempt')"}],
+        "mutations": [
+            apply("Object{spec: Object.spec{template: Object.spec.template{spec: Object.spec.template.spec{
+                containers: [Object.spec.template.spec.containers{name: 'sidecar', image: variables.image}]}}}}"),
+            json_patch("[JSONPatch{op: 'add', path: '/metadata/annotations', value: {}},
+                JSONPatch{op: 'add', path: '/metadata/annotations/' + jsonpatch.escapeKey('example.com/containers'),
+                    value: string(object.spec.template.spec.containers.size())}]"),
+            // Of operations whose test fails none counts.
+            json_patch("[JSONPatch{op: 'test', path: '/spec/replicas', value: 77},
+                JSONPatch{op: 'remove', path: '/spec/template'}]"),
+            json_patch("object.spec.replicas > 3 ? [JSONPatch{op: 'replace', path: '/spec/replicas', value: 3}] : []"),
+        ],
+    });
+    mutating(&admin, "sidecars", spec).await;
+    admin.post(DEPLOYMENTS, &scaled("early", 1)).await.refused(
+        403,
+        "Forbidden",
+        "policy 'sidecars' with binding 'sidecars' denied request: failed to configure binding: no params found",
+    );
+    let mut params = config_map("sidecars");
+    params["data"] = json!({"image": "sidecar:1"});
+    admin.post("/api/v1/namespaces/t/configmaps", &params).await.expect(201);
+    let web = admin.post(DEPLOYMENTS, &scaled("web", 9)).await.expect(201);
+    let containers = web["spec"]["template"]["spec"]["containers"].as_array().unwrap().clone();
+    let names: Vec<&str> = containers.iter().map(|c| c["name"].as_str().unwrap()).collect();
+    assert!(names.len() == 2 && names.contains(&"sidecar"), "{containers:?}");
+    let sidecar = containers.iter().find(|c| c["name"] == "sidecar").unwrap();
+    // What is added gets the defaults of the API.
+    assert_eq!((&sidecar["image"], &sidecar["imagePullPolicy"]), (&json!("sidecar:1"), &json!("IfNotPresent")));
+    assert_eq!(web["metadata"]["annotations"]["example.com/containers"], "2");
+    assert_eq!(web["spec"]["replicas"], 3);
+    let exempt = admin.post(DEPLOYMENTS, &scaled("exempt", 9)).await.expect(201);
+    assert_eq!(exempt["spec"]["replicas"], 9);
+    // An update is completed as well, and what is there already stays once.
+    let patched = admin.patch(&format!("{DEPLOYMENTS}/web"), "merge-patch", &json!({"spec": {"replicas": 8}})).await;
+    let patched = patched.expect(200);
+    assert_eq!(patched["spec"]["replicas"], 3);
+    assert_eq!(patched["spec"]["template"]["spec"]["containers"].as_array().unwrap().len(), 2);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn mutations_that_cannot_be_made_refuse_unless_failures_are_ignored() {
+    let server = Server::start().await;
+    let admin = server.namespace("t").await;
+    let table = [
+        ("missing", json_patch("[JSONPatch{op: 'remove', path: '/spec/nothing'}]"), "denied request: JSON Patch: "),
+        ("fails", apply("Object{spec: Object.spec{replicas: object.spec.nothing}}"), "no such key: nothing"),
+        (
+            "atomic",
+            apply(
+                "Object{spec: Object.spec{template: Object.spec.template{spec: Object.spec.template.spec{
+                containers: [Object.spec.template.spec.containers{name: 'c', args: ['a']}]}}}}",
+            ),
+            "invalid ApplyConfiguration: may not mutate atomic arrays, maps or structs: .spec.template.spec.containers[0].args",
+        ),
+        (
+            "misnamed",
+            apply("Object{spec: Object.wrong{replicas: 1}}"),
+            "type mismatch: unexpected type name \"Object.wrong\", expected \"Object.spec\", which matches field name path from root Object type",
+        ),
+        ("unknown", apply("Object{spec: Object.spec{nothing: 1}}"), ".spec.nothing: field not declared in schema"),
+    ];
+    for (name, mutation, why) in table {
+        mutating(&admin, name, json!({"mutations": [mutation]})).await;
+        let refused = format!("policy '{name}' with binding '{name}' denied request: ");
+        let status = admin.post(DEPLOYMENTS, &scaled("web", 1)).await.refused(422, "Invalid", why);
+        assert!(status["message"].as_str().unwrap().starts_with(&refused), "{status}");
+        let path = format!("{BETA}/mutatingadmissionpolicies/{name}");
+        let ignored = json!({"spec": {"failurePolicy": "Ignore"}});
+        admin.patch(&path, "merge-patch", &ignored).await.expect(200);
+        admin.post(&format!("{DEPLOYMENTS}?dryRun=All"), &scaled("web", 1)).await.expect(201);
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_mutating_policy_runs_again_when_a_later_one_changed_the_object() {
+    let server = Server::start().await;
+    let admin = server.namespace("t").await;
+    let count = "string(object.metadata.?labels[?'n'].orValue('')) + 'x'";
+    let counting =
+        |label: &str| apply(&format!("Object{{metadata: Object.metadata{{labels: {{'{label}': {count}}}}}}}"));
+    mutating(&admin, "a-again", json!({"reinvocationPolicy": "IfNeeded", "mutations": [counting("n")]})).await;
+    mutating(&admin, "b-once", json!({"mutations": [counting("m")]})).await;
+    let made = admin.post(DEPLOYMENTS, &scaled("web", 1)).await.expect(201);
+    assert_eq!(made["metadata"]["labels"]["n"], "xx", "{made}");
+    assert_eq!(made["metadata"]["labels"]["m"], "xx", "{made}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn expressions_ask_what_the_requester_may_do() {
+    let server = Server::start().await;
+    let admin = server.namespace("t").await;
+    let spec = json!({
+        "validations": [
+            {"expression": "object.spec.replicas < 5 || authorizer.group('').resource('nodes').name('n').check('delete').allowed()",
+             "message": "only who may delete nodes may have so many"},
+            {"expression": "object.spec.replicas < 7 || authorizer.serviceAccount('t', 'nobody').path('/metrics').check('get').allowed()",
+             "message": "nobody may"},
+            {"expression": "!authorizer.requestResource.check('create').errored()"},
+        ],
+    });
+    policy(&admin, "many", spec).await;
+    bind(&admin, "many", json!({})).await;
+    let manager = server.user("system:kube-controller-manager", &[]);
+    manager.post(DEPLOYMENTS, &scaled("a", 5)).await.expect(201);
+    let denied = manager.post(DEPLOYMENTS, &scaled("b", 7)).await;
+    denied.refused(422, "Invalid", "denied request: nobody may");
+    admin.post(DEPLOYMENTS, &scaled("c", 6)).await.expect(201);
+    let asks = "authorizer.group('apps').resource('deployments').namespace(request.namespace).check('deletecollection').allowed()";
+    let validations = json!([{"expression": format!("!{asks}"), "message": "too powerful"}]);
+    policy(&admin, "powerless", json!({"validations": validations})).await;
+    bind(&admin, "powerless", json!({})).await;
+    admin.post(DEPLOYMENTS, &scaled("d", 1)).await.refused(422, "Invalid", "too powerful");
+    server.stop().await;
+}
+
 #[tokio::test]
 async fn the_documented_objects_are_accepted() {
     let server = Server::start().await;
@@ -177,12 +339,13 @@ async fn the_documented_objects_are_accepted() {
         };
         let plural = match field("kind").as_str() {
             "ValidatingAdmissionPolicy" => "validatingadmissionpolicies".to_owned(),
+            "MutatingAdmissionPolicy" => "mutatingadmissionpolicies".to_owned(),
             kind => format!("{}s", kind.to_lowercase()),
         };
         let path = format!("/apis/{}/{plural}?fieldValidation=Strict", field("apiVersion"));
         admin.request("POST", &path, &[("content-type", "application/yaml")], yaml).await.expect(201);
         seen += 1;
     }
-    assert_eq!(seen, 4);
+    assert_eq!(seen, 6);
     server.stop().await;
 }

@@ -127,6 +127,25 @@ pub fn apply(
     Ok(object)
 }
 
+/// What a policy makes of an object by naming the fields it wants: the configuration is laid over the object, and nobody
+/// comes to own anything by it. It may not touch what can only be replaced as a whole.
+pub fn overlay(schema: SchemaRef<'_>, live: &Value, configuration: &Value) -> Result<Value, String> {
+    let ty = Type::Schema(schema);
+    match typed::problems(ty, configuration).as_slice() {
+        [] => {}
+        [one] => return Err(format!("failed to convert patch object to typed object: {one}")),
+        many => {
+            return Err(format!("failed to convert patch object to typed object: errors:\n  {}", many.join("\n  ")));
+        }
+    }
+    let atomic = typed::atomics(ty, configuration);
+    if !atomic.is_empty() {
+        let named = atomic.join(", ");
+        return Err(format!("invalid ApplyConfiguration: may not mutate atomic arrays, maps or structs: {named}"));
+    }
+    merge::merge(ty, Some(live), Some(configuration)).ok_or_else(|| "nothing is left of the object".to_owned())
+}
+
 /// Records who set which field on create (`old` is absent), update and patch. It never fails: entries that cannot be
 /// read are taken from the old object or begun anew.
 pub fn track_update(

@@ -227,6 +227,42 @@ pub(super) fn problems(ty: Type<'_>, value: &Value) -> Vec<String> {
     found
 }
 
+/// The paths of lists, maps and structs in a value that can only be replaced as a whole.
+pub(super) fn atomics(ty: Type<'_>, value: &Value) -> Vec<String> {
+    let mut found = Vec::new();
+    find_atomics(ty, value, &mut String::new(), &mut found);
+    found
+}
+
+fn find_atomics(ty: Type<'_>, value: &Value, path: &mut String, found: &mut Vec<String>) {
+    let Type::Schema(schema) = ty else { return };
+    let length = path.len();
+    match (schema.kind(), value) {
+        (TypeKind::Object | TypeKind::Map, Value::Object(map)) => {
+            if schema.map_type() == MapType::Atomic {
+                found.push(path.clone());
+            }
+            for (key, value) in map.iter().filter(|(key, _)| ty.declares(key)) {
+                path.push('.');
+                path.push_str(key);
+                find_atomics(ty.field(key), value, path, found);
+                path.truncate(length);
+            }
+        }
+        (TypeKind::Array, Value::Array(items)) => {
+            if schema.list_type() == ListType::Atomic {
+                found.push(path.clone());
+            }
+            for (at, item) in items.iter().enumerate() {
+                path.push_str(&format!("[{at}]"));
+                find_atomics(ty.item(), item, path, found);
+                path.truncate(length);
+            }
+        }
+        _ => {}
+    }
+}
+
 fn check(ty: Type<'_>, value: &Value, path: &mut String, found: &mut Vec<String>) {
     let Type::Schema(schema) = ty else { return };
     let note = |found: &mut Vec<String>, path: &str, text: String| {

@@ -11,7 +11,7 @@ use super::{Program, Variables, parse};
 /// Programs that nest deeper than this are worked on with a stack of their own.
 const DEPTH_INLINE: usize = 24;
 /// Each level of nesting takes a few kilobytes at most.
-const STACK_BYTES: usize = 16 << 20;
+pub(super) const STACK_BYTES: usize = 16 << 20;
 
 /// Why an expression has no value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -127,13 +127,14 @@ impl<'a> Machine<'a, '_> {
             },
             Node::List(items) => self.list(items),
             Node::Map(entries) => self.map(entries),
-            Node::Call { function, name, args, regex } => {
+            Node::Struct(name, fields) => self.structure(name, fields),
+            Node::Call { function, name, args, regex, .. } => {
                 let mut values = Vec::with_capacity(args.len());
                 for arg in args {
                     values.push(self.eval(arg)?);
                 }
                 self.budget.charge(functions::cost(name, &values))?;
-                function(&Call { args: &values, regex: regex.as_deref() })
+                function(&Call { name, args: &values, regex: regex.as_deref() })
             }
             Node::Fold { kind, range, first, two, filter, body } => {
                 let range = self.eval(range)?;
@@ -222,6 +223,19 @@ impl<'a> Machine<'a, '_> {
             }
         }
         Ok(Val::Map(Map::Own(Arc::new(made))))
+    }
+
+    fn structure(&mut self, name: &Arc<str>, fields: &'a [(Arc<str>, Node, bool)]) -> Result<Val<'a>, EvalError> {
+        let mut made = BTreeMap::new();
+        for (field, value, optional) in fields {
+            let value = match (self.eval(value)?, optional) {
+                (Val::Optional(None), true) => continue,
+                (Val::Optional(Some(value)), true) => Val::clone(&value),
+                (value, _) => value,
+            };
+            made.insert(Key::Str(Arc::clone(field)), value);
+        }
+        Ok(Val::Map(Map::Made(Arc::clone(name), Arc::new(made))))
     }
 
     fn fold(

@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
+use super::authority::{self, Asking, Decision};
 use crate::quantity::Quantity;
 use crate::schema::format as text_format;
 use crate::strategy::NameRule;
@@ -19,6 +20,8 @@ pub enum Opaque {
     Url(Url),
     Semver(Semver),
     Format(&'static str),
+    Asking(Asking),
+    Decision(Decision),
 }
 
 impl Opaque {
@@ -30,6 +33,8 @@ impl Opaque {
             Opaque::Url(_) => "kubernetes.URL",
             Opaque::Semver(_) => "kubernetes.Semver",
             Opaque::Format(_) => "kubernetes.NamedFormat",
+            Opaque::Asking(asking) => asking.type_name(),
+            Opaque::Decision(_) => authority::DECISION,
         }
     }
 
@@ -61,6 +66,7 @@ impl fmt::Display for Opaque {
             Opaque::Url(url) => f.write_str(&url.text),
             Opaque::Semver(version) => f.write_str(&version.text),
             Opaque::Format(name) => f.write_str(name),
+            Opaque::Asking(_) | Opaque::Decision(_) => f.write_str(self.type_name()),
         }
     }
 }

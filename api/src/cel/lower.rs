@@ -5,14 +5,14 @@ use std::fmt;
 use std::sync::Arc;
 
 use cel::IdedExpr;
-use cel::common::ast::{CallExpr, EntryExpr, Expr, LiteralValue, SelectExpr};
+use cel::common::ast::{CallExpr, EntryExpr, Expr, LiteralValue, SelectExpr, StructExpr};
 use regex::Regex;
 
 use super::functions::{self, Function};
 use super::signatures::{NAMESPACES, SIGNATURES, Signature, T};
 use super::types::{Field, Type};
 use super::value::Text;
-use super::{Environment, NESTING_MAX, Program, parse};
+use super::{Environment, NESTING_MAX, Program, authority, parse};
 
 /// What is wrong with an expression.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,11 +86,14 @@ pub(super) enum Node {
     If(Box<Node>, Box<Node>, Box<Node>),
     List(Vec<(Node, bool)>),
     Map(Vec<(Node, Node, bool)>),
+    /// A struct of a named type: names, values, and whether they may be left out.
+    Struct(Arc<str>, Vec<(Arc<str>, Node, bool)>),
     Call {
         function: Function,
         name: Arc<str>,
         args: Vec<Node>,
         regex: Option<Arc<Regex>>,
+        gives: Type,
     },
     /// `vars` slots follow `first`.
     Fold {
@@ -117,6 +120,11 @@ pub(super) enum Node {
 }
 
 pub(super) type Typed = (Node, Type);
+
+/// The type of a whole object that an expression makes.
+pub(super) const OBJECT: &str = "Object";
+/// The type of one operation of a patch.
+pub(super) const JSON_PATCH: &str = "JSONPatch";
 
 pub(super) fn compile(expression: &str, environment: &Environment) -> Result<Program, CompileError> {
     parse::parsed(expression, |tree| {
@@ -200,20 +208,44 @@ impl Lowering<'_> {
                 let ty = Type::Map(Arc::new(keys.unwrap_or(Type::Dyn)), Arc::new(values.unwrap_or(Type::Dyn)));
                 Ok((Node::Map(entries), ty))
             }
-            // `Object{spec: Object.spec{…}}` of mutating policies: a struct is a map of its fields.
-            Expr::Struct(made) => {
-                let mut entries = Vec::with_capacity(made.entries.len());
-                for entry in &made.entries {
-                    let EntryExpr::StructField(field) = &entry.expr else {
-                        return Err(CompileError::check("a struct has fields, not keys"));
-                    };
-                    let key = Node::Constant(Constant::Str(Arc::from(field.field.as_str())));
-                    entries.push((key, self.node(&field.value)?.0, field.optional));
-                }
-                Ok((Node::Map(entries), Type::Dyn))
-            }
+            Expr::Struct(made) => self.structure(made),
             Expr::Comprehension(_) | Expr::Unspecified => Err(CompileError::check("unsupported expression")),
         }
+    }
+
+    /// `Object{spec: Object.spec{…}}` or `JSONPatch{op: …}`, where they may be made.
+    fn structure(&mut self, made: &StructExpr) -> Result<Typed, CompileError> {
+        let name = made.type_name.strip_prefix('.').unwrap_or(&made.type_name);
+        let patch = name == JSON_PATCH;
+        if !self.environment.makes_structs || !(patch || name == OBJECT || name.starts_with("Object.")) {
+            return Err(CompileError::check(format!("undeclared reference to '{name}' (in container '')")));
+        }
+        let mut fields = Vec::with_capacity(made.entries.len());
+        for entry in &made.entries {
+            let EntryExpr::StructField(field) = &entry.expr else {
+                return Err(CompileError::check("a struct has fields, not keys"));
+            };
+            let (value, ty) = self.node(&field.value)?;
+            let wanted = match field.field.as_str() {
+                "op" | "path" | "from" if patch => &Type::String,
+                "value" => &Type::Dyn,
+                other if patch => return Err(CompileError::check(format!("undefined field '{other}'"))),
+                _ => &Type::Dyn,
+            };
+            let given = match &ty {
+                Type::Optional(of) if field.optional => of,
+                ty => ty,
+            };
+            if !given.fits(wanted) {
+                return Err(CompileError::check(format!(
+                    "expected type of field '{}' is '{wanted}' but provided type is '{ty}'",
+                    field.field
+                )));
+            }
+            fields.push((Arc::from(field.field.as_str()), value, field.optional));
+        }
+        let name: Arc<str> = Arc::from(name);
+        Ok((Node::Struct(Arc::clone(&name), fields), Type::Made(name)))
     }
 
     /// A name that is in scope or declared.
@@ -267,7 +299,12 @@ impl Lowering<'_> {
         {
             let whole = format!("{root}.{}", select.field);
             let first = root.split('.').next().unwrap_or_default();
-            if self.known(first).is_none()
+            let shadowed = self.scope.iter().any(|(known, _)| known == first);
+            if !shadowed && let Some(found) = self.known(&whole) {
+                return Ok(found);
+            }
+            if !shadowed
+                && self.environment.get(first).is_none()
                 && let Ok(found) = self.ident(&whole)
             {
                 return Ok(found);
@@ -295,7 +332,7 @@ impl Lowering<'_> {
                 None => Err(CompileError::check(format!("undefined field '{name}'"))),
             },
             Type::Map(_, value) => Ok((Arc::from(name), Type::clone(value))),
-            Type::Dyn => Ok((Arc::from(name), Type::Dyn)),
+            Type::Dyn | Type::Made(_) => Ok((Arc::from(name), Type::Dyn)),
             other => Err(CompileError::check(format!("type '{other}' does not support field selection"))),
         }
     }
@@ -377,7 +414,7 @@ impl Lowering<'_> {
         let Some(function) = functions::find(&name, member) else {
             return Err(CompileError::check(format!("undeclared reference to '{name}' (in container '')")));
         };
-        Ok((Node::Call { function, name: Arc::from(name), args, regex }, ty))
+        Ok((Node::Call { function, name: Arc::from(name), args, regex, gives: ty.clone() }, ty))
     }
 }
 
@@ -450,6 +487,11 @@ fn plain(wanted: T) -> Type {
         T::Url => Type::Opaque("kubernetes.URL"),
         T::Semver => Type::Opaque("kubernetes.Semver"),
         T::Format => Type::Opaque("kubernetes.NamedFormat"),
+        T::Asker => Type::Opaque(authority::AUTHORIZER),
+        T::PathCheck => Type::Opaque(authority::PATH_CHECK),
+        T::GroupCheck => Type::Opaque(authority::GROUP_CHECK),
+        T::ResourceCheck => Type::Opaque(authority::RESOURCE_CHECK),
+        T::Decision => Type::Opaque(authority::DECISION),
         T::OptFormat => Type::Optional(Arc::new(Type::Opaque("kubernetes.NamedFormat"))),
         T::Dyn | T::A | T::B | T::ListA | T::ListListA | T::MapAB | T::OptA => Type::Dyn,
     }

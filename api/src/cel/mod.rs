@@ -11,12 +11,15 @@
 //! from a stranger, so its length and nesting are capped, each step costs from a budget, and what is nested deeply is
 //! worked on with a stack of its own. Nothing that an expression does can take long or end the process.
 
+mod authority;
+mod cost;
 mod eval;
 mod functions;
 mod libraries;
 mod lower;
 mod macros;
 mod parse;
+mod request;
 mod signatures;
 #[cfg(test)]
 mod tests;
@@ -25,9 +28,12 @@ mod value;
 
 use std::collections::BTreeMap;
 
+pub use authority::{Asking, Authority, Check, Decision};
+pub use cost::{Extent, estimate};
 pub use eval::{Budget, EvalError};
 pub use lower::CompileError;
-pub use types::{Field, ObjectType, Type, escape};
+pub use request::{NAMESPACE, REQUEST, Request, misnamed_structs};
+pub use types::{Field, ObjectType, Type, escape, is_identifier};
 pub use value::{Key, List, Map, Text, Val};
 
 /// The longest expression that is compiled.
@@ -43,6 +49,7 @@ pub const OBJECT_COST_MAX: u64 = 10_000_000;
 #[derive(Debug, Clone, Default)]
 pub struct Environment {
     variables: BTreeMap<String, Type>,
+    makes_structs: bool,
 }
 
 impl Environment {
@@ -55,6 +62,13 @@ impl Environment {
     #[must_use]
     pub fn with(mut self, name: &str, ty: Type) -> Self {
         self.variables.insert(name.to_owned(), ty);
+        self
+    }
+
+    /// The same for expressions that make objects and patches: `Object{…}`, `Object.spec{…}`, `JSONPatch{…}`.
+    #[must_use]
+    pub fn with_structs(mut self) -> Self {
+        self.makes_structs = true;
         self
     }
 
@@ -108,6 +122,19 @@ pub struct Program {
 /// Checks an expression.
 pub fn compile(expression: &str, environment: &Environment) -> Result<Program, CompileError> {
     lower::compile(expression, environment)
+}
+
+/// Checks an expression that must have a value of one of these types.
+pub fn compile_as(expression: &str, environment: &Environment, wanted: &[Type]) -> Result<Program, CompileError> {
+    let program = compile(expression, environment)?;
+    if wanted.iter().any(|wanted| program.result.is(wanted)) {
+        return Ok(program);
+    }
+    let names: Vec<String> = wanted.iter().map(ToString::to_string).collect();
+    Err(CompileError::new(match names.as_slice() {
+        [one] => format!("must evaluate to {one} but got {}", program.result),
+        many => format!("must evaluate to one of [{}] but got {}", many.join(" "), program.result),
+    }))
 }
 
 impl Program {

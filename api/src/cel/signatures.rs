@@ -30,6 +30,11 @@ pub(super) enum T {
     Format,
     MapStrListStr,
     OptFormat,
+    Asker,
+    PathCheck,
+    GroupCheck,
+    ResourceCheck,
+    Decision,
 }
 
 /// One overload.
@@ -49,8 +54,9 @@ const fn g(name: &'static str, takes: &'static [T], gives: T) -> Signature {
 }
 
 use T::{
-    A, B, Bool, Bytes, Cidr, Double, Dur, Dyn, Format, Int, Ip, ListA, ListInt, ListListA, ListStr, MapAB,
-    MapStrListStr, OptA, OptFormat, OptListStr, Quantity, Semver, Str, Time, Uint, Url,
+    A, Asker, B, Bool, Bytes, Cidr, Decision, Double, Dur, Dyn, Format, GroupCheck, Int, Ip, ListA, ListInt, ListListA,
+    ListStr, MapAB, MapStrListStr, OptA, OptFormat, OptListStr, PathCheck, Quantity, ResourceCheck, Semver, Str, Time,
+    Uint, Url,
 };
 
 /// Every overload of every function.
@@ -293,8 +299,26 @@ pub(super) const SIGNATURES: &[Signature] = &[
     g("format.date", &[], Format),
     g("format.datetime", &[], Format),
     m("validate", &[Format, Str], OptListStr),
+    // Permissions.
+    m("path", &[Asker, Str], PathCheck),
+    m("group", &[Asker, Str], GroupCheck),
+    m("serviceAccount", &[Asker, Str, Str], Asker),
+    m("resource", &[GroupCheck, Str], ResourceCheck),
+    m("subresource", &[ResourceCheck, Str], ResourceCheck),
+    m("namespace", &[ResourceCheck, Str], ResourceCheck),
+    m("name", &[ResourceCheck, Str], ResourceCheck),
+    m("fieldSelector", &[ResourceCheck, Str], ResourceCheck),
+    m("labelSelector", &[ResourceCheck, Str], ResourceCheck),
+    m("check", &[PathCheck, Str], Decision),
+    m("check", &[ResourceCheck, Str], Decision),
+    m("allowed", &[Decision], Bool),
+    m("reason", &[Decision], Str),
+    m("errored", &[Decision], Bool),
+    m("error", &[Decision], Str),
+    // Patches.
+    g("jsonpatch.escapeKey", &[Str], Str),
 ];
 
 /// Names that qualify a global function.
 pub(super) const NAMESPACES: &[&str] =
-    &["optional", "sets", "math", "strings", "base64", "format", "ip", "lists", "cel"];
+    &["optional", "sets", "math", "strings", "base64", "format", "ip", "lists", "cel", "jsonpatch"];

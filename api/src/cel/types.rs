@@ -30,6 +30,8 @@ pub enum Type {
     Optional(Arc<Type>),
     /// A struct whose fields are known.
     Object(Arc<ObjectType>),
+    /// A struct that an expression makes: `Object.spec`. Whether it has a field shows when it is merged.
+    Made(Arc<str>),
     /// A type of a library: `kubernetes.Quantity`, `net.IP`, ….
     Opaque(&'static str),
 }
@@ -73,13 +75,14 @@ impl fmt::Display for Type {
             Type::Map(key, value) => write!(f, "map({key}, {value})"),
             Type::Optional(of) => write!(f, "optional_type({of})"),
             Type::Object(object) => f.write_str(&object.name),
+            Type::Made(name) => f.write_str(name),
             Type::Opaque(name) => f.write_str(name),
         }
     }
 }
 
-/// Words that a field's name must be escaped for.
-const RESERVED: [&str; 19] = [
+/// Words that the language keeps for itself.
+const RESERVED: [&str; 21] = [
     "true",
     "false",
     "null",
@@ -99,11 +102,21 @@ const RESERVED: [&str; 19] = [
     "namespace",
     "return",
     "var",
+    "void",
+    "while",
 ];
+
+/// Whether a variable may have this name.
+pub fn is_identifier(text: &str) -> bool {
+    let mut bytes = text.bytes();
+    bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
+        && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_')
+        && !RESERVED.contains(&text)
+}
 
 /// The name by which expressions use a field; none if there is no way to write it.
 pub fn escape(name: &str) -> Option<String> {
-    if RESERVED.contains(&name) || matches!(name, "void" | "while") {
+    if RESERVED.contains(&name) {
         return Some(format!("__{name}__"));
     }
     let mut out = String::with_capacity(name.len());
@@ -166,19 +179,33 @@ impl Type {
     pub fn fits(&self, wanted: &Type) -> bool {
         match (self, wanted) {
             (Type::Dyn, _) | (_, Type::Dyn) => true,
-            (Type::Null, Type::Object(_) | Type::Optional(_) | Type::Duration | Type::Timestamp | Type::Opaque(_)) => {
-                true
-            }
-            (Type::Object(_) | Type::Optional(_) | Type::Duration | Type::Timestamp | Type::Opaque(_), Type::Null) => {
-                true
-            }
+            (Type::Null, other) | (other, Type::Null) if other.may_be_null() => true,
             (Type::List(a), Type::List(b)) | (Type::Optional(a), Type::Optional(b)) => a.fits(b),
             (Type::Map(k, v), Type::Map(l, w)) => k.fits(l) && v.fits(w),
             (Type::Object(a), Type::Object(b)) => {
                 Arc::ptr_eq(a, b) || a.name == b.name && a.fields.len() == b.fields.len()
             }
             (Type::Opaque(a), Type::Opaque(b)) => a == b,
+            (Type::Made(a), Type::Made(b)) => a == b,
             (a, b) => std::mem::discriminant(a) == std::mem::discriminant(b),
+        }
+    }
+
+    fn may_be_null(&self) -> bool {
+        matches!(
+            self,
+            Type::Object(_) | Type::Made(_) | Type::Optional(_) | Type::Duration | Type::Timestamp | Type::Opaque(_)
+        )
+    }
+
+    /// Whether this is that type and no other: what is known at run time only is not.
+    pub fn is(&self, wanted: &Type) -> bool {
+        match (self, wanted) {
+            (Type::Dyn, Type::Dyn) => true,
+            (Type::Dyn, _) | (_, Type::Dyn) => false,
+            (Type::List(a), Type::List(b)) | (Type::Optional(a), Type::Optional(b)) => a.is(b),
+            (Type::Map(k, v), Type::Map(l, w)) => k.is(l) && v.is(w),
+            (a, b) => std::mem::discriminant(a) == std::mem::discriminant(b) && a.fits(b),
         }
     }
 

@@ -69,6 +69,8 @@ pub enum Map<'a> {
     /// A struct.
     Object(&'a serde_json::Map<String, Value>, &'a ObjectType),
     Own(Arc<BTreeMap<Key, Val<'a>>>),
+    /// A struct that was made, with the name of its type.
+    Made(Arc<str>, Arc<BTreeMap<Key, Val<'a>>>),
 }
 
 /// The key of a map.
@@ -156,6 +158,7 @@ impl<'a> Val<'a> {
             Val::Type(_) => "type",
             Val::List(_) => "list",
             Val::Map(Map::Object(_, object)) => &object.name,
+            Val::Map(Map::Made(name, _)) => name,
             Val::Map(_) => "map",
             Val::Optional(_) => "optional_type",
             Val::Opaque(opaque) => opaque.type_name(),
@@ -178,7 +181,7 @@ impl<'a> Val<'a> {
             Val::Type(_) => return None,
             Val::List(list) => Value::Array(list.iter().map(|item| item.to_json()).collect::<Option<_>>()?),
             Val::Map(Map::Json(map, _) | Map::Object(map, _)) => Value::Object((*map).clone()),
-            Val::Map(Map::Own(map)) => {
+            Val::Map(Map::Own(map) | Map::Made(_, map)) => {
                 let mut out = serde_json::Map::new();
                 for (key, value) in map.iter() {
                     out.insert(key.to_string(), value.to_json()?);
@@ -208,6 +211,7 @@ impl<'a> Val<'a> {
             },
             (Val::Opaque(a), Val::Opaque(b)) => a.equals(b),
             (Val::List(a), Val::List(b)) => a.len() == b.len() && a.iter().zip(b.iter()).all(|(a, b)| a.equals(&b)),
+            (Val::Map(Map::Made(a, _)), Val::Map(Map::Made(b, _))) if a != b => false,
             (Val::Map(a), Val::Map(b)) => {
                 a.len() == b.len()
                     && a.entries().all(|(key, value)| b.get(&key).is_some_and(|other| value.equals(&other)))
@@ -288,7 +292,7 @@ impl<'a> Map<'a> {
         match self {
             Map::Json(map, _) => map.len(),
             Map::Object(map, object) => object.fields.values().filter(|field| map.contains_key(&field.json)).count(),
-            Map::Own(map) => map.len(),
+            Map::Own(map) | Map::Made(_, map) => map.len(),
         }
     }
 
@@ -305,7 +309,7 @@ impl<'a> Map<'a> {
                 let field = object.fields.get(key)?;
                 map.get(&field.json).map(|value| Val::of(value, &field.ty))
             }
-            Map::Own(map) => map.get(&Key::Str(Arc::from(key))).cloned(),
+            Map::Own(map) | Map::Made(_, map) => map.get(&Key::Str(Arc::from(key))).cloned(),
         }
     }
 
@@ -334,7 +338,7 @@ impl<'a> Map<'a> {
             Map::Object(map, object) => Box::new(object.fields.iter().filter_map(|(name, field)| {
                 map.get(&field.json).map(|value| (Key::Str(Arc::from(name.as_str())), Val::of(value, &field.ty)))
             })),
-            Map::Own(map) => Box::new(map.iter().map(|(key, value)| (key.clone(), value.clone()))),
+            Map::Own(map) | Map::Made(_, map) => Box::new(map.iter().map(|(key, value)| (key.clone(), value.clone()))),
         }
     }
 }

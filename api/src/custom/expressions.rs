@@ -78,36 +78,121 @@ fn compile(rule: &Value, ty: &Type) -> Rule {
     }
 }
 
-/// What is wrong with the rules of a schema node: (index, field, error).
-pub fn problems(schema: &Value, root: bool, correlatable: bool) -> Vec<(usize, &'static str, FieldError)> {
+/// What one expression may cost by estimate, times how often it is evaluated.
+const EXPRESSION_COST_MAX: u64 = 10_000_000;
+/// What all expressions of one definition's schema may.
+const SCHEMA_COST_MAX: u64 = 100_000_000;
+/// So many of the most expensive expressions are named.
+const NAMED_MAX: usize = 4;
+
+/// The estimated costs of a schema's expressions.
+#[derive(Debug, Default)]
+pub struct Costs {
+    total: u64,
+    /// The paths of those that cost most.
+    highest: Vec<(u64, String)>,
+}
+
+impl Costs {
+    fn count(&mut self, path: String, cost: u64) {
+        self.total = self.total.saturating_add(cost);
+        if cost >= SCHEMA_COST_MAX / 100 {
+            self.highest.push((cost, path));
+            self.highest.sort_by_key(|(cost, _)| std::cmp::Reverse(*cost));
+            self.highest.truncate(NAMED_MAX);
+        }
+    }
+
+    /// What is wrong with all of them together; `path` is the schema's.
+    pub fn problems(self, path: &str) -> Vec<FieldError> {
+        if self.total <= SCHEMA_COST_MAX {
+            return Vec::new();
+        }
+        let contributed = "contributed to estimated rule cost total exceeding cost limit for entire OpenAPIv3 schema";
+        let mut found: Vec<FieldError> =
+            self.highest.into_iter().map(|(_, path)| FieldError::forbidden(path, contributed)).collect();
+        let what = "x-kubernetes-validations estimated rule cost total for entire OpenAPIv3 schema";
+        found.push(FieldError::forbidden(path, over_budget(what, self.total, SCHEMA_COST_MAX)));
+        found
+    }
+}
+
+fn over_budget(what: &str, cost: u64, limit: u64) -> String {
+    let factor = cost as f64 / limit as f64;
+    let factor = match factor {
+        factor if factor > 100.0 => "more than 100x".to_owned(),
+        // Else it would be told as 1.0x.
+        factor if factor < 1.5 => format!("{factor:.6}x"),
+        factor => format!("{factor:.1}x"),
+    };
+    format!(
+        "{what} exceeds budget by factor of {factor} (try simplifying the rule, or adding maxItems, maxProperties, and \
+         maxLength where arrays, maps, and strings are declared)"
+    )
+}
+
+/// Where a schema node stands.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'a> {
+    /// Its path.
+    pub path: &'a str,
+    /// Whether it is a whole object.
+    pub root: bool,
+    /// Whether a value there can be told to be the same as one before.
+    pub correlatable: bool,
+    /// How many such values an object may hold; none if nothing limits it.
+    pub repeated: Option<u64>,
+}
+
+/// What is wrong with the rules of a schema node.
+pub fn problems(schema: &Value, place: Place<'_>, costs: &mut Costs) -> Vec<FieldError> {
     let mut found = Vec::new();
     let rules = schema.get("x-kubernetes-validations").and_then(Value::as_array);
-    let Some(ty) = Type::of_structural(schema, root) else { return found };
+    let (Some(ty), Some(extent)) =
+        (Type::of_structural(schema, place.root), cel::Extent::of_structural(schema, place.root))
+    else {
+        return found;
+    };
+    let repeated = place.repeated.unwrap_or_else(|| extent.repetitions());
     for (at, rule) in rules.into_iter().flatten().enumerate() {
+        let here = |field: &str| format!("{}.x-kubernetes-validations[{at}].{field}", place.path);
         let compiled = compile(rule, &ty);
-        if let Err(why) = &compiled.program {
-            found.push((at, "rule", FieldError::invalid("", compiled.text.clone(), why.clone())));
+        match &compiled.program {
+            Err(why) => found.push(FieldError::invalid(here("rule"), compiled.text.clone(), why.clone())),
+            Ok(program) => {
+                let cost = cel::estimate(program, &extent).saturating_mul(repeated);
+                if cost > EXPRESSION_COST_MAX {
+                    let why = over_budget("estimated rule cost", cost, EXPRESSION_COST_MAX);
+                    found.push(FieldError::forbidden(here("rule"), why));
+                }
+                costs.count(here("rule"), cost);
+            }
         }
         let expression = text(rule, "messageExpression").trim();
         if !expression.is_empty() {
-            let why = match cel::compile(expression, &environment(&ty, compiled.optional_old)) {
-                Err(error) => Some(error.to_string()),
+            let refuse = |why: String| FieldError::invalid(here("messageExpression"), expression, why);
+            match cel::compile(expression, &environment(&ty, compiled.optional_old)) {
+                Err(error) => found.push(refuse(format!("messageExpression {error}"))),
                 Ok(program) if !program.result().fits(&Type::String) => {
-                    Some("messageExpression must evaluate to a string".to_owned())
+                    found.push(refuse("messageExpression must evaluate to a string".to_owned()));
                 }
-                Ok(_) => None,
-            };
-            if let Some(why) = why {
-                found.push((at, "messageExpression", FieldError::invalid("", expression, why)));
+                Ok(program) => {
+                    let cost = cel::estimate(&program, &extent);
+                    if cost > EXPRESSION_COST_MAX {
+                        let why = over_budget("estimated messageExpression cost", cost, EXPRESSION_COST_MAX);
+                        found.push(FieldError::forbidden(here("messageExpression"), why));
+                    }
+                    costs.count(here("messageExpression"), cost);
+                }
             }
         }
         if compiled.optional_old && !compiled.uses_old {
             let why = "may not be set if oldSelf is not used in rule";
-            found.push((at, "optionalOldSelf", FieldError::invalid("", true, why)));
+            found.push(FieldError::invalid(here("optionalOldSelf"), true, why));
         }
-        if compiled.uses_old && !correlatable {
+        if compiled.uses_old && !place.correlatable {
             let why = "oldSelf cannot be used on the uncorrelatable portion of the schema";
-            found.push((at, "rule", FieldError::invalid("", compiled.text.clone(), why)));
+            found.push(FieldError::invalid(here("rule"), compiled.text.clone(), why));
         }
     }
     found
@@ -363,8 +448,11 @@ mod tests {
             {"rule": "self.b > 1"}, {"rule": "self.a"}, {"rule": "self.a > oldSelf.a"},
             {"rule": "true", "messageExpression": "1"}, {"rule": "true", "optionalOldSelf": true},
         ]});
-        let found: Vec<(usize, &str)> =
-            problems(&schema, false, false).into_iter().map(|(at, field, _)| (at, field)).collect();
-        assert_eq!(found, [(0, "rule"), (1, "rule"), (2, "rule"), (3, "messageExpression"), (4, "optionalOldSelf")]);
+        let place = Place { path: "s", root: false, correlatable: false, repeated: Some(1) };
+        let found = problems(&schema, place, &mut Costs::default());
+        let at = |n: usize, field: &str| format!("s.x-kubernetes-validations[{n}].{field}");
+        let wanted =
+            [at(0, "rule"), at(1, "rule"), at(2, "rule"), at(3, "messageExpression"), at(4, "optionalOldSelf")];
+        assert_eq!(found.iter().map(|error| error.path.as_str()).collect::<Vec<_>>(), wanted);
     }
 }

@@ -23,7 +23,7 @@ use crate::schema::{Structural, walk};
 use crate::table::CustomColumns;
 
 pub use conversion::{Converter, WebhookConversion};
-pub use expressions::{Exhausted, Expressions, problems as expression_problems};
+pub use expressions::{Costs as ExpressionCosts, Exhausted, Expressions, Place, problems as expression_problems};
 pub use resource::{Definition, compare_versions};
 pub use strategy::CustomStrategy;
 

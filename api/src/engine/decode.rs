@@ -51,11 +51,7 @@ pub fn decode_subresource(
 /// Reads an object again that admission changed: it must be of the same kind still, what the schema does not know goes and
 /// defaults are set.
 pub fn read_again(resource: &Resource, subresource: &str, object: &mut Value) -> Result<(), ApiError> {
-    let gvk = match subresource {
-        "scale" => scale_kind(),
-        "" | "status" => resource.gvk(),
-        other => resource.subresources.find(other).map_or_else(|| resource.gvk(), |found| found.gvk.clone()),
-    };
+    let gvk = subresource_kind(resource, subresource);
     check_kind(object, &gvk)?;
     let own = gvk == resource.gvk();
     let schema = if own { resource.schema() } else { builtin_schema(&gvk)? };
@@ -66,6 +62,15 @@ pub fn read_again(resource: &Resource, subresource: &str, object: &mut Value) ->
         walk::default(schema, object);
     }
     Ok(())
+}
+
+/// The kind of what is sent to a resource or one of its subresources.
+pub fn subresource_kind(resource: &Resource, subresource: &str) -> Gvk {
+    match subresource {
+        "scale" => scale_kind(),
+        "" | "status" => resource.gvk(),
+        other => resource.subresources.find(other).map_or_else(|| resource.gvk(), |found| found.gvk.clone()),
+    }
 }
 
 /// Reads `DeleteOptions` from the body of a DELETE; an empty body gives an empty object.

@@ -10,6 +10,7 @@
 //! ```
 
 mod decode;
+mod mutation;
 mod object_meta;
 mod parse;
 mod patching;
@@ -19,7 +20,8 @@ mod yaml;
 
 use jiff::Timestamp;
 
-pub use decode::{decode, decode_delete_options, decode_subresource, read_again};
+pub use decode::{decode, decode_delete_options, decode_subresource, read_again, subresource_kind};
+pub use mutation::{apply_configuration, json_patch};
 pub(crate) use object_meta::validate_annotations;
 pub use patching::patch;
 pub use scale::{apply_scale, scale_view};

@@ -16,17 +16,44 @@ const MAX_COPIED_BYTES: usize = 10 * 3 * 1024 * 1024;
 /// recurses. Decoding bounds the outcome more tightly.
 const MAX_DEPTH: usize = 200;
 
+/// Why operations cannot be applied.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum JsonPatchError {
+    /// They are none.
+    #[error("{0}")]
+    Undecodable(String),
+    /// There are too many of them.
+    #[error("Request entity is too large: The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {0}")]
+    TooMany(usize),
+    /// What they make is too large or too deep.
+    #[error("the patched object would be too large")]
+    TooLarge,
+    /// A `test` among them failed.
+    #[error("{0}")]
+    Test(String),
+    /// One of them does not fit the object.
+    #[error("{0}")]
+    Unfit(String),
+}
+
 /// Applies a list of operations, all or nothing.
 pub fn json(current: &Value, body: &[u8]) -> Result<Value, ApiError> {
     let patch: Patch = serde_json::from_slice(body).map_err(undecodable)?;
+    apply(current, &patch).map_err(|error| match error {
+        JsonPatchError::TooMany(_) => ApiError::new(Reason::RequestEntityTooLarge, error.to_string()),
+        _ => inapplicable(),
+    })
+}
+
+/// Applies operations that were made here, all or nothing.
+pub fn operations(current: &Value, operations: &[Value]) -> Result<Value, JsonPatchError> {
+    let patch = serde_json::from_value(Value::from(operations.to_vec()));
+    apply(current, &patch.map_err(|error| JsonPatchError::Undecodable(error.to_string()))?)
+}
+
+fn apply(current: &Value, patch: &Patch) -> Result<Value, JsonPatchError> {
     if patch.len() > MAX_OPERATIONS {
-        return Err(ApiError::new(
-            Reason::RequestEntityTooLarge,
-            format!(
-                "Request entity is too large: The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {}",
-                patch.len()
-            ),
-        ));
+        return Err(JsonPatchError::TooMany(patch.len()));
     }
     let mut object = current.clone();
     let mut copied = 0;
@@ -34,13 +61,16 @@ pub fn json(current: &Value, body: &[u8]) -> Result<Value, ApiError> {
         if let PatchOperation::Copy(copy) = operation {
             copied += object.pointer(copy.from.as_str()).map_or(0, size);
             if copied > MAX_COPIED_BYTES {
-                return Err(inapplicable());
+                return Err(JsonPatchError::TooLarge);
             }
         }
         if nests_too_deep(&object, operation) {
-            return Err(inapplicable());
+            return Err(JsonPatchError::TooLarge);
         }
-        json_patch::patch_unsafe(&mut object, std::slice::from_ref(operation)).map_err(|_| inapplicable())?;
+        json_patch::patch_unsafe(&mut object, std::slice::from_ref(operation)).map_err(|error| match operation {
+            PatchOperation::Test(_) => JsonPatchError::Test(error.to_string()),
+            _ => JsonPatchError::Unfit(error.to_string()),
+        })?;
     }
     Ok(object)
 }

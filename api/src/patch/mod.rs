@@ -10,7 +10,7 @@ mod tests;
 
 use serde_json::Value;
 
-pub use json::json;
+pub use json::{JsonPatchError, json, operations};
 pub use strategic::strategic;
 
 use crate::error::{ApiError, Details, Reason};

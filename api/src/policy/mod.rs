@@ -1,6 +1,9 @@
 //! Policies of namespaces, as pure decisions: how much may be used ([`quota`]), how much a container may ask for
-//! ([`limits`]), and what a pod may do to its node ([`pod_security`]).
+//! ([`limits`]), what a pod may do to its node ([`pod_security`]), and which secrets it may name ([`secrets`]).
+//! Whether admission policies fit the kinds that they are about is told by [`type_check`].
 
 pub mod limits;
 pub mod pod_security;
 pub mod quota;
+pub mod secrets;
+pub mod type_check;

@@ -114,7 +114,8 @@ pub(super) fn admission(kind: &str) -> &'static Printer {
     match kind {
         "MutatingWebhookConfiguration" | "ValidatingWebhookConfiguration" => &WEBHOOKS,
         "ValidatingAdmissionPolicy" => &POLICY,
-        "ValidatingAdmissionPolicyBinding" => &POLICY_BINDING,
+        "MutatingAdmissionPolicy" => &MUTATING_POLICY,
+        "ValidatingAdmissionPolicyBinding" | "MutatingAdmissionPolicyBinding" => &POLICY_BINDING,
         _ => &cluster::OTHER,
     }
 }
@@ -131,6 +132,17 @@ static WEBHOOKS: Printer = Printer::each(&[
     (Column::AGE, Show::Age),
 ]);
 
+const PARAM_KIND: (Column, Show) = (
+    Column::text("ParamKind", Doc::Text("ParamKind specifies the kind of resources used to parameterize this policy")),
+    Show::With(|policy, _| {
+        let text = |key: &str| meta::str_at(policy, &["spec", "paramKind", key]);
+        json!(match text("kind") {
+            "" => "<unset>".to_owned(),
+            kind => format!("{}/{kind}", text("apiVersion")),
+        })
+    }),
+);
+
 static POLICY: Printer = Printer::each(&[
     (Column::NAME, Show::Name),
     (
@@ -140,19 +152,20 @@ static POLICY: Printer = Printer::each(&[
         ),
         Show::Count(&["spec", "validations"]),
     ),
+    PARAM_KIND,
+    (Column::AGE, Show::Age),
+]);
+
+static MUTATING_POLICY: Printer = Printer::each(&[
+    (Column::NAME, Show::Name),
     (
-        Column::text(
-            "ParamKind",
-            Doc::Text("ParamKind specifies the kind of resources used to parameterize this policy"),
+        Column::integer(
+            "Mutations",
+            Doc::Text("Mutation indicates the number of mutations rules defined in this configuration"),
         ),
-        Show::With(|policy, _| {
-            let text = |key: &str| meta::str_at(policy, &["spec", "paramKind", key]);
-            json!(match text("kind") {
-                "" => "<unset>".to_owned(),
-                kind => format!("{}/{kind}", text("apiVersion")),
-            })
-        }),
+        Show::Count(&["spec", "mutations"]),
     ),
+    PARAM_KIND,
     (Column::AGE, Show::Age),
 ]);
 

@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 
 use gantry_api::kinds::{Gvk, Resource};
-use gantry_api::{ApiError, codec, meta};
+use gantry_api::{ApiError, codec, engine, meta};
 use serde_json::{Value, json};
 
 use crate::auth::Identity;
-use crate::registry::{Caller, DeleteOptions, Target};
+use crate::registry::{AsOf, Caller, Current, DeleteOptions, Registry, Target};
 
 /// How many warnings of one request are kept: more would not fit the headers that carry them.
 const WARNINGS_MAX: usize = 64;
@@ -188,6 +188,8 @@ pub struct Attributes<'a> {
     pub delete_options: Option<&'a DeleteOptions>,
     /// What is kept between the rounds of the chain; none outside it.
     pub rounds: Option<&'a Rounds>,
+    /// How recent what it goes by must be; none for as recent as each reading of it.
+    pub as_of: Option<&'a AsOf>,
 }
 
 impl<'a> Attributes<'a> {
@@ -205,6 +207,22 @@ impl<'a> Attributes<'a> {
             caller,
             delete_options: None,
             rounds: None,
+            as_of: None,
+        }
+    }
+
+    /// The same where all that it goes by is read as of one moment.
+    #[must_use]
+    pub fn as_of(mut self, moment: &'a AsOf) -> Self {
+        self.as_of = Some(moment);
+        self
+    }
+
+    /// All objects of a kind in the namespace of the write.
+    pub(crate) async fn all_of(&self, kind: &Resource, registry: &Registry) -> Result<Vec<Current>, ApiError> {
+        match self.as_of {
+            Some(as_of) => registry.find_all(kind, self.namespace, as_of).await,
+            None => registry.find_all(kind, self.namespace, &AsOf::now()).await,
         }
     }
 
@@ -235,7 +253,7 @@ impl<'a> Attributes<'a> {
 
     /// The kind of the request's object, which may differ from the resource's on a subresource.
     pub fn kind(&self) -> Gvk {
-        kind_of(self.resource, self.subresource)
+        engine::subresource_kind(self.resource, self.subresource)
     }
 
     /// The refusal, as Kubernetes words it.
@@ -298,15 +316,6 @@ impl<'a> Attributes<'a> {
         let facts = codec::facts(namespaces, &current.bytes)?;
         let entry = crate::cacher::Entry { key, revision: current.revision, object: current.bytes, facts };
         Ok(Some(std::sync::Arc::new(entry)))
-    }
-}
-
-/// The kind of what is sent to a resource or one of its subresources.
-pub fn kind_of(resource: &Resource, subresource: &str) -> Gvk {
-    match subresource {
-        "scale" => Gvk::new("autoscaling", "v1", "Scale"),
-        "" | "status" => resource.gvk(),
-        other => resource.subresources.find(other).map_or_else(|| resource.gvk(), |found| found.gvk.clone()),
     }
 }
 

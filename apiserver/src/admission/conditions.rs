@@ -1,6 +1,6 @@
 //! `matchConditions`: what must hold of a request, as expressions, before a webhook is asked or a policy applies.
 
-use gantry_api::cel::{Budget, OBJECT_COST_MAX};
+use gantry_api::cel::{Budget, OBJECT_COST_MAX, Request, Type};
 use serde_json::Value;
 
 use super::expressions::{Expression, Inputs};
@@ -17,9 +17,10 @@ pub struct Conditions {
 
 impl Conditions {
     /// Compiles `matchConditions`.
-    pub fn compile(conditions: Option<&Value>, ignores_failure: bool) -> Self {
+    pub fn compile(conditions: Option<&Value>, request: &Request, ignores_failure: bool) -> Self {
         let all = conditions.and_then(Value::as_array).into_iter().flatten();
-        let all = all.map(|condition| Expression::compile(condition["expression"].as_str().unwrap_or_default()));
+        let text = |condition: &'_ Value| condition["expression"].as_str().unwrap_or_default().to_owned();
+        let all = all.map(|condition| Expression::compile(&text(condition), request, &[Type::Bool]));
         Self { all: all.collect(), ignores_failure }
     }
 

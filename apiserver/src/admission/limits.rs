@@ -75,6 +75,6 @@ async fn ranges(attributes: &Attributes<'_>, registry: &Registry) -> Result<Vec<
     let Some(kind) = catalog.resource("", "v1", "limitranges") else {
         return Ok(Vec::new());
     };
-    let found = registry.find_all(kind, attributes.namespace).await?;
+    let found = attributes.all_of(kind, registry).await?;
     found.iter().map(|range| codec::decode(&range.bytes)).collect()
 }

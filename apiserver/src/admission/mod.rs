@@ -12,8 +12,8 @@ mod attributes;
 mod certificates;
 mod compiled;
 mod conditions;
+mod default_class;
 mod expressions;
-mod ingress;
 mod limits;
 mod namespace;
 mod node;
@@ -34,7 +34,7 @@ use async_trait::async_trait;
 use gantry_api::ApiError;
 use serde_json::Value;
 
-pub use attributes::{Attributes, Notes, Operation, Rounds, kind_of, labels};
+pub use attributes::{Attributes, Notes, Operation, Rounds, labels};
 
 use crate::registry::Registry;
 use crate::webhook::Client;
@@ -85,12 +85,13 @@ impl Chain {
             Box::new(priority::Priority),
             Box::new(certificates::CertificateRequester),
             Box::new(pod::DefaultTolerationSeconds),
-            Box::new(storage::DefaultStorageClass),
+            Box::new(default_class::STORAGE),
             Box::new(storage::StorageObjectInUseProtection),
             Box::new(storage::PersistentVolumeClaimResize),
             Box::new(runtime_class::RuntimeClass),
-            Box::new(ingress::DefaultIngressClass),
+            Box::new(default_class::INGRESS),
             // Built-in plugins end here: policies, webhooks and quota come last, in this order.
+            Box::new(policies::MutatingPolicies::default()),
             Box::new(webhooks::MutatingWebhooks::new(Arc::clone(client))),
             Box::new(policies::ValidatingPolicies::default()),
             Box::new(webhooks::ValidatingWebhooks::new(Arc::clone(client))),

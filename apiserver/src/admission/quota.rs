@@ -19,7 +19,7 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 
 use super::{Attributes, Operation, Plugin};
-use crate::registry::{Registry, errors};
+use crate::registry::{AsOf, Registry, errors};
 
 /// How often a charge that another server was faster than is made again.
 const ATTEMPTS_MAX: usize = 32;
@@ -86,7 +86,7 @@ impl Plugin for ResourceQuota {
         let Some(quotas) = catalog.resource("", "v1", "resourcequotas") else {
             return Ok(());
         };
-        if registry.find_all(quotas, attributes.namespace).await?.is_empty() {
+        if attributes.all_of(quotas, registry).await?.is_empty() {
             return Ok(());
         }
         let request = Request {
@@ -248,7 +248,8 @@ async fn charge_once(
 type Quotas = (Vec<crate::registry::Current>, Vec<Value>);
 
 async fn read(kind: &Resource, namespace: &str, registry: &Registry) -> Result<Quotas, ApiError> {
-    let current = registry.find_all(kind, namespace).await?;
+    // What was charged since the request came in counts as well.
+    let current = registry.find_all(kind, namespace, &AsOf::now()).await?;
     let quotas = current.iter().map(|current| codec::decode(&current.bytes)).collect::<Result<_, _>>()?;
     Ok((current, quotas))
 }

@@ -3,6 +3,7 @@
 //! In: those fields of a configuration. Out: a [`Constraint`], which decides in two steps: [`Constraint::resolve`] looks at what
 //! is asked of which resource, and its answer can be remembered; [`Constraint::selects`] looks at the objects.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use gantry_api::kinds::{Catalog, Resource};
@@ -216,8 +217,61 @@ fn equivalents<'a>(catalog: &'a Catalog, resource: &'a Resource) -> impl Iterato
     })
 }
 
+impl Matched {
+    /// The version of the resource that the configuration is told of.
+    pub fn resource<'a>(&'a self, attributes: &Attributes<'a>) -> &'a Resource {
+        match self {
+            Matched::Same => attributes.resource,
+            Matched::As(resource) => resource,
+        }
+    }
+
+    /// The version that the objects are converted to. What is sent to a subresource has a kind of its own, whichever version
+    /// it is sent to.
+    fn conversion(&self, attributes: &Attributes<'_>) -> Option<&Arc<Resource>> {
+        match self {
+            Matched::As(resource) if matches!(attributes.subresource, "" | "status") => Some(resource),
+            _ => None,
+        }
+    }
+
+    /// An object as it was shown, in the version of the request again.
+    pub fn restore(&self, attributes: &Attributes<'_>, shown: Value) -> Result<Value, ApiError> {
+        match self.conversion(attributes) {
+            Some(resource) => convert(resource, attributes.resource, &shown),
+            None => Ok(shown),
+        }
+    }
+}
+
+/// The objects of a request in the version that a configuration is told of.
+pub struct Shown<'a> {
+    matched: &'a Matched,
+    /// The object.
+    pub object: Option<Cow<'a, Value>>,
+    /// The object before.
+    pub old: Option<Cow<'a, Value>>,
+}
+
+impl<'a> Shown<'a> {
+    /// Of a request that matches so.
+    pub fn new(matched: &'a Matched, attributes: &Attributes<'a>, object: Option<&'a Value>) -> Result<Self, ApiError> {
+        let shown = |object: Option<&'a Value>| match (matched.conversion(attributes), object) {
+            (_, None) => Ok(None),
+            (Some(to), Some(object)) => convert(attributes.resource, to, object).map(|object| Some(Cow::Owned(object))),
+            (None, Some(object)) => Ok(Some(Cow::Borrowed(object))),
+        };
+        Ok(Self { matched, object: shown(object)?, old: shown(attributes.old)? })
+    }
+
+    /// The version.
+    pub fn resource(&self, attributes: &Attributes<'a>) -> &'a Resource {
+        self.matched.resource(attributes)
+    }
+}
+
 /// The object in another version of its resource.
-pub fn convert(from: &Resource, to: &Resource, object: &Value) -> Result<Value, ApiError> {
+fn convert(from: &Resource, to: &Resource, object: &Value) -> Result<Value, ApiError> {
     codec::decode_in_version(to, &codec::to_storage(from, object)?)
 }
 

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use gantry_api::policy::secrets;
 use gantry_api::{ApiError, codec, meta};
 use rand::Rng;
 use serde_json::{Value, json};
@@ -64,12 +65,39 @@ impl Plugin for ServiceAccount {
         }
         Ok(())
     }
+
+    async fn validate(
+        &self,
+        attributes: &Attributes<'_>,
+        object: Option<&Value>,
+        registry: &Registry,
+    ) -> Result<(), ApiError> {
+        let foreign = match (attributes.operation, attributes.subresource) {
+            (Operation::Create, "") => secrets::foreign,
+            (Operation::Update, "ephemeralcontainers") => secrets::foreign_to_ephemeral,
+            _ => return Ok(()),
+        };
+        let Some(pod) = object.filter(|pod| attributes.is_any("", "pods") && meta::annotation(pod, MIRROR).is_none())
+        else {
+            return Ok(());
+        };
+        let account = find(attributes, registry, meta::str_at(pod, &["spec", "serviceAccountName"])).await?;
+        match foreign(&account, pod).filter(|_| secrets::is_enforced(&account)) {
+            Some(why) => Err(attributes.forbidden(why)),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Mirror pods show what runs anyway; they get nothing.
 fn mirror(attributes: &Attributes<'_>, pod: &Value) -> Result<(), ApiError> {
     if !meta::str_at(pod, &["spec", "serviceAccountName"]).is_empty() {
         return Err(attributes.forbidden("a mirror pod may not reference service accounts"));
+    }
+    let volumes = meta::get(pod, &["spec", "volumes"]).and_then(Value::as_array).into_iter().flatten();
+    let mut sources = volumes.flat_map(|volume| volume["projected"]["sources"].as_array().into_iter().flatten());
+    if sources.any(|source| source["serviceAccountToken"].is_object()) {
+        return Err(attributes.forbidden("a mirror pod may not use ServiceAccountToken volume projections"));
     }
     Ok(())
 }

@@ -5,7 +5,9 @@
 
 use std::sync::Arc;
 
-use gantry_api::{ApiError, Reason};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use gantry_api::{ApiError, Reason, codec};
 use http::{HeaderMap, header};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -14,6 +16,9 @@ use super::static_tokens::StaticTokens;
 use super::tokens::{TokenError, Tokens};
 use crate::cacher::Cacher;
 use gantry_api::kinds::{Catalog, Resource};
+
+/// The type of Secrets that hold a service account's token.
+pub const SERVICE_ACCOUNT_TOKEN: &str = "kubernetes.io/service-account-token";
 
 /// What a connection's client certificate says; none if it presented none.
 #[derive(Debug, Clone, Default)]
@@ -26,6 +31,7 @@ pub struct Authenticator {
     cacher: Arc<Cacher>,
     accounts: Option<Arc<Resource>>,
     pods: Option<Arc<Resource>>,
+    secrets: Option<Arc<Resource>>,
 }
 
 /// CN is the user, each O a group. The certificate has been verified already.
@@ -50,6 +56,7 @@ impl Authenticator {
             cacher,
             accounts: catalog.resource("", "v1", "serviceaccounts").cloned(),
             pods: catalog.resource("", "v1", "pods").cloned(),
+            secrets: catalog.resource("", "v1", "secrets").cloned(),
         }
     }
 
@@ -88,6 +95,11 @@ impl Authenticator {
         {
             return Err(TokenError::Gone("pod"));
         }
+        if let Some((name, uid)) = &claims.secret
+            && !self.is_held(&claims.namespace, name, uid, token)
+        {
+            return Err(TokenError::Gone("secret"));
+        }
         let mut identity =
             Identity::service_account(&claims.namespace, &claims.service_account, &claims.service_account_uid);
         let mut say = |key: &str, value: String| {
@@ -105,6 +117,20 @@ impl Authenticator {
             say("credential-id", format!("JTI={id}"));
         }
         Ok(Arc::new(identity))
+    }
+
+    /// Whether the Secret that a token was made for still exists and, if it holds one, holds this one: what is taken out of it
+    /// is good no more.
+    fn is_held(&self, namespace: &str, name: &str, uid: &str, token: &str) -> bool {
+        let entry = self.secrets.as_deref().and_then(|secrets| {
+            self.cacher.resource(secrets)?.get(&secrets.key(namespace, name)).filter(|entry| entry.facts.uid == uid)
+        });
+        let Some(Ok(secret)) = entry.map(|entry| codec::decode(&entry.object)) else { return false };
+        if secret["type"] != SERVICE_ACCOUNT_TOKEN {
+            return true;
+        }
+        let held = secret["data"]["token"].as_str().unwrap_or_default();
+        STANDARD.decode(held).is_ok_and(|held| held == token.as_bytes())
     }
 
     /// Whether the object a token is bound to still exists: tokens end with it.

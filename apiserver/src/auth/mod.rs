@@ -11,7 +11,7 @@ mod rules;
 pub mod static_tokens;
 pub mod tokens;
 
-pub use authenticator::{Authenticator, PeerCertificate, identity_of_certificate};
+pub use authenticator::{Authenticator, PeerCertificate, SERVICE_ACCOUNT_TOKEN, identity_of_certificate};
 pub use authorizer::{Authorizer, Chain, Decision, Request, SelfService};
 pub use identity::{ANONYMOUS, AUTHENTICATED, Identity, MASTERS, NODES, SERVICE_ACCOUNTS, UNAUTHENTICATED};
 pub use node::NodeAuthorizer;

@@ -95,6 +95,8 @@ pub struct TokenClaims {
     pub pod: Option<(String, String)>,
     /// Name and UID of the node the pod runs on.
     pub node: Option<(String, String)>,
+    /// Name and UID of the Secret that holds the token, and with which it ends.
+    pub secret: Option<(String, String)>,
     /// The token's own id (`jti`); given to it when it is issued.
     pub id: Option<String>,
     /// The audiences of the token that were asked about; filled in when it is verified.
@@ -164,6 +166,8 @@ struct Kubernetes {
     node: Option<Reference>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pod: Option<Reference>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    secret: Option<Reference>,
     serviceaccount: Reference,
 }
 
@@ -242,6 +246,7 @@ impl Tokens {
                 namespace: claims.namespace.clone(),
                 node: claims.node.clone().map(Reference::from),
                 pod: claims.pod.clone().map(Reference::from),
+                secret: claims.secret.clone().map(Reference::from),
                 serviceaccount: Reference {
                     name: claims.service_account.clone(),
                     uid: claims.service_account_uid.clone(),
@@ -351,7 +356,7 @@ fn check(payload: Payload, audiences: &[String], now: i64) -> Result<TokenClaims
     if payload.iss != ISSUER {
         return Err(TokenError::Issuer);
     }
-    let Kubernetes { namespace, node, pod, serviceaccount } = payload.kubernetes;
+    let Kubernetes { namespace, node, pod, secret, serviceaccount } = payload.kubernetes;
     if namespace.is_empty()
         || serviceaccount.name.is_empty()
         || payload.sub != subject(&namespace, &serviceaccount.name)
@@ -382,6 +387,7 @@ fn check(payload: Payload, audiences: &[String], now: i64) -> Result<TokenClaims
         service_account_uid: serviceaccount.uid,
         pod: pod.map(pair),
         node: node.map(pair),
+        secret: secret.map(pair),
         id: (!payload.jti.is_empty()).then_some(payload.jti),
         audiences: intended,
     })

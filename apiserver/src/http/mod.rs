@@ -10,6 +10,7 @@
 
 mod aggregate;
 mod backends;
+mod components;
 mod discovery;
 mod health;
 pub mod metrics;
@@ -67,7 +68,7 @@ pub struct App {
     /// Who asks.
     pub authenticator: Authenticator,
     /// What they may.
-    pub authorizer: Box<dyn Authorizer>,
+    pub authorizer: Arc<dyn Authorizer>,
     /// Signs service account tokens.
     pub tokens: Arc<auth::tokens::Tokens>,
     /// Discovery and OpenAPI.

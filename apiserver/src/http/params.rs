@@ -247,7 +247,7 @@ impl Params {
 
     /// What a connection asks for, as the kind that stands for it: `PodExecOptions` and the like.
     pub fn connect_options(&self, resource: &Resource, subresource: &str, path: &str) -> Value {
-        let kind = crate::admission::kind_of(resource, subresource);
+        let kind = gantry_api::engine::subresource_kind(resource, subresource);
         let mut options = json!({"kind": kind.kind, "apiVersion": kind.api_version()});
         if subresource == "proxy" {
             options["path"] = json!(format!("/{path}"));

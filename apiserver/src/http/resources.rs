@@ -16,10 +16,12 @@ use super::params::Params;
 use super::request_info::RequestInfo;
 use super::respond::{self, Representation};
 use super::watch::{WatchBody, WatchOptions};
-use super::{App, proxy, read_body, reviews, status};
+use super::{App, components, proxy, read_body, reviews, status};
 use crate::admission::{Attributes, Notes, Operation};
 use crate::auth::Identity;
-use crate::registry::{Caller, DeleteOptions, Deleted, PatchRequest, Target, Written, parse_resource_version};
+use crate::registry::{
+    Caller, DeleteOptions, Deleted, ListResult, PatchRequest, Target, Written, parse_resource_version,
+};
 
 /// Everything about a request except its body.
 pub struct Call<'a> {
@@ -56,6 +58,7 @@ pub async fn handle(call: Call<'_>, request: http::Request<Body>) -> Answer {
     let offer = Offer { yaml: verb != Verb::Watch, ..offer(&resource) };
     let view = Representation::new(negotiate::accept(accept.as_deref(), offer)?, call.params, request.headers())?;
     match verb {
+        Verb::Get | Verb::List if !resource.stored() => computed(&call, &resource, view).await,
         Verb::Get => get(&call, &resource, &view).await,
         Verb::List => {
             let list =
@@ -190,6 +193,22 @@ async fn object_body(request: http::Request<Body>) -> Result<(BodyFormat, Bytes)
         _ => BodyFormat::Json,
     };
     Ok((format, read_body(request.into_body()).await?))
+}
+
+/// What is not stored but known: the health of components.
+async fn computed(call: &Call<'_>, resource: &Arc<Resource>, view: Representation) -> Answer {
+    call.notes.warn(components::DEPRECATED);
+    let bytes = |object: Value| Bytes::from(object.to_string());
+    if call.info.verb == "get" {
+        let found = components::get(call.app, resource, &call.info.name).await?;
+        return view.object(StatusCode::OK, resource, bytes(found));
+    }
+    let filter = call.params.list(resource, "")?.filter;
+    let found = components::list(call.app, &filter).await;
+    let objects = found.into_iter().map(bytes).collect();
+    let list =
+        ListResult { objects, revision: call.app.registry.cacher().revision(), continue_token: None, remaining: None };
+    view.list(resource, list).await
 }
 
 async fn get(call: &Call<'_>, resource: &Resource, view: &Representation) -> Answer {

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::App;
 use crate::admission::{Attributes, Operation};
+use crate::auth::SERVICE_ACCOUNT_TOKEN;
 use crate::auth::tokens::TokenClaims;
 use crate::registry::{Caller, Target};
 
@@ -15,6 +16,10 @@ use crate::registry::{Caller, Target};
 const SECONDS_MIN: i64 = 600;
 const SECONDS_MAX: i64 = 86_400;
 const SECONDS_DEFAULT: i64 = 3_600;
+/// Whose token a Secret holds.
+const ANNOTATION_ACCOUNT: &str = "kubernetes.io/service-account.name";
+/// Nobody may ask for more.
+const SECONDS_LIMIT: i64 = 1 << 32;
 
 /// Issues a token and answers with the request and its status.
 pub async fn answer(
@@ -27,7 +32,8 @@ pub async fn answer(
     let admitted = Target { resource: accounts, subresource: "token", ..*target };
     app.registry.admit(&Attributes::new(Operation::Create, admitted, caller), &mut asked).await?;
     let account = codec::decode(&app.registry.get(accounts, target.namespace, target.name).await?)?;
-    let seconds = lifetime(target.name, &asked)?;
+    let bound = bound(app, target, &asked).await?;
+    let seconds = lifetime(target.name, &asked, bound.is_for_good)?;
     let audiences: Vec<String> = asked
         .pointer("/spec/audiences")
         .and_then(Value::as_array)
@@ -36,13 +42,13 @@ pub async fn answer(
         .filter_map(|audience| audience.as_str().map(str::to_owned))
         .collect();
     let audiences = if audiences.is_empty() { app.tokens.default_audiences() } else { audiences };
-    let (pod, node) = bound_pod(app, target, &asked).await?;
     let claims = TokenClaims {
         namespace: target.namespace.to_owned(),
         service_account: target.name.to_owned(),
         service_account_uid: meta::uid(&account).to_owned(),
-        pod,
-        node,
+        pod: bound.pod,
+        node: bound.node,
+        secret: bound.secret,
         ..TokenClaims::default()
     };
     let issued = app
@@ -62,46 +68,77 @@ pub async fn answer(
     Ok(asked)
 }
 
-fn lifetime(account: &str, asked: &Value) -> Result<i64, ApiError> {
+fn lifetime(account: &str, asked: &Value, is_for_good: bool) -> Result<i64, ApiError> {
     let seconds = asked.pointer("/spec/expirationSeconds").and_then(Value::as_i64).unwrap_or(SECONDS_DEFAULT);
     if seconds < SECONDS_MIN {
         let error =
             FieldError::invalid("spec.expirationSeconds", seconds, "may not specify a duration less than 10 minutes");
         return Err(ApiError::invalid("authentication.k8s.io", "TokenRequest", account, vec![error]));
     }
-    Ok(seconds.min(SECONDS_MAX))
+    if seconds > SECONDS_LIMIT {
+        let why = "may not specify a duration larger than 2^32 seconds";
+        let error = FieldError::invalid("spec.expirationSeconds", seconds, why);
+        return Err(ApiError::invalid("authentication.k8s.io", "TokenRequest", account, vec![error]));
+    }
+    Ok(if is_for_good { seconds } else { seconds.min(SECONDS_MAX) })
 }
 
 /// A name and a UID.
-type Bound = Option<(String, String)>;
+type Reference = Option<(String, String)>;
 
-/// The pod that the token is to be bound to, and the node it runs on.
-async fn bound_pod(app: &App, target: &Target<'_>, asked: &Value) -> Result<(Bound, Bound), ApiError> {
+/// What the token is to be bound to.
+#[derive(Default)]
+struct Bound {
+    pod: Reference,
+    node: Reference,
+    secret: Reference,
+    /// It is kept in a Secret made for that, and ends with it, not with time.
+    is_for_good: bool,
+}
+
+async fn bound(app: &App, target: &Target<'_>, asked: &Value) -> Result<Bound, ApiError> {
     let Some(reference) = asked.pointer("/spec/boundObjectRef").filter(|reference| reference.is_object()) else {
-        return Ok((None, None));
+        return Ok(Bound::default());
     };
-    let refuse =
-        |error: FieldError| ApiError::invalid("authentication.k8s.io", "TokenRequest", target.name, vec![error]);
-    if reference["kind"] != "Pod" || !matches!(reference["apiVersion"].as_str(), None | Some("" | "v1")) {
-        let kind = reference["kind"].clone();
-        return Err(refuse(FieldError::invalid(
-            "spec.boundObjectRef",
-            kind,
-            "cannot bind token to this kind of object",
-        )));
+    let core = matches!(reference["apiVersion"].as_str(), None | Some("" | "v1"));
+    match reference["kind"].as_str() {
+        Some("Pod") if core => bound_pod(app, target, reference).await,
+        Some("Secret") if core => bound_secret(app, target, reference).await,
+        _ => {
+            let error = FieldError::invalid(
+                "spec.boundObjectRef",
+                reference["kind"].clone(),
+                "cannot bind token to this kind of object",
+            );
+            Err(ApiError::invalid("authentication.k8s.io", "TokenRequest", target.name, vec![error]))
+        }
     }
-    let pods = app.registry.catalog().resource("", "v1", "pods").ok_or_else(super::status::no_such_path)?;
+}
+
+/// The object that is referred to.
+async fn find(app: &App, target: &Target<'_>, plural: &str, reference: &Value) -> Result<Value, ApiError> {
+    let resource = app.registry.catalog().resource("", "v1", plural).ok_or_else(super::status::no_such_path)?;
     let name = reference["name"].as_str().unwrap_or_default();
-    let pod = codec::decode(&app.registry.get(pods, target.namespace, name).await?)?;
-    let uid = meta::uid(&pod);
+    let found = codec::decode(&app.registry.get(resource, target.namespace, name).await?)?;
+    let uid = meta::uid(&found);
     if let Some(wanted) = reference["uid"].as_str().filter(|wanted| !wanted.is_empty())
         && wanted != uid
     {
         let why = format!(
             "the UID in the bound object reference ({wanted}) does not match the UID in record. The object might have been deleted and then recreated"
         );
-        return Err(ApiError::conflict("pods", name, why));
+        return Err(ApiError::conflict(plural, name, why));
     }
+    Ok(found)
+}
+
+fn reference_to(object: &Value) -> Reference {
+    Some((meta::name(object).to_owned(), meta::uid(object).to_owned()))
+}
+
+/// The pod, and the node it runs on.
+async fn bound_pod(app: &App, target: &Target<'_>, reference: &Value) -> Result<Bound, ApiError> {
+    let pod = find(app, target, "pods", reference).await?;
     if meta::str_at(&pod, &["spec", "serviceAccountName"]) != target.name {
         let why = format!(
             "cannot bind token for serviceaccount \"{}\" to pod running with different serviceaccount name.",
@@ -113,5 +150,13 @@ async fn bound_pod(app: &App, target: &Target<'_>, asked: &Value) -> Result<(Bou
     let nodes = app.registry.catalog().resource("", "v1", "nodes");
     let node = nodes.and_then(|nodes| app.registry.cached(nodes, "", node_name));
     let node = node.map(|node| (node_name.to_owned(), node.facts.uid.clone()));
-    Ok((Some((name.to_owned(), uid.to_owned())), node))
+    Ok(Bound { pod: reference_to(&pod), node, ..Bound::default() })
+}
+
+/// The Secret. One that is made to hold a token of this account holds it for good.
+async fn bound_secret(app: &App, target: &Target<'_>, reference: &Value) -> Result<Bound, ApiError> {
+    let secret = find(app, target, "secrets", reference).await?;
+    let is_for_good =
+        secret["type"] == SERVICE_ACCOUNT_TOKEN && meta::annotation(&secret, ANNOTATION_ACCOUNT) == Some(target.name);
+    Ok(Bound { secret: reference_to(&secret), is_for_good, ..Bound::default() })
 }

@@ -7,7 +7,7 @@ use gantry_store::{Error, Op, Precondition};
 use serde_json::Value;
 
 use super::service_address::ATTEMPTS_MAX;
-use super::{Caller, Fresh, Registry, Target, Written, errors};
+use super::{AsOf, Caller, Fresh, Registry, Target, Written, errors};
 use crate::admission::{Attributes, Operation};
 
 /// How many names are tried for a `generateName`.
@@ -68,7 +68,8 @@ impl Registry {
         engine::prepare_create(resource, &mut object, scope, &mut context)?;
         let name = meta::name(&object).to_owned();
         let target = Target { resource, subresource: "", namespace, name: &name };
-        let attributes = Attributes::new(Operation::Create, target, caller);
+        let as_of = AsOf::now();
+        let attributes = Attributes::new(Operation::Create, target, caller).as_of(&as_of);
         let given = object["metadata"].clone();
         self.admission.admit(&attributes, Some(&mut object), self).await?;
         keep_system_fields(resource, &given, &mut object)?;

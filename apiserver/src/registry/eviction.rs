@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::update::Target;
-use super::{Caller, DeleteOptions, Deleted, Registry, errors};
+use super::{AsOf, Caller, DeleteOptions, Deleted, Registry, errors};
 use crate::admission::{Attributes, Operation};
 use crate::auth::{Identity, MASTERS};
 
@@ -99,7 +99,7 @@ impl Registry {
         let nothing = json!({});
         let labels = meta::get(pod, &["metadata", "labels"]).unwrap_or(&nothing);
         let mut matching = Vec::new();
-        for current in self.find_all(kind, namespace).await? {
+        for current in self.find_all(kind, namespace, &AsOf::now()).await? {
             let budget = codec::decode(&current.bytes)?;
             let selector = LabelSelector::from_object(budget.pointer("/spec/selector").unwrap_or(&Value::Null));
             if selector.is_ok_and(|selector| selector.matches(labels)) {

@@ -33,7 +33,7 @@ use rand::Rng;
 use serde_json::Value;
 
 use crate::admission::{Attributes, Chain, Notes};
-use crate::auth::Identity;
+use crate::auth::{Authorizer, Identity};
 use crate::cacher::{Cacher, Entry};
 use crate::webhook::Client;
 
@@ -96,6 +96,25 @@ pub enum Deleted {
     Gone(String),
 }
 
+/// A moment at which, or after which, something is read: the first read decides it by asking the store for its revision, and
+/// the others of the same request go by what it was told.
+#[derive(Debug, Default)]
+pub struct AsOf(tokio::sync::OnceCell<u64>);
+
+impl AsOf {
+    /// Now, whenever it is first asked for.
+    pub fn now() -> Self {
+        Self::default()
+    }
+
+    async fn revision<F>(&self, ask: impl FnOnce() -> F) -> Result<u64, gantry_store::Error>
+    where
+        F: Future<Output = Result<u64, gantry_store::Error>>,
+    {
+        self.0.get_or_try_init(ask).await.copied()
+    }
+}
+
 /// An object read to be changed.
 #[derive(Debug, Clone)]
 pub(crate) struct Current {
@@ -116,6 +135,7 @@ pub struct Registry {
     cacher: Arc<Cacher>,
     admission: Chain,
     addresses: ServiceAddresses,
+    authorizer: Arc<dyn Authorizer>,
 }
 
 impl std::fmt::Debug for Registry {
@@ -162,8 +182,14 @@ impl Registry {
         admission: Chain,
         addresses: ServiceAddresses,
         webhooks: Arc<Client>,
+        authorizer: Arc<dyn Authorizer>,
     ) -> Self {
-        Self { builtin: catalog.now(), catalog, webhooks, store, cacher, admission, addresses }
+        Self { builtin: catalog.now(), catalog, webhooks, store, cacher, admission, addresses, authorizer }
+    }
+
+    /// Who decides what somebody may do.
+    pub fn authorizer(&self) -> &Arc<dyn Authorizer> {
+        &self.authorizer
     }
 
     /// The built-in kinds.
@@ -247,10 +273,15 @@ impl Registry {
         Ok(found.map(|kv| Current::from_store(resource, kv)))
     }
 
-    /// All objects of a namespace as they are now.
-    pub(crate) async fn find_all(&self, resource: &Resource, namespace: &str) -> Result<Vec<Current>, ApiError> {
+    /// All objects of a namespace, as recent as `as_of`.
+    pub(crate) async fn find_all(
+        &self,
+        resource: &Resource,
+        namespace: &str,
+        as_of: &AsOf,
+    ) -> Result<Vec<Current>, ApiError> {
         let prefix = resource.prefix(Some(namespace));
-        let revision = self.store.current_revision().await.map_err(errors::from_store)?;
+        let revision = as_of.revision(|| self.store.current_revision()).await.map_err(errors::from_store)?;
         if self.cacher.is_following()
             && self.cacher.revision() >= revision
             && let Some(cache) = self.cacher.resource(resource)
@@ -325,5 +356,25 @@ pub fn read_context() -> Context<'static> {
         dry_run: true,
         warnings: Vec::new(),
         applied: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::AsOf;
+
+    #[tokio::test]
+    async fn the_store_is_asked_for_its_revision_once_a_request() {
+        let (as_of, asked) = (AsOf::now(), std::cell::Cell::new(0));
+        let ask = |answer: Result<u64, gantry_store::Error>| {
+            asked.set(asked.get() + 1);
+            async { answer }
+        };
+        let unavailable = gantry_store::Error::Unavailable("gone".into());
+        assert!(as_of.revision(|| ask(Err(unavailable))).await.is_err());
+        for later in [7, 8, 9] {
+            assert_eq!(as_of.revision(|| ask(Ok(later))).await.unwrap(), 7);
+        }
+        assert_eq!(asked.get(), 2);
     }
 }

@@ -7,7 +7,7 @@ use gantry_store::{Error, Op, Precondition};
 use serde_json::Value;
 
 use super::service_address::ATTEMPTS_MAX;
-use super::{Caller, Current, Fresh, Registry, Written, delete, errors};
+use super::{AsOf, Caller, Current, Fresh, Registry, Written, delete, errors};
 use crate::admission::{Attributes, Operation};
 
 /// How often a change that lost a race is computed again on the newer object before the client gets a conflict.
@@ -244,7 +244,8 @@ impl Registry {
             return engine::finish_update(resource, sub, old, new, context);
         }
         if !target.is_scale() {
-            let attributes = Attributes::new(Operation::Update, target, caller).with_old(old);
+            let as_of = AsOf::now();
+            let attributes = Attributes::new(Operation::Update, target, caller).with_old(old).as_of(&as_of);
             self.admission.admit(&attributes, Some(&mut *new), self).await?;
             let changed = engine::finish_update(resource, sub, old, new, context)?;
             self.admission.validate(&attributes, Some(new), self).await?;

@@ -254,6 +254,15 @@ impl Watch {
     }
 }
 
+/// Waits until something holds.
+pub async fn eventually<F: Future<Output = bool>>(mut holds: impl FnMut() -> F) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+    while !holds().await {
+        assert!(tokio::time::Instant::now() < deadline, "it did not come to hold");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 pub fn config_map(name: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"key": "value"}})
 }

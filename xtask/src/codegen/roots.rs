@@ -49,6 +49,7 @@ pub fn definitions() -> Map<String, Value> {
             MutatingWebhookConfiguration, ValidatingWebhookConfiguration, ValidatingAdmissionPolicy,
             ValidatingAdmissionPolicyBinding,
         }
+        api::admissionregistration::v1beta1 { MutatingAdmissionPolicy, MutatingAdmissionPolicyBinding }
         api::flowcontrol::v1 { FlowSchema, PriorityLevelConfiguration }
         api::resource::v1 { DeviceClass, ResourceClaim, ResourceClaimTemplate, ResourceSlice }
         apiextensions::v1 { CustomResourceDefinition }

@@ -83,7 +83,7 @@ fn sum<'a>(call: &Call<'a, '_>) -> Answer<'a> {
             Some(total) => {
                 let args = [total, item];
                 let add = super::operators::find("_+_").ok_or(EvalError::NoOverload)?;
-                add(&Call { args: &args, regex: None })?
+                add(&Call { name: call.name, args: &args, regex: None })?
             }
         });
     }

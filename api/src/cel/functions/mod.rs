@@ -2,6 +2,7 @@
 
 mod lists;
 mod operators;
+mod permissions;
 mod standard;
 mod strings;
 mod typed;
@@ -18,8 +19,13 @@ pub(super) use lists::sort_by;
 /// The largest compiled pattern.
 const REGEX_BYTES_MAX: usize = 1 << 20;
 
+/// What asking for a permission costs.
+const PERMISSION_COST: u64 = 350_000;
+
 /// A call with its arguments; a member function's target is the first.
 pub(super) struct Call<'a, 'b> {
+    /// The function's name.
+    pub name: &'b str,
     pub args: &'b [Val<'a>],
     /// The compiled pattern, if it stands in the expression.
     pub regex: Option<&'b Regex>,
@@ -37,6 +43,7 @@ pub(super) fn find(name: &str, member: bool) -> Option<Function> {
         .or_else(|| strings::find(name, member))
         .or_else(|| lists::find(name, member))
         .or_else(|| typed::find(name, member))
+        .or_else(|| permissions::find(name, member))
 }
 
 /// A pattern, compiled.
@@ -50,6 +57,8 @@ pub(super) fn cost(name: &str, args: &[Val<'_>]) -> u64 {
     let weights = || args.iter().map(Val::weight).sum::<u64>();
     match name {
         "_[_]" | "_[?_]" | "size" | "hasValue" | "value" | "orValue" | "or" | "optional.of" | "type" | "dyn" => 0,
+        // As Kubernetes has it: whoever decides may be asked over the network.
+        "check" => PERMISSION_COST,
         "matches" | "find" | "findAll" => weights() * args.get(1).map_or(1, |pattern| pattern.weight() / 2 + 1),
         "@in" | "indexOf" | "lastIndexOf" | "_==_" | "_!=_" => weights() + args.iter().map(deep).sum::<u64>(),
         "sets.contains" | "sets.equivalent" | "sets.intersects" | "distinct" => {

@@ -149,7 +149,7 @@ fn optional_index<'a>(call: &Call<'a, '_>) -> Answer<'a> {
     if let Val::Optional(inner) = call.arg(0)? {
         let Some(inner) = inner else { return Ok(Val::Optional(None)) };
         let args = [Val::clone(inner), call.arg(1)?.clone()];
-        return optional_index(&Call { args: &args, regex: None });
+        return optional_index(&Call { name: call.name, args: &args, regex: None });
     }
     Ok(match index(call)? {
         Some(Val::Optional(inner)) => Val::Optional(inner),

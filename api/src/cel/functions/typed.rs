@@ -207,34 +207,17 @@ fn validate<'a>(call: &Call<'a, '_>) -> Answer<'a> {
     Ok(Val::Optional(errors.map(|errors| Arc::new(Val::list(errors.into_iter().map(Val::text).collect())))))
 }
 
-macro_rules! formats {
-    ($wanted:expr, $($name:literal),*) => {
-        match $wanted {
-            $($name => |_| libraries::format_named($name).map(opaque).ok_or(EvalError::NoOverload),)*
-            "named" => |call| {
-                let found = libraries::format_named(call.text(0)?);
-                Ok(Val::Optional(found.map(|format| Arc::new(opaque(format)))))
-            },
-            _ => return None,
-        }
-    };
-}
-
+/// A format by the name of the function that gives it: `format.uri`.
 fn format_function(name: &str) -> Option<Function> {
-    Some(formats!(
-        name,
-        "dns1123Label",
-        "dns1123Subdomain",
-        "dns1035Label",
-        "qualifiedName",
-        "dns1123LabelPrefix",
-        "dns1123SubdomainPrefix",
-        "dns1035LabelPrefix",
-        "labelValue",
-        "uri",
-        "uuid",
-        "byte",
-        "date",
-        "datetime"
-    ))
+    if name == "named" {
+        return Some(|call| {
+            let found = libraries::format_named(call.text(0)?);
+            Ok(Val::Optional(found.map(|format| Arc::new(opaque(format)))))
+        });
+    }
+    libraries::format_named(name)?;
+    Some(|call| {
+        let name = call.name.strip_prefix("format.").unwrap_or_default();
+        libraries::format_named(name).map(opaque).ok_or(EvalError::NoOverload)
+    })
 }

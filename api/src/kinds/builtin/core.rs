@@ -15,6 +15,7 @@ pub(super) fn rows() -> Vec<Row> {
     let core = |kind, plural| row("", "v1", kind, plural);
     vec![
         core("Binding", "bindings").only_created(),
+        core("ComponentStatus", "componentstatuses").short(&["cs"]).cluster_wide().computed(),
         core("ConfigMap", "configmaps").by(&strategy::config::ConfigMapStrategy).short(&["cm"]),
         core("Endpoints", "endpoints")
             .by(&strategy::service::EndpointsStrategy)

@@ -164,6 +164,9 @@ fn extensions() -> Vec<Row> {
     let admission = |kind, plural| {
         row("admissionregistration.k8s.io", "v1", kind, plural).categories(&["api-extensions"]).cluster_wide()
     };
+    let beta = |kind, plural| {
+        row("admissionregistration.k8s.io", "v1beta1", kind, plural).categories(&["api-extensions"]).cluster_wide()
+    };
     vec![
         admission("MutatingWebhookConfiguration", "mutatingwebhookconfigurations")
             .by(&strategy::admission::MUTATING_WEBHOOKS),
@@ -174,6 +177,9 @@ fn extensions() -> Vec<Row> {
             .by(&strategy::admission::VALIDATING_BINDING),
         admission("ValidatingWebhookConfiguration", "validatingwebhookconfigurations")
             .by(&strategy::admission::VALIDATING_WEBHOOKS),
+        beta("MutatingAdmissionPolicy", "mutatingadmissionpolicies").by(&strategy::admission::MUTATING_POLICY),
+        beta("MutatingAdmissionPolicyBinding", "mutatingadmissionpolicybindings")
+            .by(&strategy::admission::MUTATING_BINDING),
         row("apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions")
             .by(&strategy::crd::CrdStrategy)
             .short(&["crd", "crds"])

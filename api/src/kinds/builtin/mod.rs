@@ -153,6 +153,12 @@ impl Row {
         self.only(&[Verb::Create])
     }
 
+    /// A kind whose objects are computed when they are asked for, never stored.
+    fn computed(mut self) -> Row {
+        self.0.storage_prefix = String::new();
+        self.only(&[Verb::Get, Verb::List])
+    }
+
     /// A version that is stored as another one is.
     fn converted(mut self, folder: &str, conversion: impl Conversion + 'static) -> Row {
         self.0.storage_prefix = format!("/registry/{folder}/{}/", self.0.plural);

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use regex::Regex;
 use serde_json::Value;
 
-use crate::custom::{Expressions, expression_problems};
+use crate::custom::{ExpressionCosts, Expressions, Place, expression_problems};
 use crate::error::FieldError;
 use crate::schema::rules::Rules;
 use crate::schema::{Structural, walk};
@@ -42,7 +42,7 @@ enum Level {
 /// Checks the schema of a version.
 pub(super) fn validate(schema: &Value, path: &str, has_status: bool, errors: &mut Vec<FieldError>) {
     let before = errors.len();
-    let mut check = Check { errors };
+    let mut check = Check { errors, costs: ExpressionCosts::default() };
     if flag(schema, "nullable") {
         check.forbid(format!("{path}.nullable"), "nullable cannot be true at the root");
     }
@@ -51,14 +51,38 @@ pub(super) fn validate(schema: &Value, path: &str, has_status: bool, errors: &mu
             "only \"object\" is allowed as the type at the root of the schema if the status subresource is enabled";
         check.errors.push(FieldError::invalid(format!("{path}.type"), text(schema, "type"), why));
     }
-    check.node(schema, path, Level::Root, true, 0);
+    check.node(schema, path, Spot { level: Level::Root, correlatable: true, repeated: Some(1), depth: 0 });
+    let costs = check.costs.problems(path);
+    errors.extend(costs);
     if errors.len() == before {
         defaults(schema, path, true, errors);
     }
 }
 
+/// A node on the way down.
+#[derive(Clone, Copy)]
+struct Spot {
+    level: Level,
+    /// Whether a value there can be told to be the same as one before.
+    correlatable: bool,
+    /// How many of it an object may hold; none if nothing limits it.
+    repeated: Option<u64>,
+    depth: usize,
+}
+
 struct Check<'e> {
     errors: &'e mut Vec<FieldError>,
+    costs: ExpressionCosts,
+}
+
+/// How many of what is directly below a node there may be for each of it; none if nothing limits it.
+fn most_below(schema: &Value) -> Option<u64> {
+    let most = |key: &str| schema.get(key).and_then(Value::as_i64).map(|most| u64::try_from(most).unwrap_or_default());
+    match text(schema, "type") {
+        "object" if schema.get("additionalProperties").is_some_and(|values| !values.is_null()) => most("maxProperties"),
+        "array" => most("maxItems"),
+        _ => Some(1),
+    }
 }
 
 impl Check<'_> {
@@ -74,7 +98,8 @@ impl Check<'_> {
         self.errors.push(FieldError::invalid(path, value, why));
     }
 
-    fn node(&mut self, schema: &Value, path: &str, level: Level, correlatable: bool, depth: usize) {
+    fn node(&mut self, schema: &Value, path: &str, spot: Spot) {
+        let Spot { level, correlatable, repeated, depth } = spot;
         if depth > DEPTH_MAX {
             return self.forbid(path, "the schema nests too deeply");
         }
@@ -92,6 +117,8 @@ impl Check<'_> {
         if let Some(not) = schema.get("not") {
             self.nested(not, schema, &format!("{path}.not"), depth + 1);
         }
+        let repeated_below = repeated.zip(most_below(schema)).map(|(times, most)| times.saturating_mul(most));
+        let below = |level, correlatable| Spot { level, correlatable, repeated: repeated_below, depth: depth + 1 };
         let granular = correlatable && text(schema, "x-kubernetes-map-type") != "atomic";
         let is_object = level == Level::Root || flag(schema, "x-kubernetes-embedded-resource");
         for (name, property) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
@@ -99,17 +126,17 @@ impl Check<'_> {
             if is_object && name == "metadata" {
                 self.metadata(property, &here);
             } else {
-                self.node(property, &here, Level::Field, granular, depth + 1);
+                self.node(property, &here, below(Level::Field, granular));
             }
         }
         if let Some(values) = schema.get("additionalProperties").filter(|values| values.is_object()) {
-            self.node(values, &format!("{path}.additionalProperties"), Level::Field, granular, depth + 1);
+            self.node(values, &format!("{path}.additionalProperties"), below(Level::Field, granular));
         }
         if let Some(items) = schema.get("items") {
             let by_key = correlatable && text(schema, "x-kubernetes-list-type") == "map";
-            self.node(items, &format!("{path}.items"), Level::Item, by_key, depth + 1);
+            self.node(items, &format!("{path}.items"), below(Level::Item, by_key));
         }
-        self.rules(schema, path, level == Level::Root, correlatable, before);
+        self.rules(schema, Place { path, root: level == Level::Root, correlatable, repeated }, before);
     }
 
     /// The metadata of an object is known; only its name may be restricted.
@@ -397,7 +424,8 @@ impl Check<'_> {
     }
 
     /// `x-kubernetes-validations`; compiled only where the schema itself is in order.
-    fn rules(&mut self, schema: &Value, path: &str, root: bool, correlatable: bool, before: usize) {
+    fn rules(&mut self, schema: &Value, place: Place<'_>, before: usize) {
+        let path = place.path;
         let rules = schema.get("x-kubernetes-validations").and_then(Value::as_array);
         for (at, rule) in rules.into_iter().flatten().enumerate() {
             let here = |key: &str| format!("{path}.x-kubernetes-validations[{at}].{key}");
@@ -425,10 +453,7 @@ impl Check<'_> {
         if self.errors.len() > before || rules.is_none() {
             return;
         }
-        for (at, field, error) in expression_problems(schema, root, correlatable) {
-            let path = format!("{path}.x-kubernetes-validations[{at}].{field}");
-            self.errors.push(FieldError { path, ..error });
-        }
+        self.errors.extend(expression_problems(schema, place, &mut self.costs));
     }
 }
 

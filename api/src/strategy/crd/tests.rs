@@ -184,6 +184,57 @@ fn schemas_must_be_structural_and_make_sense() {
 }
 
 #[test]
+fn rules_that_may_cost_too_much_are_refused() {
+    let at = "spec.versions[0].schema.openAPIV3Schema";
+    let with = |schema: Value| json!({"type": "object", "properties": {"a": schema}});
+    let hint = "(try simplifying the rule, or adding maxItems, maxProperties, and maxLength where arrays, maps, and strings are declared)";
+    let numbers = |most: Value, rule: &str| {
+        let mut schema =
+            json!({"type": "array", "items": {"type": "integer"}, "x-kubernetes-validations": [{"rule": rule}]});
+        if !most.is_null() {
+            schema["maxItems"] = most;
+        }
+        with(schema)
+    };
+    let pairs = "self.all(x, self.all(y, x != y))";
+    let rule = format!("{at}.properties[a].x-kubernetes-validations[0].rule: Forbidden: estimated rule cost");
+    assert_eq!(
+        refused(&crd(numbers(Value::Null, pairs)))[0],
+        format!("{rule} exceeds budget by factor of more than 100x {hint}")
+    );
+    assert!(refused(&crd(numbers(json!(100), pairs))).is_empty());
+    let told = refused(&crd(numbers(json!(2000), pairs)));
+    assert!(told[0].starts_with(&format!("{rule} exceeds budget by factor of 2.0x")), "{told:?}");
+    assert!(refused(&crd(numbers(json!(5), "self.all(x, x > 0)"))).is_empty());
+
+    // A rule below a list counts as often as there may be items, and all rules of a schema count together.
+    let item =
+        json!({"type": "string", "maxLength": 1000, "x-kubernetes-validations": [{"rule": "self.contains('ab')"}]});
+    let below = |most: u64| json!({"type": "array", "maxItems": most, "items": item});
+    assert!(refused(&crd(with(below(20_000)))).is_empty());
+    let told = refused(&crd(with(below(30_000))));
+    assert!(
+        told[0].contains("items.x-kubernetes-validations[0].rule: Forbidden: estimated rule cost exceeds"),
+        "{told:?}"
+    );
+    let many: serde_json::Map<String, Value> = (0..20).map(|n| (format!("f{n:02}"), below(20_000))).collect();
+    let told = refused(&crd(json!({"type": "object", "properties": many})));
+    assert_eq!(told.len(), 5, "{told:?}");
+    assert_eq!(
+        told[0],
+        format!(
+            "{at}.properties[f00].items.x-kubernetes-validations[0].rule: Forbidden: contributed to estimated rule cost total exceeding cost limit for entire OpenAPIv3 schema"
+        )
+    );
+    assert!(
+        told[4].starts_with(&format!(
+            "{at}: Forbidden: x-kubernetes-validations estimated rule cost total for entire OpenAPIv3 schema exceeds budget by factor of "
+        )),
+        "{told:?}"
+    );
+}
+
+#[test]
 fn what_is_established_keeps_its_kind_and_what_is_stored_is_not_judged_again() {
     let mut old = crd(json!({"type": "array"}));
     old["status"]["conditions"] = json!([{"type": "Established", "status": "True"}]);

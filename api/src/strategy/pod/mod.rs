@@ -1,14 +1,15 @@
 //! Pod, and the pod templates of other kinds.
 //!
 //! The parts: dynamic defaults ([`defaults`]), what a spec must be ([`validate`] and below it [`containers`],
-//! [`volumes`], [`scheduling`], [`security`]), what an update may change ([`update`]), and the quality-of-service class
-//! ([`qos`]).
+//! [`volumes`], [`scheduling`], [`security`]), what an update may change ([`update`], [`resize`]), and the quality-of-service
+//! class ([`qos`]).
 
 mod containers;
 mod defaults;
 mod env;
 mod probes;
 mod qos;
+mod resize;
 mod resources;
 mod scheduling;
 mod security;
@@ -78,7 +79,7 @@ impl Strategy for PodStrategy {
                 }
             }
             Some("ephemeralcontainers") => update::keep_only_ephemeral_containers(old, new),
-            Some("resize") => update::keep_only_resources(old, new),
+            Some("resize") => resize::keep_only_resources(old, new),
             _ => {}
         }
     }
@@ -91,7 +92,7 @@ impl Strategy for PodStrategy {
         match subresource {
             None => update::validate(old, new, errors),
             Some("ephemeralcontainers") => update::validate_ephemeral_containers(old, new, errors),
-            Some("resize") => validate::validate_pod(new, errors),
+            Some("resize") => resize::validate(old, new, errors),
             Some("status") => update::validate_status(old, new, errors),
             _ => {}
         }

@@ -121,25 +121,6 @@ pub(super) fn keep_only_ephemeral_containers(old: &Value, new: &mut Value) {
     }
 }
 
-/// The `resize` subresource changes the resources of containers and nothing else.
-pub(super) fn keep_only_resources(old: &Value, new: &mut Value) {
-    let mut spec = at(old, "spec").cloned().unwrap_or_default();
-    for field in ["containers", "initContainers"] {
-        let wanted = at(new, "spec").map(|s| list(s, field).to_vec()).unwrap_or_default();
-        for container in list_mut(&mut spec, field) {
-            let name = text(container, "name").to_owned();
-            let Some(found) = wanted.iter().find(|c| text(c, "name") == name) else { continue };
-            for key in ["resources", "resizePolicy"] {
-                match at(found, key) {
-                    Some(value) => set(container, key, value.clone()),
-                    None => unset(container, key),
-                }
-            }
-        }
-    }
-    set(new, "spec", spec);
-}
-
 pub(super) fn validate_ephemeral_containers(old: &Value, new: &Value, errors: &mut Vec<FieldError>) {
     validate_pod(new, errors);
     let none = Value::Null;

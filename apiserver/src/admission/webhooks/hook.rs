@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::admission::compiled::Item;
 use crate::admission::conditions::Conditions;
+use crate::admission::expressions::OF_WEBHOOKS;
 use crate::admission::rules::Constraint;
 use crate::webhook::ClientConfig;
 
@@ -71,7 +72,7 @@ impl Hook {
         Self {
             id: format!("{configuration}/{name}/{index}"),
             constraint: Constraint::of_webhook(hook),
-            conditions: Conditions::compile(hook.get("matchConditions"), ignores_failure),
+            conditions: Conditions::compile(hook.get("matchConditions"), &OF_WEBHOOKS, ignores_failure),
             ignores_failure,
             timeout: hook.get("timeoutSeconds").and_then(Value::as_u64).map_or(DEFAULT_TIMEOUT, Duration::from_secs),
             allows_dry_run: matches!(text("sideEffects"), "None" | "NoneOnDryRun"),

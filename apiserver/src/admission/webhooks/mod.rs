@@ -10,7 +10,6 @@
 mod hook;
 mod review;
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -23,7 +22,7 @@ pub use review::request as review_request;
 use super::attributes::Attributes;
 use super::compiled::{Candidate, Compiled, is_exempt};
 use super::expressions::Inputs;
-use super::rules::{Matched, convert};
+use super::rules::Shown;
 use super::{Plugin, Rounds};
 use crate::registry::Registry;
 use crate::webhook::Client;
@@ -88,42 +87,15 @@ async fn concerns(
     if hook.conditions.is_empty() {
         return Ok(true);
     }
-    let shown = Shown::new(candidate, attributes, object)?;
-    let inputs =
-        Inputs::of_request(attributes, shown.resource(attributes), shown.object.as_deref(), shown.old.as_deref());
+    let shown = Shown::new(&candidate.matched, attributes, object)?;
+    let inputs = Inputs::of_request(
+        attributes,
+        registry,
+        shown.resource(attributes),
+        shown.object.as_deref(),
+        shown.old.as_deref(),
+    );
     hook.conditions.all_hold(&inputs, None).map_err(|why| attributes.forbidden(why))
-}
-
-/// The objects in the version that the webhook is told of.
-struct Shown<'a> {
-    matched: &'a Matched,
-    object: Option<Cow<'a, Value>>,
-    old: Option<Cow<'a, Value>>,
-}
-
-impl<'a> Shown<'a> {
-    fn new(
-        candidate: &'a Candidate<Hook>,
-        attributes: &Attributes<'a>,
-        object: Option<&'a Value>,
-    ) -> Result<Self, ApiError> {
-        let shown = |object: Option<&'a Value>| match (&candidate.matched, object) {
-            (_, None) => Ok(None),
-            // What is sent to a subresource has a kind of its own, whichever version it is sent to.
-            (Matched::As(resource), Some(object)) if matches!(attributes.subresource, "" | "status") => {
-                convert(attributes.resource, resource, object).map(|object| Some(Cow::Owned(object)))
-            }
-            (_, Some(object)) => Ok(Some(Cow::Borrowed(object))),
-        };
-        Ok(Self { matched: &candidate.matched, object: shown(object)?, old: shown(attributes.old)? })
-    }
-
-    fn resource(&'a self, attributes: &Attributes<'a>) -> &'a gantry_api::kinds::Resource {
-        match self.matched {
-            Matched::Same => attributes.resource,
-            Matched::As(resource) => resource,
-        }
-    }
 }
 
 /// Asks one webhook.
@@ -230,7 +202,7 @@ impl MutatingWebhooks {
     ) -> Result<bool, Failure> {
         let hook = &candidate.item;
         let (verdict, patched) = {
-            let shown = Shown::new(candidate, attributes, object.as_deref())?;
+            let shown = Shown::new(&candidate.matched, attributes, object.as_deref())?;
             let verdict = ask(&self.client, hook, attributes, &shown, true).await?;
             if verdict.patch.is_empty() {
                 return Ok(false);
@@ -250,20 +222,12 @@ impl MutatingWebhooks {
             ))));
         };
         let mut patched = patch::json(&before, &verdict.patch).map_err(ApiError::internal)?;
-        let resource = match &candidate.matched {
-            Matched::Same => attributes.resource,
-            Matched::As(resource) => resource,
-        };
+        let resource = candidate.matched.resource(attributes);
         engine::read_again(resource, attributes.subresource, &mut patched).map_err(ApiError::internal)?;
         if patched == before {
             return Ok(false);
         }
-        *object = match &candidate.matched {
-            Matched::As(resource) if matches!(attributes.subresource, "" | "status") => {
-                convert(resource, attributes.resource, &patched)?
-            }
-            _ => patched,
-        };
+        *object = candidate.matched.restore(attributes, patched)?;
         Ok(true)
     }
 }
@@ -287,7 +251,7 @@ impl Plugin for ValidatingWebhooks {
         let mut relevant = Vec::new();
         for candidate in candidates.iter() {
             if concerns(candidate, attributes, object, registry).await? {
-                relevant.push((candidate, Shown::new(candidate, attributes, object)?));
+                relevant.push((candidate, Shown::new(&candidate.matched, attributes, object)?));
             }
         }
         let mut asking = Vec::with_capacity(relevant.len());

@@ -5,11 +5,11 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use gantry_api::kinds::{Gvk, Resource};
-use gantry_api::{ApiError, Reason};
+use gantry_api::{ApiError, Reason, engine};
 use serde_json::{Map, Value, json};
 
 use super::hook::ReviewVersion;
-use crate::admission::attributes::{Attributes, kind_of};
+use crate::admission::attributes::Attributes;
 use crate::auth::Identity;
 
 /// The lowest code that is a refusal; a webhook that refuses with less gets this one.
@@ -44,7 +44,7 @@ impl ReviewVersion {
 pub fn request(attributes: &Attributes<'_>, resource: &Resource) -> Map<String, Value> {
     let mut request = Map::new();
     let kind = |resource: &Resource| {
-        let Gvk { group, version, kind } = kind_of(resource, attributes.subresource);
+        let Gvk { group, version, kind } = engine::subresource_kind(resource, attributes.subresource);
         json!({"group": group, "version": version, "kind": kind})
     };
     let plural = |resource: &Resource| json!({"group": resource.group, "version": resource.version, "resource": resource.plural});

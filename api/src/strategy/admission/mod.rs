@@ -1,20 +1,18 @@
-//! The kinds of admissionregistration.k8s.io: webhooks, and policies with their bindings. Of expressions, only match
-//! conditions are compiled here.
+//! The kinds of admissionregistration.k8s.io: webhooks here, policies with their bindings in [`policies`].
+
+mod policies;
 
 use std::sync::LazyLock;
 
-use super::cluster::condition;
+pub use self::policies::{MUTATING_BINDING, MUTATING_POLICY, VALIDATING_BINDING, VALIDATING_POLICY};
 use super::names;
 use super::rules::{Declared, Field, Rule};
-use crate::cel::{self, Environment, Type};
+use crate::cel::{Request, Type};
 use crate::error::FieldError;
-use crate::meta;
 
 const REVIEW_VERSIONS: [&str; 2] = ["v1", "v1beta1"];
 const OPERATIONS: [&str; 5] = ["*", "CONNECT", "CREATE", "DELETE", "UPDATE"];
 const MATCH_CONDITIONS_MAX: usize = 64;
-const AUDIT_ANNOTATIONS_MAX: usize = 20;
-const AUDIT_EXPRESSION_BYTES_MAX: usize = 5 * 1024;
 
 /// MutatingWebhookConfiguration.
 pub static MUTATING_WEBHOOKS: Declared = Declared {
@@ -33,32 +31,6 @@ pub static VALIDATING_WEBHOOKS: Declared = Declared {
     generation: true,
     unconditional_update: false,
     rules: &[("webhooks", &[Rule::Distinct("name")]), ("webhooks[]", &[Rule::Check(webhook)])],
-    ..Declared::PLAIN
-};
-
-/// ValidatingAdmissionPolicy.
-pub static VALIDATING_POLICY: Declared = Declared {
-    generation: true,
-    unconditional_update: false,
-    rules: &[("", &[Rule::Check(policy)])],
-    status: &[
-        ("status.conditions[]", &[Rule::Check(condition)]),
-        ("status.typeChecking.expressionWarnings[].warning", &[Rule::Required("")]),
-        ("status.typeChecking.expressionWarnings[].fieldRef", &[Rule::Required("")]),
-    ],
-    ..Declared::PLAIN
-};
-
-/// ValidatingAdmissionPolicyBinding.
-pub static VALIDATING_BINDING: Declared = Declared {
-    generation: true,
-    unconditional_update: false,
-    rules: &[
-        ("spec.policyName", &[Rule::Required(""), Rule::Text(names::dns1123_subdomain)]),
-        ("spec.paramRef", &[Rule::Check(param_ref)]),
-        ("spec.matchResources", &[Rule::Check(match_resources)]),
-        ("spec.validationActions", &[Rule::Always(actions)]),
-    ],
     ..Declared::PLAIN
 };
 
@@ -83,7 +55,7 @@ fn webhook(hook: &Field<'_>) {
         (false, true) => self::service(&service),
         _ => client.required("exactly one of url or service is required"),
     }
-    match_conditions(&hook.get("matchConditions"));
+    match_conditions(&hook.get("matchConditions"), &WEBHOOK);
     review_versions(&hook.get("admissionReviewVersions"));
 }
 
@@ -143,27 +115,29 @@ pub(super) fn service(service: &Field<'_>) {
     }
 }
 
-/// What an expression about a request may name. The types of objects are known at run time only, as in Kubernetes.
-static REQUEST: LazyLock<Environment> = LazyLock::new(|| {
-    ["object", "oldObject", "request", "authorizer", "params", "namespaceObject", "variables"]
-        .iter()
-        .fold(Environment::new(), |environment, name| environment.with(name, Type::Dyn))
-});
+/// What the expressions of webhooks may name.
+static WEBHOOK: LazyLock<Request> = LazyLock::new(|| Request::new(false));
 
-fn match_conditions(conditions: &Field<'_>) {
+fn match_conditions(conditions: &Field<'_>, request: &Request) {
     conditions.must(&Rule::Max(MATCH_CONDITIONS_MAX));
     for condition in conditions.items() {
         let expression = condition.get("expression");
-        if expression.text().trim().is_empty() {
-            expression.required("");
-        } else if let Err(error) = cel::compile(expression.text(), &REQUEST) {
-            expression.invalid(format!("compilation failed: {error}"));
-        }
+        expression_of(&expression, request, &[Type::Bool], "");
         let name = condition.get("name");
         name.must(&Rule::Required(""));
         name.must(&Rule::Text(names::qualified));
     }
     conditions.must(&Rule::Distinct("name"));
+}
+
+/// Demands an expression that compiles to one of these types.
+fn expression_of(expression: &Field<'_>, request: &Request, wanted: &[Type], missing: &str) {
+    let text = expression.text().trim();
+    if text.is_empty() {
+        expression.required(missing);
+    } else if let Err(error) = request.compile(text, wanted) {
+        expression.invalid(error.to_string());
+    }
 }
 
 fn review_versions(versions: &Field<'_>) {
@@ -253,173 +227,4 @@ fn match_resources(resources: &Field<'_>) {
             rule_with_operations(&rule);
         }
     }
-}
-
-fn policy(policy: &Field<'_>) {
-    let spec = policy.get("spec");
-    spec.get("failurePolicy").required_one_of(&["Fail", "Ignore"], "");
-    let kind = spec.get("paramKind");
-    if kind.is_set() {
-        param_kind(&kind);
-    }
-    let constraints = spec.get("matchConstraints");
-    if constraints.is_set() {
-        match_resources(&constraints);
-        constraints.get("resourceRules").must(&Rule::Required(""));
-    } else {
-        constraints.required("");
-    }
-    match_conditions(&spec.get("matchConditions"));
-    for variable in spec.get("variables").items() {
-        let name = variable.get("name");
-        if name.text().trim().is_empty() {
-            name.required("name is not specified");
-        } else if !is_identifier(name.text()) {
-            name.invalid("must be a valid CEL identifier");
-        }
-        if variable.text_of("expression").trim().is_empty() {
-            variable.get("expression").required("expression is not specified");
-        }
-    }
-    let (validations, annotations) = (spec.get("validations"), spec.get("auditAnnotations"));
-    if validations.is_empty() && annotations.is_empty() {
-        let detail = "validations or auditAnnotations must contain at least one item";
-        validations.required(detail);
-        annotations.required(detail);
-        return;
-    }
-    validations.items().for_each(|one| validation(&one));
-    audit_annotations(meta::name(policy.value()), &annotations);
-}
-
-fn param_kind(kind: &Field<'_>) {
-    let version = kind.get("apiVersion");
-    let parts: Vec<&str> = version.text().split('/').collect();
-    let refuse = |shown: &str, detail: String| version.report(FieldError::invalid(version.path(), shown, detail));
-    match parts.as_slice() {
-        [""] => version.required(""),
-        [number] => {
-            let wrong = names::dns1035_label(number);
-            if !wrong.is_empty() {
-                refuse(number, wrong.join(","));
-            }
-        }
-        [group, number] => {
-            let wrong = names::dns1123_subdomain(group);
-            if !group.is_empty() && !wrong.is_empty() {
-                refuse(group, wrong.join(","));
-            }
-            let wrong = names::dns1035_label(number);
-            if number.is_empty() {
-                refuse(version.text(), "version must be specified".to_owned());
-            } else if !wrong.is_empty() {
-                refuse(number, wrong.join(","));
-            }
-        }
-        _ => refuse(version.text(), format!("unexpected GroupVersion string: {}", version.text())),
-    }
-    let name = kind.get("kind");
-    let wrong = names::dns1035_label(&name.text().to_lowercase());
-    if name.is_empty() {
-        name.required("");
-    } else if !wrong.is_empty() {
-        name.invalid(format!("may have mixed case, but should otherwise match: {}", wrong.join(",")));
-    }
-}
-
-/// Words that CEL keeps for itself.
-const CEL_RESERVED: [&str; 21] = [
-    "true",
-    "false",
-    "null",
-    "in",
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "for",
-    "function",
-    "if",
-    "import",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "return",
-    "var",
-    "void",
-    "while",
-];
-
-fn is_identifier(text: &str) -> bool {
-    let mut bytes = text.bytes();
-    bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
-        && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_')
-        && !CEL_RESERVED.contains(&text)
-}
-
-fn validation(validation: &Field<'_>) {
-    let get = |key: &str| validation.get(key);
-    if get("expression").text().trim().is_empty() {
-        get("expression").required("expression is not specified");
-    }
-    for key in ["messageExpression", "message"] {
-        if !get(key).is_empty() && get(key).text().trim().is_empty() {
-            get(key).invalid("must be non-empty if specified");
-        }
-    }
-    if get("message").text().trim().contains(['\n', '\r']) {
-        get("message").invalid("must not contain line breaks");
-    }
-    get("reason").must(&Rule::OneOf(&["Forbidden", "Invalid", "RequestEntityTooLarge"]));
-}
-
-fn audit_annotations(policy: &str, annotations: &Field<'_>) {
-    if annotations.len() > AUDIT_ANNOTATIONS_MAX {
-        annotations.invalid(format!("must not have more than {AUDIT_ANNOTATIONS_MAX} auditAnnotations"));
-    }
-    for annotation in annotations.items() {
-        let key = annotation.get("key");
-        let whole = format!("{policy}/{}", key.text());
-        for detail in names::qualified(&whole) {
-            key.report(FieldError::invalid(key.path(), whole.as_str(), detail));
-        }
-        let expression = annotation.get("valueExpression");
-        if expression.text().trim().is_empty() {
-            expression.required("valueExpression is not specified");
-        } else if expression.text().trim().len() > AUDIT_EXPRESSION_BYTES_MAX {
-            expression.required(format!("must not exceed {AUDIT_EXPRESSION_BYTES_MAX} bytes in length"));
-        }
-    }
-    annotations.must(&Rule::Distinct("key"));
-}
-
-fn param_ref(reference: &Field<'_>) {
-    let (name, selector) = (reference.get("name"), reference.get("selector"));
-    let exclusive = "name and selector are mutually exclusive";
-    name.must(&Rule::Text(names::segment));
-    selector.must(&Rule::Selector);
-    match (!name.is_empty(), selector.is_set()) {
-        (true, true) => {
-            name.forbidden(exclusive);
-            selector.forbidden(exclusive);
-        }
-        (false, false) => reference.required("one of name or selector must be specified"),
-        _ => {}
-    }
-    reference.get("parameterNotFoundAction").required_one_of(&["Deny", "Allow"], "");
-}
-
-fn actions(actions: &Field<'_>) {
-    actions.items().for_each(|action| action.one_of(&["Audit", "Deny", "Warn"]));
-    actions.must(&Rule::Distinct(""));
-    let has = |wanted: &str| actions.items().any(|action| action.text() == wanted);
-    if has("Deny") && has("Warn") {
-        actions.invalid(
-            "must not contain both Deny and Warn (repeating the same validation failure information in the API response \
-             and headers serves no purpose)",
-        );
-    }
-    actions.must(&Rule::Required("at least one validation action is required"));
 }
