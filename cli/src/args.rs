@@ -233,6 +233,8 @@ pub struct Up {
     #[command(flatten)]
     pub agent: AgentFlags,
     #[command(flatten)]
+    pub scheduler: SchedulerFlags,
+    #[command(flatten)]
     pub election: ElectionFlags,
     /// Run no pods on this machine
     #[arg(long)]
@@ -259,9 +261,19 @@ pub struct Controllers {
     pub health: HealthFlags,
 }
 
+/// The scheduler's flags.
+#[derive(clap::Args, Debug, Clone)]
+pub struct SchedulerFlags {
+    /// The scheduler configuration (Kubernetes' KubeSchedulerConfiguration): profiles and how they score nodes
+    #[arg(long, value_name = "FILE")]
+    pub scheduler_config: Option<PathBuf>,
+}
+
 /// `gantry scheduler`
 #[derive(clap::Args, Debug)]
 pub struct Scheduler {
+    #[command(flatten)]
+    pub scheduler: SchedulerFlags,
     #[command(flatten)]
     pub election: ElectionFlags,
     #[command(flatten)]

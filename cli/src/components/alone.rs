@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::health::{self, Readiness};
 use super::leading::{Component, Health, Leading};
-use super::{agent_options, node_name, shutdown_on_signal, up};
+use super::{agent_options, node_name, scheduler_options, shutdown_on_signal, up};
 use crate::args;
 use crate::client::ClientFlags;
 use crate::election::{CONTROLLERS_LEASE, SCHEDULER_LEASE};
@@ -43,14 +43,14 @@ pub async fn controllers(options: args::Controllers, flags: &ClientFlags) -> Res
 /// `gantry scheduler`
 pub async fn scheduler(options: args::Scheduler, flags: &ClientFlags) -> Result<()> {
     let shutdown = shutdown_on_signal()?;
+    let scheduler = scheduler_options(&options.scheduler)?;
     let client = flags.client().await?;
     let mut registry = Registry::default();
     let metrics = gantry_scheduler::Metrics::new(&mut registry);
     let leading = Leading::new(&options.election, None, &mut registry)?;
     let health = serve_health(options.health, registry, &shutdown).await?;
-    let work = move |client, ready, stop| {
-        gantry_scheduler::run(client, gantry_scheduler::Options::default(), metrics.clone(), ready, stop)
-    };
+    let work =
+        move |client, ready, stop| gantry_scheduler::run(client, scheduler.clone(), metrics.clone(), ready, stop);
     leading.run(Component { name: "scheduler", lease: SCHEDULER_LEASE, health }, client, shutdown, work).await
 }
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tokio_util::sync::CancellationToken;
 
-use crate::args::{AgentFlags, Command};
+use crate::args::{AgentFlags, Command, SchedulerFlags};
 
 /// The data directory where none is named: the platform's place for a service's data.
 pub fn default_data_dir() -> PathBuf {
@@ -33,6 +33,18 @@ pub fn runtime(command: &Command) -> Result<tokio::runtime::Runtime> {
         tokio::runtime::Builder::new_current_thread()
     };
     builder.enable_all().build().context("cannot start the executor")
+}
+
+/// The scheduler's options from its flags.
+pub fn scheduler_options(flags: &SchedulerFlags) -> Result<gantry_scheduler::Options> {
+    let mut options = gantry_scheduler::Options::default();
+    if let Some(path) = &flags.scheduler_config {
+        let unusable = || format!("the scheduler configuration {} cannot be used", path.display());
+        let text = std::fs::read_to_string(path).with_context(unusable)?;
+        let document = serde_saphyr::from_str(&text).with_context(unusable)?;
+        options.configuration = gantry_scheduler::config::Configuration::read(document).with_context(unusable)?;
+    }
+    Ok(options)
 }
 
 /// A token that is cancelled by SIGTERM, SIGINT or, on Windows, Ctrl-C.
@@ -147,6 +159,50 @@ pub fn label(text: &str) -> Result<(String, String), String> {
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
+
+    use clap::Parser;
+
+    use crate::args::{Cli, Command, SchedulerFlags};
+
+    /// The page that tells users about the file, its example, and the commands that take it.
+    const PAGE: &str = include_str!("../../../docs/scheduling.md");
+
+    fn scheduler_options(text: &str) -> anyhow::Result<gantry_scheduler::Options> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        super::scheduler_options(&SchedulerFlags { scheduler_config: Some(file.path().to_owned()) })
+    }
+
+    #[test]
+    fn the_scheduler_configuration_of_the_documentation_is_taken() {
+        let (_, example) = PAGE.split_once("```yaml\n").unwrap();
+        let (example, _) = example.split_once("```").unwrap();
+        let options = scheduler_options(example).unwrap();
+        let profiles = options.configuration.profiles;
+        let names: Vec<_> = profiles.iter().map(|profile| profile.scheduler_name.as_str()).collect();
+        assert_eq!(names, ["default-scheduler", "roomy", "devices"]);
+        assert_eq!(profiles[0], gantry_scheduler::config::Profile::default());
+
+        let commands: Vec<_> = PAGE.lines().filter(|line| line.contains("--scheduler-config ")).collect();
+        assert_eq!(commands.len(), 2);
+        for command in commands {
+            let flags = match Cli::try_parse_from(command.split_whitespace()).unwrap().command {
+                Command::Up(options) => options.scheduler,
+                Command::Scheduler(options) => options.scheduler,
+                other => panic!("{command}: {other:?}"),
+            };
+            assert_eq!(flags.scheduler_config.unwrap().to_str(), Some("scheduler.yaml"));
+        }
+    }
+
+    #[test]
+    fn a_scheduler_configuration_that_cannot_be_is_refused_with_the_field() {
+        let head = "apiVersion: kubescheduler.config.k8s.io/v1\nkind: KubeSchedulerConfiguration\n";
+        let refused = scheduler_options(&format!("{head}profiles: [{{}}, {{}}]\n")).unwrap_err();
+        assert!(format!("{refused:#}").ends_with("profiles[1].schedulerName: Duplicate value: \"default-scheduler\""));
+        let refused = scheduler_options(&format!("{head}percentageOfNodesToScore: 5\n")).unwrap_err();
+        assert!(format!("{refused:#}").contains("unknown field `percentageOfNodesToScore`"), "{refused:#}");
+    }
 
     #[test]
     fn durations_are_read_as_people_write_them() {

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::health::Readiness;
 use super::leading::{Component, Health, Leading};
-use super::{agent_options, identity, node_name, outward_ip, shutdown_on_signal};
+use super::{agent_options, identity, node_name, outward_ip, scheduler_options, shutdown_on_signal};
 use crate::args;
 use crate::election::{CONTROLLERS_LEASE, SCHEDULER_LEASE};
 
@@ -25,6 +25,7 @@ pub async fn run(options: args::Up) -> Result<()> {
     let mut registry = Registry::default();
     let controller_metrics = gantry_controllers::Metrics::new(&mut registry);
     let scheduler_metrics = gantry_scheduler::Metrics::new(&mut registry);
+    let scheduler = scheduler_options(&options.scheduler)?;
     std::fs::create_dir_all(&options.data.data_dir).with_context(|| unusable(&options.data.data_dir))?;
     let leading = Leading::new(&options.election, Some(&options.data.data_dir), &mut registry)?;
     let agent_metrics = (!options.no_agent).then(|| gantry_node_agent::Metrics::new(&mut registry));
@@ -57,7 +58,7 @@ pub async fn run(options: args::Up) -> Result<()> {
     {
         let client = client(gantry_apiserver::pki::SCHEDULER_USER, &[]);
         let work = move |client, ready, stop| {
-            gantry_scheduler::run(client, gantry_scheduler::Options::default(), scheduler_metrics.clone(), ready, stop)
+            gantry_scheduler::run(client, scheduler.clone(), scheduler_metrics.clone(), ready, stop)
         };
         let (part, loops) = (component("scheduler", SCHEDULER_LEASE), loops.clone());
         parts.spawn(async move { ("scheduler", leading.run(part, client, loops, work).await) });
