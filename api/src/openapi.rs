@@ -247,8 +247,11 @@ impl Writer {
                     (field.to_owned(), self.place(place, description, waiting))
                 });
                 set("properties", fields.collect::<Map<_, _>>().into());
-                if !schema.required().is_empty() {
-                    set("required", schema.required().iter().map(AsRef::as_ref).collect::<Vec<&str>>().into());
+                // The source of the built-in schemas takes metadata for given; Kubernetes publishes it as optional.
+                let required = schema.required().iter().map(AsRef::as_ref).filter(|field| *field != "metadata");
+                let required: Vec<&str> = required.collect();
+                if !required.is_empty() {
+                    set("required", required.into());
                 }
                 if schema.preserve_unknown() {
                     set("x-kubernetes-preserve-unknown-fields", true.into());

@@ -86,6 +86,27 @@ impl Cluster {
         command
     }
 
+    /// A shell as the administrator has it: with kubectl and the programs of more folders, and in a folder that has what
+    /// the checkout has under these names.
+    pub fn shell(&self, folders: &[PathBuf], copies: &[&str]) -> Command {
+        let programs = self.scratch().join("programs");
+        if !programs.exists() {
+            fs::create_dir(&programs).expect("a folder can be made");
+            std::os::unix::fs::symlink(&self.tools.kubectl, programs.join("kubectl")).expect("a link can be made");
+        }
+        for name in copies.iter().filter(|name| !self.scratch().join(name).exists()) {
+            let target = self.scratch().join(name);
+            fs::create_dir_all(target.parent().expect("it is below the scratch folder")).expect("a folder can be made");
+            command::run(Command::new("cp").arg("-r").arg(crate::docs::root().join(name)).arg(&target), b"").ok();
+        }
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let folders = folders.iter().cloned().chain([programs]).chain(std::env::split_paths(&path));
+        let mut command = self.command("bash");
+        command.env("PATH", std::env::join_paths(folders).expect("folders have no colons"));
+        command.env("KUBECONFIG", self.kubeconfig());
+        command
+    }
+
     /// kubectl as administrator.
     #[track_caller]
     pub fn kubectl(&self, args: &[&str]) -> Outcome {

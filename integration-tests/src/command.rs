@@ -59,6 +59,15 @@ impl fmt::Display for Outcome {
 /// When it cannot be started or does not end within two minutes.
 #[track_caller]
 pub fn run(command: &mut Command, input: &[u8]) -> Outcome {
+    run_within(PATIENCE, command, input)
+}
+
+/// The same for a command that may take longer, such as a build.
+///
+/// # Panics
+/// When it cannot be started or does not end in time.
+#[track_caller]
+pub fn run_within(patience: Duration, command: &mut Command, input: &[u8]) -> Outcome {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     let shown = words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -71,14 +80,14 @@ pub fn run(command: &mut Command, input: &[u8]) -> Outcome {
     });
     let stdout = collect(child.stdout.take().expect("piped above"));
     let stderr = collect(child.stderr.take().expect("piped above"));
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + patience;
     let status = loop {
         match child.try_wait().expect("a child can be waited for") {
             Some(status) => break status,
             None if Instant::now() > deadline => {
                 child.kill().expect("a running child can be killed");
                 let _ = child.wait();
-                panic!("`{shown}` did not end within {} s", PATIENCE.as_secs());
+                panic!("`{shown}` did not end within {} s", patience.as_secs());
             }
             None => std::thread::sleep(Duration::from_millis(5)),
         }

@@ -5,10 +5,12 @@
 //! by pid when the cluster is dropped, and its state is printed when a test fails.
 //!
 //! `cargo xtask test` builds what the tests need and names it in the environment: `GANTRY_BINARY`, `GANTRY_IMAGES`,
-//! `GANTRY_KUBECTL`, `GANTRY_WORK_DIR`.
+//! `GANTRY_KUBECTL`, `GANTRY_WORK_DIR`; and the clients, `GANTRY_CLIENTS`, `GANTRY_GO`, `GANTRY_KUBECTL_FOLDERS`.
 
 pub mod cluster;
 pub mod command;
+pub mod docs;
+pub mod kubectl;
 pub mod process;
 pub mod shared;
 pub mod tools;

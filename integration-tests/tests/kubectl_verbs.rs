@@ -1,57 +1,13 @@
 //! kubectl's verbs in every version at hand, with the output that Kubernetes gives.
 
-use std::fmt::Write as _;
-use std::path::Path;
-use std::sync::Arc;
-
-use gantry_integration_tests::command::{Outcome, run};
+use gantry_integration_tests::kubectl::{self, Kubectl};
 use gantry_integration_tests::shared::Shared;
-use gantry_integration_tests::{Cluster, tools};
 
 static CLUSTER: Shared = Shared::new();
 
-/// One version of kubectl in a namespace of its own.
-struct Kubectl<'a> {
-    cluster: &'a Cluster,
-    program: &'a Path,
-    minor: u32,
-    namespace: String,
-}
-
-impl Kubectl<'_> {
-    #[track_caller]
-    fn with(&self, args: &[&str], input: &str) -> Outcome {
-        let mut command = self.cluster.command(self.program);
-        command.arg("--kubeconfig").arg(self.cluster.kubeconfig()).args(["-n", &self.namespace]).args(args);
-        // An editor that needs nobody: it sets the replicas to seven.
-        command.env("KUBE_EDITOR", "sed -i s/replicas:.1/replicas:\\ 7/");
-        run(&mut command, input.as_bytes())
-    }
-
-    #[track_caller]
-    fn run(&self, args: &[&str]) -> Outcome {
-        self.with(args, "")
-    }
-
-    /// What a command that succeeds prints.
-    #[track_caller]
-    fn prints(&self, args: &[&str], expected: &str) {
-        let outcome = self.run(args);
-        assert_eq!((outcome.code, outcome.stdout.trim_end()), (0, expected), "kubectl 1.{}: {outcome}", self.minor);
-    }
-}
-
 fn each_version(name: &str, scenario: impl Fn(&Kubectl<'_>)) {
     let Some(cluster) = CLUSTER.get() else { return };
-    let cluster: Arc<Cluster> = cluster;
-    let mut shown = String::new();
-    for (minor, program) in tools::kubectls(cluster.tools()) {
-        let namespace = cluster.namespace(&format!("{name}-{minor}"));
-        scenario(&Kubectl { cluster: &cluster, program: &program, minor, namespace });
-        let _ = write!(shown, " 1.{minor}");
-    }
-    eprintln!("{name}: kubectl{shown}");
-    assert!(!shown.is_empty());
+    kubectl::each_version(&cluster, name, scenario);
 }
 
 const CONFIG: &str = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\ndata: {key: one}\n";
@@ -169,8 +125,7 @@ fn questions_about_the_server_and_access() {
         assert!(resources.contains("validatingadmissionpolicies.admissionregistration.k8s.io"), "{resources}");
         let events = kubectl.run(&["events"]);
         assert!(events.code == 0 && events.stderr.contains("No events found in"), "{events}");
-        let folder = kubectl.cluster.scratch().join(format!("kustomize-{}", kubectl.minor));
-        std::fs::create_dir_all(&folder).expect("a folder");
+        let folder = kubectl.folder();
         std::fs::write(folder.join("c.yaml"), CONFIG).expect("a file");
         std::fs::write(folder.join("kustomization.yaml"), "resources: [c.yaml]\nnamePrefix: k-\n").expect("a file");
         kubectl.prints(&["apply", "-k", folder.to_str().expect("a UTF-8 path")], "configmap/k-c created");
@@ -193,5 +148,205 @@ fn a_policy_refuses_and_warns_in_kubectl() {
         assert_eq!(kubectl.with(&["create", "-f", "-"], &CONFIG.replace("one", "two")).ok(), "configmap/c created\n");
         let policies = kubectl.run(&["get", "validatingadmissionpolicy", namespace, "-o", "name"]).ok();
         assert_eq!(policies, format!("validatingadmissionpolicy.admissionregistration.k8s.io/{namespace}\n"));
+    });
+}
+
+/// A request for a certificate, as `openssl req` makes one.
+const REQUEST: &str = "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0KTUlIY01JR0RBZ0VBTUNFeEVEQU9CZ05WQkFvTUIyVjRZVzF3YkdVeERUQUxCZ05WQkFNTUJHcGhibVV3V1RBVApCZ2NxaGtqT1BRSUJCZ2dxaGtqT1BRTUJCd05DQUFRS2FySU1NZGhUWE5ZWEZqc3FSa3JucU9Ucm4xOTRpT2VCCm5zU091UmlQYU1oS0dtNE1QR1hOaGVCRFBrWUZEeU13a2xhVmpZeEQvTFZ6VlVzL2NjQllvQUF3Q2dZSUtvWkkKemowRUF3SURTQUF3UlFJaEFKamxJWldvSXFDVmZrR053dWIxaWhHeXJPQVpEYVZHM0xqUU9FM3JnSmppQWlCTgpGSW02R2xTR2FMM2pYNmlSZk1aUTl0QWtkczZQcXczODNybE1sUzZ2dlE9PQotLS0tLUVORCBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0K";
+
+#[test]
+fn certificates_and_roles() {
+    each_version("trust", |kubectl| {
+        let namespace = &kubectl.namespace;
+        for (name, verb, told, state) in
+            [("yes", "approve", "approved", "Approved"), ("no", "deny", "denied", "Denied")]
+        {
+            let name = format!("{name}-{namespace}");
+            let request = format!(
+                "apiVersion: certificates.k8s.io/v1\nkind: CertificateSigningRequest\nmetadata: {{name: {name}}}\nspec: {{request: {REQUEST}, signerName: example.com/test, usages: [client auth]}}\n"
+            );
+            kubectl.with(&["create", "-f", "-"], &request).ok();
+            let row = kubectl.run(&["get", "csr", &name]).ok();
+            let header: Vec<&str> = row.lines().next().unwrap_or_default().split_whitespace().collect();
+            assert_eq!(header, ["NAME", "AGE", "SIGNERNAME", "REQUESTOR", "REQUESTEDDURATION", "CONDITION"], "{row}");
+            assert!(row.contains("example.com/test") && row.trim_end().ends_with("Pending"), "{row}");
+            let line = format!("certificatesigningrequest.certificates.k8s.io/{name} {told}");
+            kubectl.prints(&["certificate", verb, &name], &line);
+            kubectl.prints(&["certificate", verb, &name], &line);
+            let row = kubectl.run(&["get", "csr", &name]).ok();
+            assert!(row.trim_end().ends_with(state), "{row}");
+            let other = if verb == "approve" { "deny" } else { "approve" };
+            let refused = format!("certificate signing request \"{name}\" is already {state}");
+            kubectl.refuses(&["certificate", other, &name], &refused);
+            kubectl.run(&["delete", "csr", &name]).ok();
+        }
+        // This verb asks for the object where its own text says that it is, and for no other namespace.
+        let role = |verbs: &str| {
+            format!(
+                "apiVersion: rbac.authorization.k8s.io/v1\nkind: Role\nmetadata: {{name: r, namespace: {namespace}}}\nrules: [{{apiGroups: [''], resources: [pods], verbs: [{verbs}]}}]\n"
+            )
+        };
+        let made = kubectl.with(&["auth", "reconcile", "-f", "-"], &role("get"));
+        assert_eq!(made.stdout, "role.rbac.authorization.k8s.io/r reconciled\n", "{made}");
+        assert!(made.stderr.contains("reconciliation required create"), "{made}");
+        let more = kubectl.with(&["auth", "reconcile", "-f", "-"], &role("get, list"));
+        assert!(more.code == 0 && more.stderr.contains("missing rules added"), "{more}");
+        kubectl.prints(&["get", "role", "r", "-o", "jsonpath={.rules[*].verbs}"], r#"["get"] ["list"]"#);
+        let same = kubectl.with(&["auth", "reconcile", "-f", "-"], &role("get, list"));
+        assert_eq!((same.code, same.stderr.as_str()), (0, ""), "{same}");
+
+        kubectl
+            .tells(&["auth", "whoami"], &["ATTRIBUTE", "Username", "Groups", "[system:masters system:authenticated]"]);
+        kubectl.tells(&["auth", "can-i", "--list"], &["Resources", "Non-Resource URLs", "Verbs", "*.*"]);
+        let no = kubectl.run(&["auth", "can-i", "delete", "nodes", "--as=jane", "-q"]);
+        assert_eq!((no.code, no.stdout.as_str()), (1, ""), "{no}");
+    });
+}
+
+#[test]
+fn what_the_server_is() {
+    each_version("server", |kubectl| {
+        let version = kubectl.run(&["version", "-o", "json"]).ok();
+        let version: serde_json::Value = serde_json::from_str(&version).expect("JSON");
+        assert_eq!(version["serverVersion"]["major"], "1");
+        assert_eq!(version["serverVersion"]["minor"], "35");
+        let client = kubectl.run(&["version", "--client"]).ok();
+        assert!(client.contains("Client Version: ") && client.contains(&format!("v1.{}.", kubectl.minor)), "{client}");
+        let info = kubectl.run(&["cluster-info"]).ok();
+        assert!(info.contains("Kubernetes control plane") && info.contains("is running at"), "{info}");
+        let folder = kubectl.folder().join("dump");
+        let dump = ["cluster-info", "dump", "--output-directory", folder.to_str().expect("UTF-8"), "--namespaces"];
+        let dumped = kubectl.run(&[&dump[..], &[&kubectl.namespace]].concat()).ok();
+        assert!(dumped.starts_with("Cluster info dumped to "), "{dumped}");
+        let nodes = std::fs::read_to_string(folder.join("nodes.json")).expect("the dump has nodes");
+        assert!(nodes.contains("\"node-1\""), "{nodes}");
+        assert!(folder.join(&kubectl.namespace).join("pods.json").exists());
+
+        let resources = kubectl.run(&["api-resources", "--no-headers", "--namespaced=true", "--verbs=list"]).ok();
+        let row = |name: &str| {
+            let found = resources.lines().find(|line| line.starts_with(&format!("{name} ")));
+            found.map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+        };
+        assert_eq!(row("deployments").as_deref(), Some("deployments deploy apps/v1 true Deployment"));
+        assert_eq!(row("pods").as_deref(), Some("pods po v1 true Pod"));
+        assert_eq!(row("nodes"), None, "{resources}");
+        let wide = kubectl.run(&["api-resources", "-o", "wide", "--api-group=apps", "--no-headers"]).ok();
+        assert!(
+            wide.lines().any(|line| line.starts_with("deployments ") && line.trim_end().ends_with(" all")),
+            "{wide}"
+        );
+        kubectl.tells(&["api-versions"], &["apps/v1\n", "\nv1\n"]);
+        kubectl.tells(
+            &["explain", "configmap", "--recursive"],
+            &[
+                "KIND:       ConfigMap",
+                "VERSION:    v1",
+                "  binaryData\t<map[string]string>",
+                "    ownerReferences\t<[]OwnerReference>",
+                "      uid\t<string> -required-",
+            ],
+        );
+        kubectl.tells(&["explain", "cronjob.spec.jobTemplate", "--recursive"], &["GROUP:      batch", "backoffLimit"]);
+        kubectl.tells(&["explain", "hpa", "--api-version=autoscaling/v2"], &["KIND:       HorizontalPodAutoscaler"]);
+        kubectl.refuses(&["explain", "nothing"], "the server doesn't have a resource type \"nothing\"");
+        kubectl.refuses(&["top", "nodes"], "Metrics API not available");
+        kubectl.refuses(&["top", "pods"], "Metrics API not available");
+    });
+}
+
+#[test]
+fn waiting_replacing_and_events() {
+    each_version("await", |kubectl| {
+        // Nobody runs this one: it asks for a machine that there is not.
+        let pod = |text: &str| {
+            format!(
+                "apiVersion: v1\nkind: Pod\nmetadata: {{name: p}}\nspec: {{nodeSelector: {{kind: none}}, terminationGracePeriodSeconds: 0, containers: [{{name: c, image: example/none, args: [{text}]}}]}}\n"
+            )
+        };
+        kubectl.with(&["create", "-f", "-"], &pod("one")).ok();
+        let refused = kubectl.with(&["replace", "-f", "-"], &pod("two")).fails_with(1);
+        assert!(refused.contains("pod updates may not change fields other than"), "{refused}");
+        let replaced = kubectl.with(&["replace", "--force", "-f", "-"], &pod("two")).ok();
+        assert!(replaced.starts_with("pod \"p\" deleted") && replaced.ends_with("pod/p replaced\n"), "{replaced}");
+        kubectl.prints(&["get", "pod", "p", "-o", "jsonpath={.spec.containers[0].args}"], r#"["two"]"#);
+        kubectl
+            .prints(&["wait", "pod/p", "--for=condition=PodScheduled=False", "--timeout=60s"], "pod/p condition met");
+        kubectl.refuses(
+            &["wait", "pod/p", "--for=condition=Ready", "--timeout=1s"],
+            "timed out waiting for the condition on pods/p",
+        );
+        kubectl.refuses(&["wait", "pod/q", "--for=condition=Ready"], "pods \"q\" not found");
+        let events = || kubectl.run(&["events", "--for", "pod/p"]).ok();
+        let seen = gantry_integration_tests::eventually("an event", std::time::Duration::from_secs(60), || {
+            let told = events();
+            if told.contains("FailedScheduling") { Ok(told) } else { Err(told) }
+        });
+        let header: Vec<&str> = seen.lines().next().unwrap_or_default().split_whitespace().collect();
+        assert_eq!(header, ["LAST", "SEEN", "TYPE", "REASON", "OBJECT", "MESSAGE"], "{seen}");
+        assert!(seen.contains("Warning") && seen.contains("Pod/p"), "{seen}");
+        kubectl.tells(&["events", "--types=Normal"], &["No events found in"]);
+        kubectl.tells(&["describe", "pod", "p"], &["Node-Selectors:", "kind=none", "FailedScheduling", "Status:"]);
+        // Older ones say "annotate".
+        kubectl.tells(&["annotate", "pod", "p", "note=x", "--overwrite"], &["pod/p annotate"]);
+        kubectl.tells(&["annotate", "pod", "--all", "note-"], &["pod/p annotate"]);
+        let deleting = kubectl.start(&["get", "pods", "--watch-only", "--output-watch-events", "-o", "name"]);
+        kubectl.comes_to_print(&["delete", "pods", "--all", "--wait=false", "-o", "name"], "pod/p");
+        deleting.line("pod/p");
+        kubectl.run(&["wait", "--for=delete", "pod/p", "--timeout=60s"]).ok();
+    });
+}
+
+#[test]
+fn kustomize_and_pruning() {
+    each_version("sets", |kubectl| {
+        let folder = kubectl.folder();
+        let write = |file: &str, text: &str| std::fs::write(folder.join(file), text).expect("a file");
+        write("c.yaml", CONFIG);
+        write(
+            "kustomization.yaml",
+            "resources: [c.yaml]\nnamePrefix: k-\nlabels: [{pairs: {set: k}}]\npatches: [{patch: '[{\"op\": \"replace\", \"path\": \"/data/key\", \"value\": \"patched\"}]', target: {kind: ConfigMap}}]\nconfigMapGenerator: [{name: made, literals: [a=1]}]\n",
+        );
+        let path = folder.to_str().expect("UTF-8");
+        let built = kubectl.run(&["kustomize", path]).ok();
+        assert!(built.contains("key: patched") && built.contains("name: k-made-"), "{built}");
+        let applied = kubectl.run(&["apply", "-k", path]).ok();
+        assert!(applied.contains("configmap/k-c created") && applied.contains("configmap/k-made-"), "{applied}");
+        kubectl.prints(&["diff", "-k", path], "");
+        // What is no longer said goes.
+        write("kustomization.yaml", "resources: [c.yaml]\nnamePrefix: k-\nlabels: [{pairs: {set: k}}]\n");
+        let prune = ["apply", "-k", path, "--prune", "-l", "set=k", "--prune-allowlist=core/v1/ConfigMap"];
+        let pruned = kubectl.run(&prune).ok();
+        assert!(pruned.contains("configmap/k-c configured") && pruned.contains("pruned"), "{pruned}");
+        kubectl.prints(&["get", "cm", "-l", "set=k", "-o", "name"], "configmap/k-c");
+        kubectl.tells(&["delete", "-k", path], &["configmap \"k-c\" deleted"]);
+    });
+}
+
+#[test]
+fn apply_as_others_do() {
+    each_version("share", |kubectl| {
+        let apply = |manager: &str, text: &str, more: &[&str]| {
+            let manager = format!("--field-manager={manager}");
+            let args = [&["apply", "--server-side", &manager, "-f", "-"], more].concat();
+            kubectl.with(&args, &CONFIG.replace("one", text))
+        };
+        assert_eq!(apply("first", "one", &[]).ok(), "configmap/c serverside-applied\n");
+        let refused = apply("second", "two", &[]).fails_with(1);
+        assert!(refused.contains("Apply failed with 1 conflict: conflict with \"first\": .data.key"), "{refused}");
+        assert_eq!(apply("second", "two", &["--force-conflicts"]).ok(), "configmap/c serverside-applied\n");
+        let managers =
+            ["get", "cm", "c", "-o", "jsonpath={.metadata.managedFields[*].manager}", "--show-managed-fields"];
+        kubectl.prints(&managers, "second");
+        // One that was applied by the client is taken over.
+        kubectl.run(&["delete", "cm", "c"]).ok();
+        kubectl.with(&["apply", "-f", "-"], CONFIG).ok();
+        assert_eq!(apply("kubectl", "two", &[]).ok(), "configmap/c serverside-applied\n");
+        kubectl.prints(&["get", "cm", "c", "-o", "jsonpath={.data.key}"], "two");
+        kubectl.tells(&["apply", "view-last-applied", "cm/c"], &["key: two"]);
+        let dry = kubectl.with(&["apply", "--dry-run=server", "-f", "-"], &CONFIG.replace("one", "three")).ok();
+        assert_eq!(dry, "configmap/c configured (server dry run)\n");
+        let unknown =
+            kubectl.with(&["apply", "-f", "-"], &CONFIG.replace("\ndata:", "\ncolour: red\ndata:")).fails_with(1);
+        assert!(unknown.contains("strict decoding error: unknown field \"colour\""), "{unknown}");
     });
 }

@@ -5,6 +5,7 @@
 
 mod bench;
 mod cleanup;
+mod clients;
 mod codegen;
 mod conformance;
 mod demo;
@@ -35,7 +36,7 @@ enum Task {
     Bench(bench::Args),
     /// Run Kubernetes' own conformance suite against a fresh Gantry and print a table by area
     Conformance(conformance::Args),
-    /// Install the system packages that Gantry and its tests use
+    /// Install the system packages that Gantry and its tests use, and build the clients that the tests drive it with
     Setup,
     /// Make the example images from Debian packages
     Images,
@@ -54,7 +55,7 @@ fn main() -> anyhow::Result<()> {
         Task::CleanUp => cleanup::run(),
         Task::Bench(args) => bench::run(&args),
         Task::Conformance(args) => conformance::run(&args),
-        Task::Setup => setup::ensure(setup::For::Tests),
+        Task::Setup => setup::ensure(setup::For::Tests).and_then(|()| clients::ensure()),
         Task::Images => images::ensure_all().map(|_| ()),
         Task::Codegen { check } => codegen::run(check),
     }

@@ -78,10 +78,6 @@ pub fn ensure(purpose: For) -> Result<()> {
         }
         install(&missing.iter().map(|tool| tool.package).collect::<Vec<_>>())?;
     }
-    if purpose >= For::Tests && crate::test::find_kubectl().is_none() {
-        println!("Missing on this machine:\n  {:<28} is the client that the tests type", "kubernetes-client");
-        install(&["kubernetes-client"])?;
-    }
     Ok(())
 }
 
@@ -89,7 +85,11 @@ fn present(probe: &str) -> bool {
     if probe.starts_with('/') { Path::new(probe).exists() } else { host::find_program(probe).is_some() }
 }
 
-fn install(packages: &[&str]) -> Result<()> {
+/// Installs Debian packages.
+///
+/// # Errors
+/// When that fails, or there is no apt, with what to do instead.
+pub fn install(packages: &[&str]) -> Result<()> {
     if host::find_program("apt-get").is_none() {
         bail!(
             "this machine has no apt-get; install these by its own means, then run this again: {}",

@@ -1,12 +1,11 @@
 //! Runs every test there is, in the order in which a failure is cheapest to learn of.
 
-use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 
-use crate::{host, images, setup};
+use crate::{clients, host, images, setup};
 
 /// Options of `cargo xtask test`.
 #[derive(clap::Args)]
@@ -30,6 +29,7 @@ pub fn run(args: &Args) -> Result<()> {
     }
     let gantry = step("build", || host::build_gantry(false))?;
     let images = step("images", images::ensure_all)?;
+    let kubectl = step("clients", || clients::ensure().and_then(|()| clients::typed_kubectl()))?;
     step("tests", || {
         let mut command = cargo();
         command.args(["test", "--workspace", "--locked", "--no-fail-fast"]);
@@ -40,9 +40,10 @@ pub fn run(args: &Args) -> Result<()> {
         if let Some(dir) = images.first().and_then(|image| image.parent()) {
             command.env("GANTRY_IMAGES", dir);
         }
-        if let Some(kubectl) = find_kubectl() {
-            command.env("GANTRY_KUBECTL", kubectl);
-        }
+        command.env("GANTRY_KUBECTL", &kubectl).env("GANTRY_CLIENTS", clients::dir());
+        command.env("GANTRY_GO", clients::go::find()?.program);
+        let more = std::env::join_paths(clients::machine_folders())?;
+        command.env("GANTRY_KUBECTL_FOLDERS", more);
         host::run(&mut command)
     })
 }
@@ -80,21 +81,4 @@ fn deny() -> Result<()> {
         }
     };
     host::run(Command::new(program).current_dir(host::root()).args(["check", "licenses", "bans", "sources"]))
-}
-
-/// The newest kubectl of this machine: `$KUBECTL`, else the highest version among `kubectl` and `kubectl.1.N` in `PATH`
-/// and in the folder of the Google Cloud tools.
-pub fn find_kubectl() -> Option<PathBuf> {
-    if let Some(chosen) = std::env::var_os("KUBECTL") {
-        return Some(chosen.into());
-    }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders = std::env::split_paths(&path).chain([PathBuf::from("/usr/lib/google-cloud-sdk/bin")]);
-    let files =
-        folders.filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten().map(|entry| entry.path());
-    let versioned = files.filter_map(|file| {
-        let minor: u32 = file.file_name()?.to_str()?.strip_prefix("kubectl.1.")?.parse().ok()?;
-        Some((minor, file))
-    });
-    versioned.max().map(|(_, file)| file).or_else(|| host::find_program("kubectl"))
 }

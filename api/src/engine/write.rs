@@ -8,6 +8,7 @@ use crate::apply;
 use crate::error::{ApiError, FieldError};
 use crate::kinds::Resource;
 use crate::meta;
+use crate::schema::TypeKind;
 
 /// Completes a new object before admission: namespace, name, system metadata, defaults, the strategy's resets.
 pub fn prepare_create(
@@ -39,7 +40,19 @@ pub fn finish_create(resource: &Resource, object: &mut Value, ctx: &mut Context<
         let api_version = resource.api_version();
         apply::track_update(resource.schema(), &api_version, None, object, ctx.manager, None, ctx.now);
     }
+    make_whole(resource, object);
     Ok(())
+}
+
+/// Built-in kinds have a spec and a status even where there is nothing in them; typed clients rely on it.
+fn make_whole(resource: &Resource, object: &mut Value) {
+    let Some(map) = object.as_object_mut().filter(|_| resource.custom.is_none()) else { return };
+    for part in ["spec", "status"] {
+        let is_struct = resource.schema().field(part).is_some_and(|field| field.kind() == TypeKind::Object);
+        if is_struct && map.get(part).is_none_or(Value::is_null) {
+            map.insert(part.to_owned(), Value::Object(Map::new()));
+        }
+    }
 }
 
 /// Completes an update before admission: what the client may not change is taken from `old`.
@@ -67,6 +80,7 @@ pub fn prepare_update(
     }
     resource.strategy.prepare_update(subresource, old, new);
     complete(resource, new);
+    make_whole(resource, new);
     bump_generation(resource, subresource, old, new);
     Ok(())
 }

@@ -24,7 +24,8 @@ impl Plugin for DefaultTolerationSeconds {
         object: Option<&mut Value>,
         _: &Registry,
     ) -> Result<(), ApiError> {
-        if attributes.operation == Operation::Create
+        // On an update too: what a client replaces a pod with need not hold what was added to the first.
+        if matches!(attributes.operation, Operation::Create | Operation::Update)
             && attributes.is("", "pods")
             && let Some(pod) = object
         {

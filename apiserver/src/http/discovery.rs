@@ -127,7 +127,11 @@ impl Documents {
             ["openapi", "v3", "apis", group, version] => {
                 ("application/json", self.get(path, |catalog| openapi::v3_group(catalog, group, version)))
             }
-            ["version"] => return Some(respond::json(StatusCode::OK, &version())),
+            // People read it as it comes, so it is written for them.
+            ["version"] => {
+                let text = format!("{:#}", version());
+                return Some(respond::respond(StatusCode::OK, "application/json", text.into()));
+            }
             _ => return None,
         };
         let Some(document) = document else {
