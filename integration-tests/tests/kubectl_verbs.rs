@@ -195,8 +195,11 @@ fn certificates_and_roles() {
         let same = kubectl.with(&["auth", "reconcile", "-f", "-"], &role("get, list"));
         assert_eq!((same.code, same.stderr.as_str()), (0, ""), "{same}");
 
-        kubectl
-            .tells(&["auth", "whoami"], &["ATTRIBUTE", "Username", "Groups", "[system:masters system:authenticated]"]);
+        // Before 1.28 it asks for a version of the API that Kubernetes 1.35 serves no more.
+        if kubectl.minor >= 28 {
+            let expected = ["ATTRIBUTE", "Username", "Groups", "[system:masters system:authenticated]"];
+            kubectl.tells(&["auth", "whoami"], &expected);
+        }
         kubectl.tells(&["auth", "can-i", "--list"], &["Resources", "Non-Resource URLs", "Verbs", "*.*"]);
         let no = kubectl.run(&["auth", "can-i", "delete", "nodes", "--as=jane", "-q"]);
         assert_eq!((no.code, no.stdout.as_str()), (1, ""), "{no}");
