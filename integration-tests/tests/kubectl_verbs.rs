@@ -292,9 +292,11 @@ fn waiting_replacing_and_events() {
         // Older ones say "annotate".
         kubectl.tells(&["annotate", "pod", "p", "note=x", "--overwrite"], &["pod/p annotate"]);
         kubectl.tells(&["annotate", "pod", "--all", "note-"], &["pod/p annotate"]);
-        let deleting = kubectl.start(&["get", "pods", "--watch-only", "--output-watch-events", "-o", "name"]);
-        kubectl.comes_to_print(&["delete", "pods", "--all", "--wait=false", "-o", "name"], "pod/p");
-        deleting.line("pod/p");
+        // The watch is known to stand when it has told what was there.
+        let watching = kubectl.start(&["get", "pods", "-w", "-o", "name"]);
+        watching.line("pod/p");
+        kubectl.prints(&["delete", "pods", "--all", "--wait=false", "-o", "name"], "pod/p");
+        watching.line("pod/p");
         kubectl.run(&["wait", "--for=delete", "pod/p", "--timeout=60s"]).ok();
     });
 }

@@ -1,7 +1,6 @@
 //! Controllers by third parties, written with the libraries of three languages, reconcile a kind of their own: what
 //! `docs/plugins.md` says, and what happens when things go wrong.
 
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -47,8 +46,9 @@ impl Scenario {
     fn shell(&self) -> Command {
         let mut command = self.cluster.shell(&self.folders, &["examples/plugins"]);
         command.env("CGO_ENABLED", "0").env("GOTOOLCHAIN", "auto");
-        // The controller in Rust shares what it can with what is built already.
-        command.env("CARGO_TARGET_DIR", target_dir()).env("CARGO_PROFILE_DEV_DEBUG", "0");
+        // What is built of the controller in Rust stays for the next run, apart from what the workspace builds.
+        command.env("CARGO_TARGET_DIR", target_dir().join("plugins"));
+        command.env("CARGO_PROFILE_DEV_DEBUG", "0").env("CARGO_INCREMENTAL", "0");
         for (name, folder) in [("CARGO_HOME", ".cargo"), ("RUSTUP_HOME", ".rustup")] {
             let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
             command.env(name, std::env::var_os(name).unwrap_or_else(|| home.join(folder).into_os_string()));
@@ -92,7 +92,7 @@ impl Scenario {
 }
 
 /// The folder in which cargo builds the tests.
-fn target_dir() -> OsString {
+fn target_dir() -> PathBuf {
     let this = std::env::current_exe().expect("a running program has a file");
     this.ancestors().nth(3).expect("target/debug/deps/test").into()
 }
