@@ -130,7 +130,7 @@ impl Documents {
             // People read it as it comes, so it is written for them.
             ["version"] => {
                 let text = format!("{:#}", version());
-                return Some(respond::respond(StatusCode::OK, "application/json", text.into()));
+                return Some(respond::respond(StatusCode::OK, "application/json", text));
             }
             _ => return None,
         };
