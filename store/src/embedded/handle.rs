@@ -3,6 +3,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
@@ -10,9 +11,10 @@ use redb::{Database, DatabaseError, ReadableDatabase, StorageBackend, TableError
 
 use super::disk::{Backend, Disk, Head};
 use super::log::{self, Log, Unreadable};
+use super::read::Snapshot;
 use super::schema::{FORMAT, FORMAT_WITHOUT_LOG, META, META_FORMAT};
 use super::{engine_error, writer};
-use crate::Error;
+use crate::{Error, Revision};
 
 /// How long closing waits for reads that are under way; they take milliseconds.
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
@@ -34,6 +36,8 @@ pub(super) struct Handle {
     db: RwLock<Option<Arc<Database>>>,
     /// What a freeze goes back to.
     head: Arc<Head>,
+    /// No read shows anything later than this revision.
+    revision: AtomicU64,
 }
 
 impl Handle {
@@ -50,7 +54,8 @@ impl Handle {
             disk.make_log().map_err(io("cannot create the log of"))?;
             disk.publish().map_err(io("cannot create"))?;
         }
-        let handle = Handle { disk, path: path.to_owned(), limits, db: RwLock::new(None), head: Arc::default() };
+        let (db, head, revision) = (RwLock::new(None), Arc::default(), AtomicU64::new(0));
+        let handle = Handle { disk, path: path.to_owned(), limits, db, head, revision };
         let log = match handle.start() {
             // A disk that cannot be written may still be read.
             Err(error @ (Error::NoSpace(_) | Error::Io { .. } | Error::Engine(_))) => match handle.freeze(None) {
@@ -82,6 +87,7 @@ impl Handle {
         let log = Log::new(file, id, self.limits.log_bytes).map_err(|source| self.log_error(source))?;
         // What the last process left in the page cache only is on the disk by now: opening has synced the file.
         self.head.commit();
+        self.will_show(Snapshot::take(&db)?.revision);
         self.slot().replace(Arc::new(db));
         Ok(log)
     }
@@ -109,6 +115,18 @@ impl Handle {
     /// The database; hold it no longer than a read takes.
     pub(super) fn database(&self) -> Result<Arc<Database>, Error> {
         self.db.read().unwrap_or_else(PoisonError::into_inner).clone().ok_or(Error::Closed)
+    }
+
+    /// The revision that a read which begins now shows, or one that it is about to: never less than what somebody has read.
+    pub(super) fn revision(&self) -> Result<Revision, Error> {
+        // Whoever asks learns, too, whether there is anything to read.
+        self.database()?;
+        Ok(self.revision.load(Ordering::Acquire))
+    }
+
+    /// Says which revision reads are about to show.
+    pub(super) fn will_show(&self, revision: Revision) {
+        self.revision.store(revision, Ordering::Release);
     }
 
     /// Says that a durable commit has succeeded: what a freeze goes back to.
@@ -140,6 +158,7 @@ impl Handle {
             let log = self.open_log()?;
             self.catch_up(&db, &*log, until)?;
         }
+        self.will_show(Snapshot::take(&db)?.revision);
         *slot = Some(Arc::new(db));
         Ok(())
     }

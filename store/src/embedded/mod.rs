@@ -183,7 +183,7 @@ impl Store for Embedded {
     }
 
     async fn current_revision(&self) -> Result<Revision, Error> {
-        Ok(self.snapshot()?.revision)
+        self.handle.revision()
     }
 
     async fn compact(&self, before: Revision) -> Result<(), Error> {

@@ -217,6 +217,7 @@ impl Writer {
         let record = Record::new(self.revision, oldest, &done.batches);
         self.compacted += done.removed;
         if !log.fits(&record) || self.compacted >= COMPACT_UNDURABLE_MAX {
+            self.handle.will_show(done.revision);
             let id = commit_durably(txn)?;
             self.handle.committed();
             log.restart(id);
@@ -230,6 +231,7 @@ impl Writer {
         }
         let failed = |error| Failure { error, in_doubt: true, unharmed: false };
         txn.set_durability(Durability::None).map_err(|e| failed(engine_error(e)))?;
+        self.handle.will_show(done.revision);
         txn.commit().map_err(|e| failed(engine_error(e)))?;
         log.acknowledge();
         Ok(done)
