@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use gantry_api::cel::{self, Budget, CALL_COST_MAX, Environment, Type, Val, Variables};
+use gantry_api::cel::{self, Budget, CALL_COST_MAX, Environment, Extent, Type, Val, Variables};
 use gantry_api::engine::{self, BodyFormat, Context, FieldValidation, PatchType};
 use gantry_api::kinds::{Catalog, Resource};
 use gantry_api::quantity::Quantity;
@@ -65,7 +65,7 @@ fn stored(resource: &Resource, object: &Value) {
     let bytes = codec::with_resource_version(&codec::encode(object), 7);
     codec::decode(&bytes).expect("what is stored can be read again");
     codec::facts(resource, &bytes).expect("what is stored has facts");
-    let list = codec::write_list(resource, 7, None, None, vec![bytes.clone()]).whole();
+    let list = codec::write_list(resource, 7, None, None, std::iter::once(&bytes));
     codec::decode(&list).expect("a list can be read");
     codec::decode(&codec::watch_frame("ADDED", &bytes)).expect("a watch event can be read");
     let message = protobuf::object(resource, &bytes).expect("what is stored has a message");
@@ -191,8 +191,12 @@ fn continue_token(input: &[u8]) {
 fn cel(input: &[u8]) {
     static DYN: Type = Type::Dyn;
     let Ok(text) = std::str::from_utf8(input) else { return };
-    let environment = Environment::new().with("self", Type::Dyn).with("n", Type::Int).with("s", Type::String);
+    let environment =
+        Environment::new().with("self", Type::Dyn).with("n", Type::Int).with("s", Type::String).with_structs();
     let Ok(program) = cel::compile(text, &environment) else { return };
+    if let Some(extent) = Extent::of_structural(&json!({"x-kubernetes-int-or-string": true}), false) {
+        let _ = cel::estimate(&program, &extent);
+    }
     let variables =
         Variables::new().with("self", Val::of(&LIVE, &DYN)).with("n", Val::Int(i64::MAX)).with("s", Val::text("text"));
     // Every rule has this budget, whatever it asks for.

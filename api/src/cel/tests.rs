@@ -167,3 +167,38 @@ fn a_hostile_rule_costs_a_bounded_time_and_ends_nothing() {
     assert!(value(&long).is_err());
     assert!(value("lists.range(100000000).size() == 1").is_err());
 }
+
+#[test]
+fn what_is_shared_within_itself_is_neither_compared_nor_written_out_at_length() {
+    let levels = 60;
+    let mut text = String::new();
+    for level in 0..levels {
+        let before = if level == 0 { "'x'".to_owned() } else { format!("v{}", level - 1) };
+        text.push_str(&format!("cel.bind(v{level}, [{before}, {before}], "));
+    }
+    let close = ")".repeat(levels);
+    let last = levels - 1;
+    let environment = Environment::new();
+    let compiled = |body: &str| compile(&format!("{text}{body}{close}"), &environment).unwrap();
+    let made = compiled(&format!("v{last}"));
+    let mut budget = Budget::new(CALL_COST_MAX);
+    assert!(made.eval(&Variables::new(), &mut budget).unwrap().to_json().is_none());
+    for body in [format!("v{last} == v{last}"), format!("sets.contains(v{last}, v{last})")] {
+        let program = compiled(&body);
+        let mut budget = Budget::new(CALL_COST_MAX);
+        assert_eq!(program.eval(&Variables::new(), &mut budget).unwrap_err(), EvalError::OverBudget, "{body}");
+    }
+}
+
+#[test]
+fn a_value_made_of_values_again_and_again_is_found_to_be_too_deep() {
+    let environment = Environment::new().with("v", Type::Dyn);
+    let program = compile("[v, v]", &environment).unwrap();
+    let mut value = Val::Int(1);
+    for level in 0..=NESTING_MAX {
+        assert!(!value.nests_too_deep(), "{level}");
+        let mut budget = Budget::new(CALL_COST_MAX);
+        value = program.eval(&Variables::new().with("v", value), &mut budget).unwrap();
+    }
+    assert!(value.nests_too_deep());
+}

@@ -1,7 +1,7 @@
 //! Values: those of an object as they stand in its JSON, and those that expressions make.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use base64::Engine as _;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
+use super::NESTING_MAX;
 use super::libraries::Opaque;
 use super::types::{DYN, ObjectType, Type};
 
@@ -81,6 +82,19 @@ pub enum Key {
     Int(i64),
     Uint(u64),
     Str(Arc<str>),
+}
+
+/// The largest value that is written out: the largest request body.
+const JSON_BYTES_MAX: usize = 3 << 20;
+
+/// About how many bytes a value of an object takes.
+fn json_size(value: &Value) -> usize {
+    match value {
+        Value::String(text) => text.len() + 1,
+        Value::Array(items) => items.iter().map(json_size).sum::<usize>() + 1,
+        Value::Object(map) => map.iter().map(|(key, value)| key.len() + json_size(value)).sum::<usize>() + 1,
+        _ => 1,
+    }
 }
 
 impl<'a> Val<'a> {
@@ -165,8 +179,20 @@ impl<'a> Val<'a> {
         }
     }
 
-    /// The value as JSON; none for one that has no JSON form.
+    /// The value as JSON; none for one that has no JSON form, or one larger than any request: parts may be shared so often that
+    /// all of them written out fill no memory.
     pub fn to_json(&self) -> Option<Value> {
+        self.to_json_within(&mut JSON_BYTES_MAX.clone())
+    }
+
+    fn to_json_within(&self, left: &mut usize) -> Option<Value> {
+        let bytes = match self {
+            Val::Str(text) => text.len(),
+            Val::Bytes(bytes) => bytes.len(),
+            Val::Map(Map::Json(map, _) | Map::Object(map, _)) => map.values().map(json_size).sum(),
+            _ => 0,
+        };
+        *left = left.checked_sub(bytes.saturating_add(1))?;
         Some(match self {
             Val::Null => Value::Null,
             Val::Bool(b) => Value::Bool(*b),
@@ -179,19 +205,46 @@ impl<'a> Val<'a> {
             Val::Duration(duration) => Value::from(duration_text(*duration)),
             Val::Timestamp(at) => Value::from(at.to_string()),
             Val::Type(_) => return None,
-            Val::List(list) => Value::Array(list.iter().map(|item| item.to_json()).collect::<Option<_>>()?),
+            Val::List(list) => Value::Array(list.iter().map(|item| item.to_json_within(left)).collect::<Option<_>>()?),
             Val::Map(Map::Json(map, _) | Map::Object(map, _)) => Value::Object((*map).clone()),
             Val::Map(Map::Own(map) | Map::Made(_, map)) => {
                 let mut out = serde_json::Map::new();
                 for (key, value) in map.iter() {
-                    out.insert(key.to_string(), value.to_json()?);
+                    let key = key.to_string();
+                    *left = left.checked_sub(key.len())?;
+                    out.insert(key, value.to_json_within(left)?);
                 }
                 Value::Object(out)
             }
             Val::Optional(None) => Value::Null,
-            Val::Optional(Some(value)) => value.to_json()?,
+            Val::Optional(Some(value)) => value.to_json_within(left)?,
             Val::Opaque(opaque) => Value::from(opaque.to_string()),
         })
+    }
+
+    /// Whether lists and maps that expressions made stand in it deeper than one expression can nest them. Values that are made of
+    /// others, again and again, would get too deep to go through.
+    pub fn nests_too_deep(&self) -> bool {
+        fn depth(value: &Val<'_>, known: &mut HashMap<usize, usize>) -> usize {
+            let at = match value {
+                Val::List(List::Own(items)) => Arc::as_ptr(items) as usize,
+                Val::Map(Map::Own(map) | Map::Made(_, map)) => Arc::as_ptr(map) as usize,
+                Val::Optional(Some(inner)) => return 1 + depth(inner, known),
+                _ => return 0,
+            };
+            if let Some(depth) = known.get(&at) {
+                return *depth;
+            }
+            let below = match value {
+                Val::List(List::Own(items)) => items.iter().map(|item| depth(item, known)).max(),
+                Val::Map(Map::Own(map) | Map::Made(_, map)) => map.values().map(|item| depth(item, known)).max(),
+                _ => None,
+            };
+            let depth = 1 + below.unwrap_or(0);
+            known.insert(at, depth);
+            depth
+        }
+        depth(self, &mut HashMap::new()) > usize::from(NESTING_MAX)
     }
 
     /// Equality as the language has it: numbers of all types compare by value.

@@ -11,6 +11,9 @@ use crate::kinds::Resource;
 use crate::patch::JsonPatchError;
 use crate::{apply, patch};
 
+/// Of a value that is no JSON: a type, or one larger than any request.
+const TOO_LARGE: &str = "expression evaluated to a value that could not marshal to JSON";
+
 /// Lays the fields of an `Object` over the object.
 pub fn apply_configuration(
     resource: &Resource,
@@ -18,11 +21,12 @@ pub fn apply_configuration(
     object: &Value,
     made: &Val<'_>,
 ) -> Result<Value, String> {
-    check_names(made)?;
     let mut configuration = match made.to_json() {
         Some(Value::Object(fields)) => Value::Object(fields),
+        None => return Err(TOO_LARGE.to_owned()),
         _ => return Err(format!("unsupported return type from ApplyConfiguration expression: {}", made.type_name())),
     };
+    check_names(made)?;
     for key in ["apiVersion", "kind"] {
         configuration[key] = object.get(key).cloned().unwrap_or_default();
     }
@@ -68,12 +72,10 @@ fn json_operation(operation: &Val<'_>) -> Result<Value, String> {
         }
     }
     if let Some(value) = fields.get_str("value") {
+        let json = value.to_json().ok_or(TOO_LARGE)?;
         if matches!(value, Val::Map(CelMap::Made(..))) {
             check_names(&value)?;
         }
-        let json = value
-            .to_json()
-            .ok_or_else(|| "JSONPath valueExpression evaluated to a type that could not marshal to JSON".to_owned())?;
         made.insert("value".to_owned(), json);
     }
     Ok(Value::Object(made))

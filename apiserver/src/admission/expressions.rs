@@ -152,6 +152,10 @@ pub fn with_named<'a>(
     for (name, expression) in named {
         variables.set("variables", Val::Map(Map::Own(Arc::new(values.clone()))));
         match expression.eval(&variables, budget) {
+            Ok(value) if value.nests_too_deep() => {
+                let why = format!("expression '{}' resulted in error: its value nests too deeply", expression.text());
+                failed.insert(name.as_str(), why);
+            }
             Ok(value) => drop(values.insert(Key::Str(Arc::from(name.as_str())), value)),
             // Only an expression that uses it fails.
             Err(why) => drop(failed.insert(name.as_str(), why)),

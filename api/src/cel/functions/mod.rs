@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use regex::{Regex, RegexBuilder};
 
-use super::EvalError;
 use super::value::Val;
+use super::{CALL_COST_MAX, EvalError};
 
 pub(super) use lists::sort_by;
 
@@ -60,28 +60,53 @@ pub(super) fn cost(name: &str, args: &[Val<'_>]) -> u64 {
         // As Kubernetes has it: whoever decides may be asked over the network.
         "check" => PERMISSION_COST,
         "matches" | "find" | "findAll" => weights() * args.get(1).map_or(1, |pattern| pattern.weight() / 2 + 1),
-        "@in" | "indexOf" | "lastIndexOf" | "_==_" | "_!=_" => weights() + args.iter().map(deep).sum::<u64>(),
+        "@in" | "indexOf" | "lastIndexOf" | "_==_" | "_!=_" => weights().saturating_add(all_of(args)),
         "sets.contains" | "sets.equivalent" | "sets.intersects" | "distinct" => {
             let sizes: Vec<u64> = args.iter().map(Val::weight).collect();
             let first = sizes.first().copied().unwrap_or_default();
-            first.saturating_mul(sizes.get(1).copied().unwrap_or(first)).max(1)
+            let second = sizes.get(1).copied().unwrap_or(first);
+            // Every item is compared with every other one, and what is in them with it.
+            let below = |at: usize, times: u64| args.get(at).map_or(0, deep).saturating_mul(times);
+            first.saturating_mul(second).max(1).saturating_add(below(0, second)).saturating_add(below(1, first))
         }
         "lists.range" => match args.first() {
             Some(Val::Int(n)) => u64::try_from(*n).unwrap_or_default(),
             _ => 0,
         },
         // Joining and replacing make texts that may be larger than what they are made of.
-        "join" | "replace" | "format" | "sort" | "flatten" => args.iter().map(deep).sum::<u64>() * 2,
+        "join" | "replace" | "format" | "sort" | "flatten" => all_of(args).saturating_mul(2),
         _ => weights(),
     }
 }
 
-/// How much there is in all of a value.
+fn all_of(args: &[Val<'_>]) -> u64 {
+    args.iter().map(deep).fold(0, u64::saturating_add)
+}
+
+/// How much there is in all of a value; too much for any budget, if counting it would take as long. A value of few parts may
+/// be shared so often within itself that nobody could go through it.
 fn deep(value: &Val<'_>) -> u64 {
+    let mut left = CALL_COST_MAX;
+    match count(value, &mut left) {
+        Some(()) => CALL_COST_MAX - left,
+        None => u64::MAX,
+    }
+}
+
+fn count(value: &Val<'_>, left: &mut u64) -> Option<()> {
     match value {
-        Val::List(list) => list.iter().map(|item| 1 + deep(&item)).sum(),
-        Val::Map(map) => map.entries().map(|(_, value)| 1 + deep(&value)).sum(),
-        other => other.weight(),
+        Val::List(list) => list.iter().try_for_each(|item| {
+            *left = left.checked_sub(1)?;
+            count(&item, left)
+        }),
+        Val::Map(map) => map.entries().try_for_each(|(_, value)| {
+            *left = left.checked_sub(1)?;
+            count(&value, left)
+        }),
+        other => {
+            *left = left.checked_sub(other.weight())?;
+            Some(())
+        }
     }
 }
 
