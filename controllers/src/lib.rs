@@ -19,8 +19,10 @@ mod namespace_defaults;
 mod node_ipam;
 mod node_lifecycle;
 mod pod_gc;
+mod policy_status;
 mod replicas;
 mod resource_quota;
+mod service_account_tokens;
 mod taint_eviction;
 
 use std::sync::Arc;
@@ -151,12 +153,14 @@ struct Controllers {
     garbage_collector: Arc<garbage_collector::GarbageCollector>,
     namespace: Arc<namespace::NamespaceController>,
     namespace_defaults: Arc<namespace_defaults::NamespaceDefaultsController>,
+    service_account_tokens: Arc<service_account_tokens::ServiceAccountTokensController>,
     node_lifecycle: Arc<node_lifecycle::NodeLifecycleController>,
     taint_eviction: Arc<taint_eviction::TaintEvictionController>,
     node_ipam: Arc<node_ipam::NodeIpamController>,
     endpointslice: Arc<endpointslice::EndpointSliceController>,
     endpoints: Arc<endpoints::EndpointsController>,
     pod_gc: Arc<pod_gc::PodGc>,
+    policy_status: Arc<policy_status::PolicyStatusController>,
 }
 
 impl Controllers {
@@ -174,12 +178,14 @@ impl Controllers {
             garbage_collector,
             namespace: namespace::NamespaceController::new(context.clone()),
             namespace_defaults: namespace_defaults::NamespaceDefaultsController::new(context.clone()),
+            service_account_tokens: service_account_tokens::ServiceAccountTokensController::new(context.clone()),
             node_lifecycle: node_lifecycle::NodeLifecycleController::new(context.clone()),
             taint_eviction: taint_eviction::TaintEvictionController::new(context.clone()),
             node_ipam: node_ipam::NodeIpamController::new(context.clone()).map_err(setting)?,
             endpointslice: endpointslice::EndpointSliceController::new(context.clone()),
             endpoints: endpoints::EndpointsController::new(context.clone()),
             pod_gc: pod_gc::PodGc::new(context.clone()),
+            policy_status: policy_status::PolicyStatusController::new(context.clone()),
         })
     }
 
@@ -198,11 +204,14 @@ impl Controllers {
         start!(garbage_collector, workers);
         start!(namespace, workers);
         start!(namespace_defaults, workers);
+        start!(service_account_tokens, workers);
         start!(node_lifecycle, workers);
         start!(taint_eviction, workers);
         start!(node_ipam, workers);
         start!(endpointslice, workers);
         start!(endpoints, workers);
         start!(pod_gc, 1);
+        // Compiling the types of large kinds takes time; nobody waits for it.
+        start!(policy_status, 1);
     }
 }

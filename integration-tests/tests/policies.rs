@@ -120,3 +120,149 @@ fn an_ephemeral_container_sees_the_processes_of_its_target() {
         .fails_with(1);
     assert!(refused.contains("may not be changed"), "{refused}");
 }
+
+/// What the kernel has for a container: its CPU quota in microseconds of 100 ms, and the bytes of memory it may use.
+fn kernel_limits(cluster: &Cluster, uid: &str, id: &str) -> (String, String) {
+    let below = format!("{}/pod{uid}/{id}", cluster.cgroup_root().trim_start_matches('/'));
+    let read = |files: [String; 2]| {
+        let found = files.iter().find_map(|file| fs::read_to_string(format!("/sys/fs/cgroup/{file}")).ok());
+        found.unwrap_or_default().split_whitespace().next().unwrap_or_default().to_owned()
+    };
+    let cpu = read([format!("{below}/cpu.max"), format!("cpu/{below}/cpu.cfs_quota_us")]);
+    (cpu, read([format!("{below}/memory.max"), format!("memory/{below}/memory.limit_in_bytes")]))
+}
+
+#[test]
+fn a_running_pod_is_resized_in_place_or_with_a_restart_as_it_asks() {
+    let Some(cluster) = cluster() else { return };
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "sized"},
+        "spec": {"terminationGracePeriodSeconds": 1, "containers": [{
+            "name": "main", "image": "gantry.local/busybox:1.35", "command": ["sh", "-c", "exec sleep 3600"],
+            "resources": {"requests": {"cpu": "20m", "memory": "32Mi"}, "limits": {"cpu": "100m", "memory": "32Mi"}},
+            "resizePolicy": [{"resourceName": "memory", "restartPolicy": "RestartContainer"}],
+        }]},
+    });
+    cluster.kubectl_with(&["apply", "-f", "-"], pod.to_string().as_bytes()).ok();
+    cluster.kubectl(&["wait", "--for=condition=Ready", "pod/sized", "--timeout=60s"]).ok();
+    let pod = || cluster.object(&["pod", "sized"]).unwrap();
+    let uid = pod()["metadata"]["uid"].as_str().unwrap().to_owned();
+    let id = || {
+        let pod = pod();
+        let id = pod["status"]["containerStatuses"][0]["containerID"].as_str().unwrap_or_default().to_owned();
+        id.rsplit_once("://").map(|(_, id)| id.to_owned()).unwrap_or_default()
+    };
+    let before = id();
+    assert_eq!(kernel_limits(&cluster, &uid, &before), ("10000".to_owned(), (32 << 20).to_string()));
+    let resize = |resources: serde_json::Value| {
+        let patch = json!({"spec": {"containers": [{"name": "main", "resources": resources}]}}).to_string();
+        cluster.kubectl(&["patch", "pod", "sized", "--subresource=resize", "-p", &patch])
+    };
+    resize(json!({"requests": {"cpu": "30m"}, "limits": {"cpu": "300m"}})).ok();
+    eventually("the kernel's new quota", MINUTE, || {
+        let limits = kernel_limits(&cluster, &uid, &before);
+        if limits.0 == "30000" { Ok(()) } else { Err(format!("{limits:?} {}", pod()["status"])) }
+    });
+    eventually("the status of the resize", MINUTE, || {
+        let status = &pod()["status"]["containerStatuses"][0];
+        let shown = (&status["resources"]["limits"]["cpu"], &status["allocatedResources"]["cpu"]);
+        if shown == (&json!("300m"), &json!("30m")) { Ok(()) } else { Err(status.to_string()) }
+    });
+    assert_eq!((id(), &pod()["status"]["containerStatuses"][0]["restartCount"]), (before.clone(), &json!(0)));
+
+    resize(json!({"requests": {"memory": "48Mi"}, "limits": {"memory": "48Mi"}})).ok();
+    eventually("the restarted container's memory", MINUTE, || {
+        let (now, pod) = (id(), pod());
+        let limits = kernel_limits(&cluster, &uid, &now);
+        let restarted = pod["status"]["containerStatuses"][0]["restartCount"] == 1;
+        let as_wanted = limits == ("30000".to_owned(), (48 << 20).to_string());
+        if restarted && now != before && as_wanted { Ok(()) } else { Err(format!("{limits:?} {}", pod["status"])) }
+    });
+
+    // No node has so much: the pod goes on with what it has, and says why.
+    resize(json!({"requests": {"cpu": "1000"}, "limits": {"cpu": "1000"}})).ok();
+    eventually("the refusal", MINUTE, || {
+        let status = pod()["status"].clone();
+        let found = status["conditions"].as_array().into_iter().flatten().find(|c| c["type"] == "PodResizePending");
+        let told = found.is_some_and(|c| {
+            c["reason"] == "Infeasible" && c["message"].as_str().unwrap_or_default().contains("enough capacity: cpu")
+        });
+        if told { Ok(()) } else { Err(status.to_string()) }
+    });
+    assert_eq!(kernel_limits(&cluster, &uid, &id()).0, "30000");
+    let refused = resize(json!({"requests": {"cpu": null}})).fails_with(1);
+    assert!(refused.contains("resource requests cannot be removed"), "{refused}");
+    let other = r#"{"spec":{"containers":[{"name":"main","resources":{"limits":{"ephemeral-storage":"1Gi"}}}]}}"#;
+    let refused = cluster.kubectl(&["patch", "pod", "sized", "--subresource=resize", "-p", other]).fails_with(1);
+    assert!(refused.contains("only cpu and memory resources are mutable"), "{refused}");
+    cluster.kubectl(&["delete", "pod", "sized", "--wait=false"]).ok();
+}
+
+#[test]
+fn a_secret_for_an_accounts_token_is_filled_and_ends_with_the_account() {
+    let Some(cluster) = cluster() else { return };
+    cluster.kubectl(&["create", "serviceaccount", "robot"]).ok();
+    let secret = json!({
+        "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/service-account-token",
+        "metadata": {"name": "robot-token", "annotations": {"kubernetes.io/service-account.name": "robot"}},
+    });
+    cluster.kubectl_with(&["apply", "-f", "-"], secret.to_string().as_bytes()).ok();
+    let token = eventually("the token", MINUTE, || {
+        let template = "{{ with .data.token }}{{ . | base64decode }}{{ end }}";
+        let outcome = cluster.kubectl(&["get", "secret", "robot-token", "-o", &format!("go-template={template}")]);
+        if outcome.stdout.is_empty() { Err(outcome.to_string()) } else { Ok(outcome.stdout) }
+    });
+    let found = cluster.object(&["secret", "robot-token"]).unwrap();
+    let account = cluster.object(&["serviceaccount", "robot"]).unwrap();
+    assert_eq!(found["metadata"]["annotations"]["kubernetes.io/service-account.uid"], account["metadata"]["uid"]);
+    assert!(found["data"]["ca.crt"].is_string() && found["data"]["namespace"] == "ZGVmYXVsdA==", "{found}");
+    // Who it is can be asked with the token alone.
+    let kubeconfig = cluster.scratch().join("robot.kubeconfig");
+    let admin = fs::read_to_string(cluster.kubeconfig()).unwrap();
+    fs::write(&kubeconfig, admin).unwrap();
+    let config = kubeconfig.display().to_string();
+    let user = cluster.kubectl(&["config", "view", "-o", "jsonpath={.contexts[0].context.user}"]).ok();
+    cluster.kubectl(&["--kubeconfig", &config, "config", "unset", &format!("users.{user}")]).ok();
+    cluster.kubectl(&["--kubeconfig", &config, "config", "set-credentials", &user, &format!("--token={token}")]).ok();
+    let who = ["--kubeconfig", config.as_str(), "auth", "whoami", "-o", "jsonpath={.status.userInfo.username}"];
+    eventually("the account to be known by its token", MINUTE, || {
+        let outcome = cluster.kubectl(&who);
+        if outcome.stdout == "system:serviceaccount:default:robot" { Ok(()) } else { Err(outcome.to_string()) }
+    });
+    cluster.kubectl(&["delete", "serviceaccount", "robot"]).ok();
+    eventually("the end of the secret", MINUTE, || match cluster.object(&["secret", "robot-token"]) {
+        None => Ok(()),
+        Some(secret) => Err(secret.to_string()),
+    });
+    cluster.kubectl(&who).fails_with(1);
+}
+
+#[test]
+fn components_and_policies_tell_how_they_are() {
+    let Some(cluster) = cluster() else { return };
+    eventually("healthy components", MINUTE, || {
+        let outcome = cluster.kubectl(&["get", "componentstatuses", "--no-headers"]);
+        let healthy = outcome.stdout.lines().filter(|line| line.contains("Healthy")).count();
+        if healthy == 3 { Ok(()) } else { Err(outcome.to_string()) }
+    });
+    let policy = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy", "metadata": {"name": "typo"},
+        "spec": {
+            "matchConstraints": {"resourceRules": [
+                {"operations": ["CREATE"], "apiGroups": ["apps"], "apiVersions": ["v1"], "resources": ["deployments"]},
+            ]},
+            "validations": [{"expression": "object.spec.replcas < 5"}, {"expression": "object.spec.replicas < 5"}],
+        },
+    });
+    cluster.kubectl_with(&["apply", "-f", "-"], policy.to_string().as_bytes()).ok();
+    let status = eventually("the policy's status", MINUTE, || {
+        let policy = cluster.object(&["validatingadmissionpolicy", "typo"]).unwrap();
+        if policy["status"]["observedGeneration"] == 1 { Ok(policy["status"].clone()) } else { Err(policy.to_string()) }
+    });
+    let warnings = status["typeChecking"]["expressionWarnings"].as_array().unwrap();
+    assert_eq!(warnings.len(), 1, "{status}");
+    assert_eq!(warnings[0]["fieldRef"], "spec.validations[0].expression");
+    let told = warnings[0]["warning"].as_str().unwrap();
+    assert!(told.contains("apps/v1, Kind=Deployment") && told.contains("undefined field 'replcas'"), "{told}");
+    cluster.kubectl(&["delete", "validatingadmissionpolicy", "typo"]).ok();
+}

@@ -179,6 +179,7 @@ fn context(
             machine_memory: machine.memory_bytes,
         },
         allocatable: machine.allocatable(options.max_pods),
+        ledger: Default::default(),
         objects: Objects::new(client.clone()),
         services,
         events,

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicy;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Endpoints, Namespace, Node, PersistentVolumeClaim, Pod, ReplicationController, ResourceQuota, Service,
-    ServiceAccount,
+    ConfigMap, Endpoints, Namespace, Node, PersistentVolumeClaim, Pod, ReplicationController, ResourceQuota, Secret,
+    Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -19,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::cache::Cache;
 use super::events::Recorder;
 use super::{owners, pods};
-use crate::Options;
+use crate::{Options, service_account_tokens};
 
 /// See the module's description.
 pub struct Context {
@@ -74,8 +75,12 @@ pub struct Caches {
     pub namespaces: Arc<Cache<Namespace>>,
     /// Service accounts.
     pub service_accounts: Arc<Cache<ServiceAccount>>,
+    /// Only the Secrets that hold a service account's token, indexed by the account.
+    pub token_secrets: Arc<Cache<Secret>>,
     /// Only the ConfigMaps called `kube-root-ca.crt`.
     pub root_cas: Arc<Cache<ConfigMap>>,
+    /// ValidatingAdmissionPolicies.
+    pub validating_policies: Arc<Cache<ValidatingAdmissionPolicy>>,
     /// Services.
     pub services: Arc<Cache<Service>>,
     /// Endpoint slices, indexed by their service.
@@ -90,6 +95,11 @@ pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 /// The index name of a service's endpoint slices.
 pub fn of_service(namespace: &str, name: &str) -> String {
     format!("service/{namespace}/{name}")
+}
+
+/// The index name of a service account's token Secrets.
+pub fn of_account(namespace: &str, name: &str) -> String {
+    format!("account/{namespace}/{name}")
 }
 
 /// The index name of a node's pods.
@@ -125,7 +135,9 @@ impl Default for Caches {
             leases: Arc::new(Cache::new(|_| Vec::new())),
             namespaces: Arc::new(Cache::new(|_| Vec::new())),
             service_accounts: Arc::new(Cache::new(|_| Vec::new())),
+            token_secrets: Arc::new(Cache::new(service_account_tokens::index)),
             root_cas: Arc::new(Cache::new(|_| Vec::new())),
+            validating_policies: Arc::new(Cache::new(|_| Vec::new())),
             services: Arc::new(Cache::new(|_| Vec::new())),
             endpoint_slices: Arc::new(Cache::new(slice_index)),
             endpoints: Arc::new(Cache::new(|_| Vec::new())),
@@ -165,8 +177,11 @@ impl Caches {
         start!(leases, Config::default(), |_| ());
         start!(namespaces, Config::default(), |_| ());
         start!(service_accounts, Config::default(), |_| ());
+        let tokens = Config::default().fields(&format!("type={}", service_account_tokens::TYPE));
+        start!(token_secrets, tokens, |_| ());
         let root_ca = Config::default().fields(&format!("metadata.name={ROOT_CA}"));
         start!(root_cas, root_ca, |_| ());
+        start!(validating_policies, Config::default(), |_| ());
         start!(services, Config::default(), |_| ());
         start!(endpoint_slices, Config::default(), |_| ());
         start!(endpoints, Config::default(), |_| ());
@@ -185,7 +200,9 @@ impl Caches {
         self.leases.synced().await;
         self.namespaces.synced().await;
         self.service_accounts.synced().await;
+        self.token_secrets.synced().await;
         self.root_cas.synced().await;
+        self.validating_policies.synced().await;
         self.services.synced().await;
         self.endpoint_slices.synced().await;
         self.endpoints.synced().await;

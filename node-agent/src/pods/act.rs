@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{LifecycleHandler, Pod, PodStatus};
+use k8s_openapi::api::core::v1::{LifecycleHandler, Pod, PodStatus, ResourceRequirements};
 use kube::api::{Api, DeleteParams, Preconditions};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -19,8 +19,8 @@ use super::context::Context;
 use super::events::Kind;
 use super::memory::Waiting;
 use super::plan::{Kill, Step};
-use super::{config, publish, spec, start, volumes};
-use crate::runtime::{PodRecord, RuntimeError};
+use super::{config, publish, resize, spec, start, volumes};
+use crate::runtime::{PodRecord, Resources, RuntimeError};
 
 /// Seconds a container gets even when its preStop hook used them all up.
 const GRACE_AFTER_HOOK: Duration = Duration::from_secs(2);
@@ -66,6 +66,18 @@ pub enum Change {
         /// The runtime's ids.
         containers: Vec<String>,
     },
+    /// A container was given these.
+    Resized {
+        /// The runtime's id.
+        id: String,
+        /// The resources.
+        resources: Box<ResourceRequirements>,
+    },
+    /// A container could not be given what it was granted.
+    ResizeFailed {
+        /// Why.
+        message: String,
+    },
     /// Volumes and cgroup are gone.
     CleanedUp,
     /// The API would not delete the pod, or something would not go away.
@@ -107,6 +119,7 @@ pub async fn run(task: Task, step: Step) -> Vec<Change> {
             task.cancellable(task.kill_all(&containers, grace)).await;
             Vec::new()
         }
+        Step::Resize { containers, before } => task.resize(&containers, &before).await,
         Step::KillPod { containers, sidecars, grace_s } => {
             let grace = Duration::from_secs(u64::try_from(grace_s).unwrap_or(1));
             task.cancellable(task.kill_pod(&containers, &sidecars, grace)).await;
@@ -184,6 +197,46 @@ impl Task {
         let made = context.runtime.run_sandbox(&sandbox).await.map(drop);
         context.metrics.observe("run_sandbox", began.elapsed(), made.is_ok());
         made
+    }
+
+    /// Gives containers what they are granted. The pod's cgroup has room for what was and what is to be until all have it.
+    async fn resize(&self, containers: &[(String, String)], before: &Resources) -> Vec<Change> {
+        let (runtime, settings) = (&self.context.runtime, &self.context.settings);
+        let parent = config::cgroup_parent(&settings.cgroup_root, &spec::identity(&self.pod).uid);
+        let after = super::resources::pod_cgroup(&self.pod);
+        let failed = |error: RuntimeError| {
+            let message = error.to_string();
+            self.context.events.pod(&self.pod, Kind::Warning, "ResizeError", format!("Error resizing pod: {message}"));
+            Change::ResizeFailed { message }
+        };
+        if let Err(error) = runtime.apply_pod_cgroup(&parent, &resize::widest(before, &after)).await {
+            return vec![failed(error)];
+        }
+        let mut changes = Vec::new();
+        for (id, name) in containers {
+            let Some(container) = spec::container(&self.pod, name) else { continue };
+            let resources = super::resources::container_cgroup(&self.pod, container.spec, settings.machine_memory);
+            match runtime.update_container(id, &resources).await {
+                Ok(()) => {
+                    let resources = Box::new(container.spec.resources.clone().unwrap_or_default());
+                    changes.push(Change::Resized { id: id.clone(), resources });
+                }
+                // One that has ended meanwhile is started anew with what it is granted.
+                Err(RuntimeError::NotFound(_)) => {}
+                Err(error) => {
+                    changes.push(failed(error));
+                    return changes;
+                }
+            }
+        }
+        match runtime.apply_pod_cgroup(&parent, &after).await {
+            Ok(()) => {
+                let message = "Pod resize completed".to_owned();
+                self.context.events.pod(&self.pod, Kind::Normal, "ResizeCompleted", message);
+            }
+            Err(error) => changes.push(failed(error)),
+        }
+        changes
     }
 
     async fn kill_pod(&self, containers: &[Kill], sidecars: &[Kill], grace: Duration) {

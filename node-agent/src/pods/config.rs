@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use k8s_openapi::api::core::v1::{Container, Pod, SeccompProfile, SecurityContext};
 
 use super::plan::ANNOTATION_HASH;
+use super::resize::ANNOTATION_RESOURCES;
 use super::{env, resources, spec};
 use crate::Paths;
 use crate::runtime::{
@@ -192,6 +193,10 @@ pub fn container(
     let policy = spec.termination_message_policy.as_deref().unwrap_or("File");
     let annotations = BTreeMap::from([
         (ANNOTATION_HASH.into(), spec::container_hash(spec)),
+        (
+            ANNOTATION_RESOURCES.into(),
+            serde_json::to_string(&spec.resources.clone().unwrap_or_default()).unwrap_or_default(),
+        ),
         (ANNOTATION_RESTART_COUNT.into(), inputs.restarts.to_string()),
         (ANNOTATION_GRACE.into(), spec::grace_s(pod).to_string()),
         (ANNOTATION_TERMINATION_FILE.into(), inputs.termination_file.display().to_string()),

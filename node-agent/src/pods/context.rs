@@ -12,6 +12,7 @@ use super::PodDirectory;
 use super::config::NodeSettings;
 use super::events::Recorder;
 use super::images::Images;
+use super::ledger::Ledger;
 use super::objects::Objects;
 use super::resources::Amounts;
 use super::volumes::Tokens;
@@ -34,6 +35,8 @@ pub struct Context {
     pub settings: NodeSettings,
     /// What pods may have of the node.
     pub allocatable: Amounts,
+    /// What pods have of it.
+    pub ledger: Ledger,
     /// ConfigMaps, Secrets, tokens.
     pub objects: Objects,
     /// All services of the cluster.

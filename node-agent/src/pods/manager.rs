@@ -24,9 +24,9 @@ use super::config::{ANNOTATION_GRACE, cgroup_parent};
 use super::context::Context;
 use super::events::Kind;
 use super::memory::Waiting;
-use super::resources::{Amounts, pod_requests};
-use super::spec;
+use super::resources::pod_requests;
 use super::worker::{Inbox, Wanted, Worker};
+use super::{resize, spec};
 use crate::runtime::{PodRecord, RuntimeEvent};
 
 /// How often everything is listed, in case an event was lost.
@@ -37,7 +37,6 @@ const RETRY: Duration = Duration::from_millis(500);
 struct Handle {
     wanted: watch::Sender<Wanted>,
     changed: Arc<Notify>,
-    rejected: bool,
 }
 
 /// Keeps the workers.
@@ -132,6 +131,7 @@ impl Manager {
             pods.iter().filter_map(|pod| pod.metadata.uid.clone()).collect();
         for (uid, worker) in &self.workers {
             if !listed.contains(uid) {
+                self.context.ledger.release(uid);
                 worker.wanted.send_modify(|wanted| wanted.gone = true);
             }
         }
@@ -163,10 +163,17 @@ impl Manager {
         let Some(uid) = pod.metadata.uid.clone() else { return };
         let wanted = Wanted { pod: Arc::new(pod), gone: false };
         if let Some(worker) = self.workers.get(&uid) {
+            if is_over(&wanted.pod) {
+                self.context.ledger.release(&uid);
+            }
             worker.wanted.send_replace(wanted);
             return;
         }
         let rejected = if known.contains(&uid) { None } else { self.admit(&wanted.pod) };
+        if rejected.is_none() && !is_over(&wanted.pod) {
+            let granted = resize::as_granted(&wanted.pod, &resize::granted_before(&wanted.pod));
+            self.context.ledger.put(&uid, pod_requests(&granted));
+        }
         self.start(uid, wanted, rejected);
     }
 
@@ -177,17 +184,7 @@ impl Manager {
         if begun || pod.metadata.deletion_timestamp.is_some() {
             return None;
         }
-        let mut used = Amounts::new();
-        for worker in self.workers.values().filter(|worker| !worker.rejected) {
-            let wanted = worker.wanted.borrow();
-            if wanted.gone || is_over(&wanted.pod) {
-                continue;
-            }
-            for (name, amount) in pod_requests(&wanted.pod) {
-                *used.entry(name).or_default() += amount;
-            }
-            *used.entry("pods".into()).or_default() += 1;
-        }
+        let used = self.context.ledger.used();
         let node = self.node.borrow().clone();
         let refused = admission::refuse(pod, node.as_deref(), &self.context.allocatable, &used)?;
         let reason = match refused.reason.as_str() {
@@ -206,7 +203,7 @@ impl Manager {
         let (sender, receiver) = watch::channel(wanted);
         let changed = Arc::new(Notify::new());
         let inbox = Inbox { wanted: receiver, changed: changed.clone() };
-        let handle = Handle { wanted: sender, changed, rejected: rejected.is_some() };
+        let handle = Handle { wanted: sender, changed };
         let worker = Worker::new(self.context.clone(), inbox, rejected);
         let (id, shutdown) = (uid.clone(), self.shutdown.child_token());
         self.tasks.spawn(async move {
@@ -218,7 +215,9 @@ impl Manager {
     }
 
     fn delete(&mut self, pod: Pod) {
-        let Some(worker) = pod.metadata.uid.as_ref().and_then(|uid| self.workers.get(uid)) else { return };
+        let Some(uid) = pod.metadata.uid.as_deref() else { return };
+        self.context.ledger.release(uid);
+        let Some(worker) = self.workers.get(uid) else { return };
         worker.wanted.send_replace(Wanted { pod: Arc::new(pod), gone: true });
     }
 
@@ -289,6 +288,7 @@ impl Manager {
     }
 
     fn ended(&mut self, uid: &str) {
+        self.context.ledger.release(uid);
         self.workers.remove(uid);
         self.seen.remove(uid);
         self.context.metrics.set_pods(self.workers.len());

@@ -5,7 +5,10 @@ use std::collections::{HashMap, HashSet};
 
 use jiff::Timestamp;
 
+use k8s_openapi::api::core::v1::ResourceRequirements;
+
 use super::backoff::{BackOff, RESTART_BASE, RESTART_MAX};
+use super::ledger::Short;
 
 /// Why a container waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,6 +76,12 @@ pub struct Memory {
     pub condemned: HashMap<String, Condemned>,
     /// What ended containers left in their termination message files, by id.
     pub termination_messages: HashMap<String, String>,
+    /// What running containers were given since they were made, by id.
+    pub given: HashMap<String, ResourceRequirements>,
+    /// Why the node does not give the pod what it wants now.
+    pub short: Option<Short>,
+    /// When a container last could not be given what it was granted, and why.
+    pub resize_failed: Option<(Timestamp, String)>,
     /// Volumes unmounted, cgroup gone.
     pub cleaned: bool,
     /// The last `DELETE` failed; when to try again.
@@ -98,6 +107,9 @@ impl Default for Memory {
             stuck: HashSet::new(),
             condemned: HashMap::new(),
             termination_messages: HashMap::new(),
+            given: HashMap::new(),
+            short: None,
+            resize_failed: None,
             cleaned: false,
             delete_retry_at: None,
         }
@@ -112,5 +124,6 @@ impl Memory {
         self.stuck.retain(|id| ids.contains(id.as_str()));
         self.condemned.retain(|id, _| ids.contains(id.as_str()));
         self.termination_messages.retain(|id, _| ids.contains(id.as_str()));
+        self.given.retain(|id, _| ids.contains(id.as_str()));
     }
 }

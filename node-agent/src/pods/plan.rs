@@ -13,7 +13,8 @@ use super::backoff::go_duration;
 use super::config::ANNOTATION_RESTART_COUNT;
 use super::memory::{Memory, Volumes, Waiting};
 use super::spec::{self, ContainerRef, Role};
-use crate::runtime::{ContainerRecord, ContainerState, PodRecord, SandboxRecord};
+use super::{resize, resources};
+use crate::runtime::{ContainerRecord, ContainerState, PodRecord, Resources, SandboxRecord};
 
 /// Annotation on containers: the hash of the spec they were made from.
 pub const ANNOTATION_HASH: &str = "io.kubernetes.container.hash";
@@ -72,6 +73,13 @@ pub enum Step {
     Kill {
         /// Which.
         containers: Vec<Kill>,
+    },
+    /// Give running containers what they are granted now.
+    Resize {
+        /// The runtime's ids and the names.
+        containers: Vec<(String, String)>,
+        /// The limits of the pod's cgroup before.
+        before: Resources,
     },
     /// End all of the pod's containers: these at once, then sidecars in this order.
     KillPod {
@@ -192,6 +200,13 @@ pub fn plan(seen: &Observed<'_>, now: Timestamp) -> Plan {
     if !condemned.is_empty() {
         return plan.then(Step::Kill { containers: condemned });
     }
+    if let Some(resize) = next_resize(seen, sandbox) {
+        let waits = seen.memory.resize_failed.as_ref();
+        match waits.and_then(|(failed_at, _)| seen.memory.retries.until("resize", *failed_at, now)) {
+            Some(until) => plan.wake(until),
+            None => return plan.then(resize),
+        }
+    }
     let start = next_start(seen, sandbox, now, &mut plan);
     match start {
         Some(start) => match seen.memory.volumes {
@@ -261,9 +276,42 @@ fn condemned(seen: &Observed<'_>, sandbox: &SandboxRecord) -> Vec<Kill> {
         if changed && wanted.role != Role::Init {
             let message = format!("Container {} definition changed, will be restarted", container.name);
             kills.push(kill(container, Some(message)));
+            continue;
+        }
+        let given = || resize::given(seen.pod, wanted.spec, container, seen.memory);
+        if wanted.role != Role::Init && resize::needs_restart(wanted.spec, &given()) {
+            let message = format!("Container {} resize requires restart", container.name);
+            kills.push(kill(container, Some(message)));
         }
     }
     kills
+}
+
+/// Containers that run with other resources than they are granted.
+pub fn unequal<'a>(seen: &Observed<'a>, sandbox: &SandboxRecord) -> Vec<(&'a ContainerRecord, ContainerRef<'a>)> {
+    let here = running(seen.record).filter(|container| container.sandbox_id == sandbox.id);
+    let found = here.filter_map(|record| Some((record, spec::container(seen.pod, &record.name)?)));
+    let unequal = |(record, container): &(&ContainerRecord, ContainerRef<'_>)| {
+        let given = resize::given(seen.pod, container.spec, record, seen.memory);
+        let granted = container.spec.resources.clone().unwrap_or_default();
+        container.role != Role::Init && !resize::same(&given, &granted)
+    };
+    found.filter(unequal).collect()
+}
+
+fn next_resize(seen: &Observed<'_>, sandbox: &SandboxRecord) -> Option<Step> {
+    let unequal = unequal(seen, sandbox);
+    if unequal.is_empty() {
+        return None;
+    }
+    let mut before = resize::wanted(seen.pod);
+    for (record, container) in &unequal {
+        let given = resize::given(seen.pod, container.spec, record, seen.memory);
+        before.insert(container.spec.name.clone(), given);
+    }
+    let before = resources::pod_cgroup(&resize::as_granted(seen.pod, &before));
+    let containers = unequal.iter().map(|(record, _)| (record.id.clone(), record.name.clone())).collect();
+    Some(Step::Resize { containers, before })
 }
 
 /// The next container to start in this sandbox, if one is due.
@@ -348,7 +396,10 @@ fn start(
             return Some(Step::Prune { containers: vec![last.id.clone()], sandboxes: Vec::new() });
         }
         let fresh_sandbox = last.sandbox_id != sandbox.id;
-        let changed = last.annotations.get(ANNOTATION_HASH).is_some_and(|h| *h != spec::container_hash(container.spec));
+        let redefined =
+            last.annotations.get(ANNOTATION_HASH).is_some_and(|h| *h != spec::container_hash(container.spec));
+        let given = resize::given(seen.pod, container.spec, last, seen.memory);
+        let changed = redefined || container.role != Role::Init && resize::needs_restart(container.spec, &given);
         let rerun_init = fresh_sandbox && container.role == Role::Init;
         if !rerun_init && !changed && !spec::restarts(seen.pod, container, last.exit_code) {
             return None;

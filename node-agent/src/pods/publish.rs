@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::context::Context;
 use super::spec;
+use super::status::OWN_CONDITIONS;
 
 /// Fields of the status that are the agent's, and are cleared when it does not set them.
 const OWN_FIELDS: [&str; 14] = [
@@ -67,6 +68,7 @@ fn patch(uid: &str, before: Option<&PodStatus>, status: &PodStatus) -> Result<Va
         }
         if name == "conditions" {
             clear_what_is_absent(old, &mut new);
+            clear_what_is_over(old, &mut new);
         }
         fields.insert(name.to_owned(), new);
     }
@@ -85,6 +87,17 @@ fn clear_what_is_absent(old: &Value, new: &mut Value) {
     }
 }
 
+/// Of our own conditions some are there only while they hold.
+fn clear_what_is_over(old: &Value, new: &mut Value) {
+    let Some(new) = new.as_array_mut() else { return };
+    for before in old.as_array().into_iter().flatten() {
+        let own = OWN_CONDITIONS.iter().any(|own| before["type"] == *own);
+        if own && !new.iter().any(|condition| condition["type"] == before["type"]) {
+            new.push(json!({"type": before["type"], "$patch": "delete"}));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -96,6 +109,15 @@ mod tests {
         let new = of(json!({"type": "Ready", "status": "True"}));
         let patch = patch("u", Some(&old), &new).unwrap();
         let expected = json!([{"type": "Ready", "status": "True", "reason": null, "message": null}]);
+        assert_eq!(patch["status"]["conditions"], expected);
+    }
+
+    #[test]
+    fn a_condition_that_is_over_is_taken_away_and_those_of_others_stay() {
+        let status = |value: Value| serde_json::from_value::<PodStatus>(json!({"conditions": value})).unwrap();
+        let old = status(json!([{"type": "PodResizePending", "status": "True"}, {"type": "Other", "status": "True"}]));
+        let patch = patch("u", Some(&old), &status(json!([{"type": "Ready", "status": "True"}]))).unwrap();
+        let expected = json!([{"type": "Ready", "status": "True"}, {"type": "PodResizePending", "$patch": "delete"}]);
         assert_eq!(patch["status"]["conditions"], expected);
     }
 

@@ -11,15 +11,23 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
+use super::ledger::Short;
 use super::memory::{Memory, Waiting};
-use super::plan::{has_started, latest, live_sandbox, restarts};
-use super::resources;
+use super::plan::{Observed, has_started, latest, live_sandbox, restarts, unequal};
 use super::spec::{self, ContainerRef, Role};
+use super::{resize, resources};
 use crate::runtime::{ContainerRecord, ContainerState, PodRecord};
 
 /// Conditions that the agent computes; all others belong to others.
-pub const OWN_CONDITIONS: [&str; 5] =
-    ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+pub const OWN_CONDITIONS: [&str; 7] = [
+    "PodReadyToStartContainers",
+    "Initialized",
+    "Ready",
+    "ContainersReady",
+    "PodScheduled",
+    "PodResizePending",
+    "PodResizeInProgress",
+];
 
 /// What the status is made from.
 #[derive(Clone, Copy)]
@@ -135,6 +143,9 @@ fn container_status(from: &Sources<'_>, container: ContainerRef<'_>) -> Containe
         set_absent(from, container, old, &mut status);
         return status;
     };
+    if latest.state == ContainerState::Running && container.role != Role::Ephemeral {
+        status.resources = Some(resize::given(from.pod, container.spec, latest, from.memory));
+    }
     status.restart_count = i32::try_from(restarts(latest)).unwrap_or(i32::MAX);
     status.container_id = Some(format!("{}://{}", from.scheme, latest.id));
     status.image.clone_from(&latest.image);
@@ -353,7 +364,27 @@ fn conditions(from: &Sources<'_>, status: &PodStatus, inits: &Statuses<'_>, apps
         false => Verdict { kind: "Ready", ..self::containers_ready("Ready", phase, inits, apps) },
     };
     let all = [to_start, initialized, ready, containers_ready, Verdict::yes("PodScheduled")];
-    all.into_iter().map(|verdict| condition(from, verdict)).collect()
+    all.into_iter().chain(resizing(from)).map(|verdict| condition(from, verdict)).collect()
+}
+
+/// What is told of resources that the pod is to get and does not have yet.
+fn resizing(from: &Sources<'_>) -> Vec<Verdict> {
+    let mut told = Vec::new();
+    if let Some(short) = &from.memory.short {
+        let (reason, message) = match short {
+            Short::Deferred(message) => ("Deferred", message),
+            Short::Infeasible(message) => ("Infeasible", message),
+        };
+        told.push(Verdict { reason: Some(reason), message: Some(message.clone()), ..Verdict::yes("PodResizePending") });
+    }
+    let seen = Observed { pod: from.pod, gone: false, record: from.record, memory: from.memory };
+    let unequal = live_sandbox(from.pod, from.record).is_some_and(|sandbox| !unequal(&seen, sandbox).is_empty());
+    if unequal && !from.ended {
+        let failed = from.memory.resize_failed.as_ref().map(|(_, message)| message.clone());
+        let reason = failed.as_ref().map(|_| "Error");
+        told.push(Verdict { reason, message: failed, ..Verdict::yes("PodResizeInProgress") });
+    }
+    told
 }
 
 fn condition(from: &Sources<'_>, verdict: Verdict) -> PodCondition {

@@ -20,11 +20,13 @@ use tracing::{debug, warn};
 use super::act::{self, Change, Task};
 use super::backoff::after;
 use super::context::Context;
+use super::ledger::Short;
 use super::memory::{Memory, Volumes, Waiting};
 use super::plan::{self, Observed, Plan, Step};
 use super::probes::{self, Probes};
+use super::resize::{self, Granted};
 use super::status::{self, Sources};
-use super::{PodEntry, publish, spec, start, termination, volumes};
+use super::{PodEntry, publish, resources, spec, start, termination, volumes};
 use crate::runtime::{ContainerState, PodRecord};
 
 /// How long a look is put off while a step runs: what the step itself changes need not be seen twice.
@@ -64,6 +66,12 @@ pub struct Worker {
     context: Arc<Context>,
     inbox: Inbox,
     wanted: Wanted,
+    /// What the node has agreed to give the pod's containers.
+    granted: Granted,
+    /// The pod with that in the place of what it wants: what is acted on.
+    pod: Arc<Pod>,
+    /// Tells when other pods have given something back.
+    freed: watch::Receiver<u64>,
     record: Arc<PodRecord>,
     memory: Memory,
     probes: Probes,
@@ -87,7 +95,11 @@ impl Worker {
         let mut memory = Memory { rejected, ..Memory::default() };
         memory.start_time = published.as_ref().and_then(|status| status.start_time.as_ref()).map(|time| time.0);
         memory.refresh_at = volumes::next_refresh(&wanted.pod, crate::clock::now());
+        let granted = resize::granted_before(&wanted.pod);
         Self {
+            pod: Arc::new(resize::as_granted(&wanted.pod, &granted)),
+            granted,
+            freed: context.ledger.freed(),
             context,
             inbox,
             record: Arc::new(PodRecord { pod: spec::identity(&wanted.pod), ..PodRecord::default() }),
@@ -145,6 +157,7 @@ impl Worker {
                     patch = None;
                     patch_after = self.patched(status, result);
                 }
+                Ok(()) = self.freed.changed(), if matches!(self.memory.short, Some(Short::Deferred(_))) => look = true,
                 changed = self.inbox.wanted.changed() => {
                     if changed.is_err() {
                         return;
@@ -186,10 +199,11 @@ impl Worker {
         self.looked = true;
         let now = crate::clock::now();
         self.memory.start_time.get_or_insert(now);
-        let seen =
-            Observed { pod: &self.wanted.pod, gone: self.wanted.gone, record: &self.record, memory: &self.memory };
+        let (pod, gone) = (&self.wanted.pod, self.wanted.gone);
+        let ending = plan::is_ending(&Observed { pod, gone, record: &self.record, memory: &self.memory });
+        self.grant(ending);
+        let seen = Observed { pod: &self.pod, gone: self.wanted.gone, record: &self.record, memory: &self.memory };
         let plan = plan::plan(&seen, now);
-        let ending = plan::is_ending(&seen);
         let alive = |state| matches!(state, ContainerState::Running | ContainerState::Unknown);
         let ended = ending
             && !self.record.containers.iter().any(|container| alive(container.state))
@@ -201,12 +215,49 @@ impl Worker {
         Ok(plan)
     }
 
+    /// Agrees to what the spec wants now, if the node has it. A pod that ends keeps what it has.
+    fn grant(&mut self, ending: bool) {
+        let wanted = resize::wanted(&self.wanted.pod);
+        if wanted == self.granted {
+            self.memory.short = None;
+            self.pod = self.wanted.pod.clone();
+            return;
+        }
+        if ending {
+            self.pod = Arc::new(resize::as_granted(&self.wanted.pod, &self.granted));
+            return;
+        }
+        // What is freed from here on may be what is missing.
+        self.freed.borrow_and_update();
+        let requests = resources::pod_requests(&self.wanted.pod);
+        let uid = spec::identity(&self.wanted.pod).uid;
+        match self.context.ledger.change(&uid, requests, &self.context.allocatable) {
+            Ok(()) => {
+                self.granted = wanted;
+                self.memory.short = None;
+                self.memory.resize_failed = None;
+                self.pod = self.wanted.pod.clone();
+            }
+            Err(short) => {
+                if self.memory.short.as_ref() != Some(&short) {
+                    let (reason, message) = match &short {
+                        Short::Deferred(why) => ("ResizeDeferred", format!("Pod resize Deferred: {why}")),
+                        Short::Infeasible(why) => ("ResizeInfeasible", format!("Pod resize Infeasible: {why}")),
+                    };
+                    self.context.events.pod(&self.wanted.pod, super::events::Kind::Warning, reason, message);
+                }
+                self.memory.short = Some(short);
+                self.pod = Arc::new(resize::as_granted(&self.wanted.pod, &self.granted));
+            }
+        }
+    }
+
     fn compute(&mut self, back_off: &HashMap<String, Waiting>, ended: bool, now: Timestamp) {
         if self.wanted.gone {
             return;
         }
         let sources = Sources {
-            pod: &self.wanted.pod,
+            pod: &self.pod,
             old: &self.status,
             record: &self.record,
             memory: &self.memory,
@@ -260,7 +311,7 @@ impl Worker {
         }
         let task = Task {
             context: self.context.clone(),
-            pod: self.wanted.pod.clone(),
+            pod: self.pod.clone(),
             record: self.record.clone(),
             cancel: cancel.clone(),
             fresh_since: self.fresh_since(),
@@ -399,6 +450,15 @@ impl Worker {
                 memory.condemned.insert(id, super::memory::Condemned { message });
             }
             Change::NotPruned { containers } => memory.stuck.extend(containers),
+            Change::Resized { id, resources } => {
+                memory.given.insert(id, *resources);
+                memory.resize_failed = None;
+                memory.retries.reset("resize");
+            }
+            Change::ResizeFailed { message } => {
+                memory.retries.bump("resize", now, now);
+                memory.resize_failed = Some((now, message));
+            }
             Change::CleanedUp => {
                 memory.cleaned = true;
                 memory.volumes = Volumes::Removed;

@@ -414,6 +414,17 @@ impl Runtime for CriRuntime {
         Ok(())
     }
 
+    async fn update_container(&self, container_id: &str, resources: &Resources) -> Result<()> {
+        let request = v1::UpdateContainerResourcesRequest {
+            container_id: container_id.to_owned(),
+            linux: Some(config::updated_resources(resources)),
+            ..Default::default()
+        };
+        let mut client = self.runtime.clone();
+        let updated = client.update_container_resources(timed(WRITE_TIMEOUT, request)).await;
+        updated.map(drop).map_err(|status| translate(Call::Other, &status))
+    }
+
     async fn reopen_log(&self, container_id: &str) -> Result<()> {
         let request = v1::ReopenContainerLogRequest { container_id: container_id.to_owned() };
         let mut client = self.runtime.clone();

@@ -564,6 +564,9 @@ pub trait Runtime: Send + Sync + 'static {
     /// Removes a container, killing it if it runs. Idempotent: a missing one is Ok. Its log file stays.
     async fn remove_container(&self, container_id: &str) -> Result<()>;
 
+    /// Gives a running container other limits.
+    async fn update_container(&self, container_id: &str, resources: &Resources) -> Result<()>;
+
     /// Makes the runtime open the container's log file anew, after the file was rotated.
     async fn reopen_log(&self, container_id: &str) -> Result<()>;
 

@@ -77,6 +77,8 @@ struct State {
     containers: BTreeMap<String, (PodIdentity, ContainerRecord)>,
     images: HashMap<String, ImageRecord>,
     cgroups: HashMap<String, Resources>,
+    /// What containers were given after they were made.
+    updated: HashMap<String, Resources>,
     pod_cidrs: Vec<String>,
     happenings: Vec<Happening>,
 }
@@ -129,6 +131,11 @@ impl Simulated {
     /// The containers of all pods.
     pub fn containers(&self) -> Vec<ContainerRecord> {
         self.state().containers.values().map(|(_, record)| record.clone()).collect()
+    }
+
+    /// What a container was given after it was made.
+    pub fn given(&self, container_id: &str) -> Option<Resources> {
+        self.state().updated.get(container_id).cloned()
     }
 
     /// Whether nothing is left, not even a cgroup.
@@ -446,6 +453,18 @@ impl Runtime for Simulated {
         self.call("remove_container", || {
             self.finish(container_id, 137, true);
             self.state().containers.remove(container_id);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn update_container(&self, container_id: &str, resources: &Resources) -> Result<()> {
+        self.call("update_container", || {
+            let mut state = self.state();
+            if !state.containers.contains_key(container_id) {
+                return Err(RuntimeError::NotFound(format!("container {container_id}")));
+            }
+            state.updated.insert(container_id.to_owned(), resources.clone());
             Ok(())
         })
         .await

@@ -146,6 +146,11 @@ fn client(api: Arc<Mutex<Api>>) -> Client {
 impl Node {
     /// A node whose API has this pod, and its worker.
     pub fn new(pod: Pod) -> Self {
+        Self::of_size(pod, Amounts::new())
+    }
+
+    /// The same for a node of which pods may have so much.
+    pub fn of_size(pod: Pod, allocatable: Amounts) -> Self {
         let api = Arc::new(Mutex::new(Api { pod: Some(serde_json::to_value(&pod).unwrap()), ..Api::default() }));
         let runtime = Arc::new(Simulated::default());
         runtime.add_image(IMAGE);
@@ -168,7 +173,8 @@ impl Node {
                 resolvers: DnsConfig::default(),
                 machine_memory: 1 << 32,
             },
-            allocatable: Amounts::new(),
+            allocatable,
+            ledger: Default::default(),
             objects: Objects::new(client),
             services,
             events,

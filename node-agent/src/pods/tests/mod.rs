@@ -3,4 +3,5 @@
 mod faults;
 mod harness;
 pub mod plans;
+mod resizes;
 mod scenarios;

@@ -188,6 +188,13 @@ fn resources(resources: &Resources) -> v1::LinuxContainerResources {
     }
 }
 
+/// The same for a container that runs: here the limit of swap has to be told, or the kernel refuses a limit above the old
+/// one of both together.
+pub(super) fn updated_resources(to: &Resources) -> v1::LinuxContainerResources {
+    let resources = resources(to);
+    v1::LinuxContainerResources { memory_swap_limit_in_bytes: resources.memory_limit_in_bytes, ..resources }
+}
+
 fn security(security: &ContainerSecurity, ns: Namespaces) -> v1::LinuxContainerSecurityContext {
     let bare = security.privileged || security.unmasked_proc;
     let paths = |list: &[&str]| {
