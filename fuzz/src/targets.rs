@@ -9,7 +9,7 @@ use gantry_api::quantity::Quantity;
 use gantry_api::selector::{FieldSelector, LabelSelector};
 use gantry_api::table::JsonPath;
 use gantry_api::{codec, protobuf};
-use gantry_apiserver::registry::{Position, parse_resource_version};
+use gantry_apiserver::registry::{Match, Position, parse_resource_version};
 use serde_json::{Value, json};
 
 /// A parser under test.
@@ -65,7 +65,7 @@ fn stored(resource: &Resource, object: &Value) {
     let bytes = codec::with_resource_version(&codec::encode(object), 7);
     codec::decode(&bytes).expect("what is stored can be read again");
     codec::facts(resource, &bytes).expect("what is stored has facts");
-    let list = codec::write_list(resource, 7, None, None, std::iter::once(&bytes));
+    let list = codec::write_list(resource, 7, None, None, vec![bytes.clone()]).whole();
     codec::decode(&list).expect("a list can be read");
     codec::decode(&codec::watch_frame("ADDED", &bytes)).expect("a watch event can be read");
     let message = protobuf::object(resource, &bytes).expect("what is stored has a message");
@@ -184,7 +184,9 @@ fn json_path(input: &[u8]) {
 fn continue_token(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
     let _ = Position::of_list(None, None, 10, Some(text));
-    let _ = Position::of_list(Some(text), Some(text), 10, None);
+    for matching in [None, Some(Match::Exact), Some(Match::NotOlderThan)] {
+        let _ = Position::of_list(Some(text), matching, 10, None);
+    }
     let _ = parse_resource_version(Some(text));
 }
 
