@@ -83,7 +83,7 @@ impl ServiceAccountTokensController {
             ..TokenRequest::default()
         };
         let made = api.create_token_request(&account_name(secret), &post_params(), &request).await?;
-        Ok(made.status.unwrap_or_default().token)
+        Ok(made.status.map(|status| status.token).unwrap_or_default())
     }
 
     async fn act(&self, secret: &Secret, step: Step) -> Result<(), Error> {
