@@ -131,7 +131,7 @@ impl Writer {
                 }
                 None => waiting.push((name.clone(), schema)),
             }
-            if resource.stored() {
+            if resource.allows(Verb::List) {
                 lists.insert(list_name(resource, &name), self.list(resource, &name));
             }
             let scale = resource.subresources.scale.is_some().then(scale_kind);

@@ -224,7 +224,7 @@ async fn rules_in_the_expression_language_judge_objects_and_their_changes() {
     let mut crd = widgets();
     let spec = &mut crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
     spec["x-kubernetes-validations"] = json!([
-        {"rule": "!has(self.replicas) || self.replicas <= self.size * 10", "messageExpression": "'at most ' + string(self.size * 10) + ' replicas'", "fieldPath": ".replicas"},
+        {"rule": "!has(self.replicas) || self.replicas <= self.size * 10", "messageExpression": "self.color + ' widgets have at most ten replicas for their size'", "fieldPath": ".replicas"},
         {"rule": "self.size >= oldSelf.size", "message": "size never shrinks", "reason": "FieldValueForbidden"},
     ]);
     let mut wrong = crd.clone();
@@ -238,7 +238,11 @@ async fn rules_in_the_expression_language_judge_objects_and_their_changes() {
     );
     establish(&admin, &crd).await;
     let refused = admin.post(WIDGETS, &widget("a", json!({"size": 1, "replicas": 11}))).await;
-    refused.refused(422, "Invalid", "spec.replicas: Invalid value: at most 10 replicas");
+    refused.refused(
+        422,
+        "Invalid",
+        "spec.replicas: Invalid value: blue widgets have at most ten replicas for their size",
+    );
     admin.post(WIDGETS, &widget("a", json!({"size": 2, "replicas": 11}))).await.expect(201);
     let shrink = json!({"spec": {"size": 1, "replicas": 1}});
     let refused = admin.patch(&format!("{WIDGETS}/a"), "merge-patch", &shrink).await;
@@ -251,15 +255,22 @@ async fn a_hostile_rule_refuses_the_object_and_holds_up_nothing() {
     let server = Server::start().await;
     let admin = server.namespace("t").await;
     let mut crd = widgets();
-    let nested = "self.list.all(a, ".to_owned() + &"self.list.all(b, ".repeat(6) + "true" + &")".repeat(7);
-    crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"] = json!({
-        "type": "object", "properties": {"list": {"type": "array", "items": {"type": "integer"}}},
-        "x-kubernetes-validations": [{"rule": nested}],
-    });
+    // Of a list with so many items the estimate is within the limit, and going through it costs more than one call may.
+    let spec = |items_max: u32| {
+        json!({
+            "type": "object",
+            "properties": {"list": {"type": "array", "maxItems": items_max, "items": {"type": "integer"}}},
+            "x-kubernetes-validations": [{"rule": "self.list.all(a, self.list.all(b, self.list.all(c, true)))"}],
+        })
+    };
+    crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"] = spec(1_000);
     crd["spec"]["versions"][0].as_object_mut().unwrap().remove("selectableFields");
     crd["spec"]["versions"][0].as_object_mut().unwrap().remove("subresources");
+    let refused = admin.post(CRDS, &crd).await;
+    refused.refused(422, "Invalid", "estimated rule cost exceeds budget by factor of more than 100x");
+    crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"] = spec(110);
     establish(&admin, &crd).await;
-    let list: Vec<u32> = (0..200).collect();
+    let list: Vec<u32> = (0..110).collect();
     let refused = admin.post(WIDGETS, &widget("a", json!({"list": list}))).await;
     refused.refused(422, "Invalid", "no further validation rules will be run due to call cost exceeds limit");
     admin.post(WIDGETS, &widget("a", json!({"list": [1, 2]}))).await.expect(201);

@@ -23,6 +23,8 @@ pub struct Field {
     pub wire: String,
     /// The last segment of its Rust type's message, folded; empty for scalars.
     pub message: String,
+    /// The module of that message, as seen from its own: `super::v1`; empty for the same.
+    pub module: String,
     /// Its markers.
     pub marks: Marks,
 }
@@ -95,8 +97,9 @@ impl Markers {
         let depth = depth.checked_sub(1)?;
         let structs = message.fields.iter().filter(|f| !f.message.is_empty() && !properties.contains(&f.folded));
         structs.into_iter().find_map(|outer| {
-            let inner = self.messages.get(&(module.to_owned(), outer.message.clone()))?;
-            let (mut path, field) = self.field_in(module, inner, folded, properties, depth)?;
+            let module = seen_from(module, &outer.module);
+            let inner = self.messages.get(&(module.clone(), outer.message.clone()))?;
+            let (mut path, field) = self.field_in(&module, inner, folded, properties, depth)?;
             path.insert(0, outer.number);
             Some((path, field))
         })
@@ -151,6 +154,18 @@ fn module_path(src: &Path, folder: &Path) -> String {
     parts.join(".")
 }
 
+/// A module as another one names it.
+fn seen_from(module: &str, path: &str) -> String {
+    let mut parts: Vec<&str> = module.split('.').collect();
+    for step in path.split("::").filter(|step| !step.is_empty()) {
+        match step {
+            "super" => drop(parts.pop()),
+            step => parts.push(step.trim_start_matches("r#")),
+        }
+    }
+    parts.join(".")
+}
+
 fn marker(doc: &str) -> Option<(String, String)> {
     let text = doc.trim().strip_prefix('+')?;
     let (key, value) = text.split_once('=').unwrap_or((text, ""));
@@ -162,14 +177,22 @@ fn field(declaration: &str, attribute: &str, marks: Marks) -> Option<Field> {
     let inside = attribute.strip_prefix("#[prost(")?.strip_suffix(")]")?;
     let (wire, tag) = inside.split_once("tag = \"")?;
     let number = tag.split('"').next()?.parse().ok()?;
-    let message = if wire.starts_with("message") {
-        let last = rust_type.trim_end_matches([',', '>', ' ']).rsplit([':', '<']).next().unwrap_or_default();
-        fold(last)
+    let (module, message) = if wire.starts_with("message") {
+        let path = rust_type.trim_end_matches([',', '>', ' ']).rsplit(['<', ' ']).next().unwrap_or_default();
+        let (module, last) = path.rsplit_once("::").unwrap_or(("", path));
+        (module.to_owned(), fold(last))
     } else {
-        String::new()
+        Default::default()
     };
     let name = name.trim().trim_start_matches("r#");
-    Some(Field { folded: fold(name), number, wire: wire.trim_end_matches([' ', ',']).to_owned(), message, marks })
+    Some(Field {
+        folded: fold(name),
+        number,
+        wire: wire.trim_end_matches([' ', ',']).to_owned(),
+        message,
+        module,
+        marks,
+    })
 }
 
 #[cfg(test)]
@@ -190,6 +213,12 @@ mod tests {
         assert_eq!(thing.marks, vec![("structType".to_owned(), "atomic".to_owned())]);
         let (outer, ips) = markers.field("io.k8s.api.core.v1.Thing", "podIPs", &[]).unwrap();
         assert_eq!((outer.as_slice(), ips.number, ips.marks[0].1.as_str()), (&[][..], 7, "set"));
+        markers.read_module(
+            "api.core.v1beta1",
+            "pub struct Other {\n    #[prost(message, optional, tag = \"5\")]\n    pub inner: ::core::option::Option<super::v1::Inner>,\n}\n",
+        );
+        let (outer, _) = markers.field("io.k8s.api.core.v1beta1.Other", "ready", &[]).unwrap();
+        assert_eq!(outer, [5], "of another module");
         let (outer, ready) = markers.field("io.k8s.api.core.v1.Thing", "ready", &[]).unwrap();
         assert_eq!((outer.as_slice(), ready.number), (&[2][..], 3));
     }
