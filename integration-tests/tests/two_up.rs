@@ -139,7 +139,11 @@ impl Pair {
     }
 
     fn scaled_and_placed(&self, server: usize, replicas: usize) {
-        self.kubectl(server, &["scale", "deployment/web", &format!("--replicas={replicas}")]).ok();
+        // The member of etcd that a write goes to may be the one that was killed: a client tries again, as it is told to.
+        eventually("the deployment to be scaled", Duration::from_secs(60), || {
+            let outcome = self.kubectl(server, &["scale", "deployment/web", &format!("--replicas={replicas}")]);
+            if outcome.code == 0 { Ok(()) } else { Err(outcome.to_string()) }
+        });
         eventually("the pods to be made and placed", Duration::from_secs(90), || {
             let nodes = ["get", "pods", "-l", "app=web", "-o", "jsonpath={range .items[*]}[{.spec.nodeName}]{end}"];
             let found = self.kubectl(server, &nodes).stdout;

@@ -67,12 +67,24 @@ fn apply(current: &Value, patch: &Patch) -> Result<Value, JsonPatchError> {
         if nests_too_deep(&object, operation) {
             return Err(JsonPatchError::TooLarge);
         }
+        if tests_absence(&object, operation) {
+            continue;
+        }
         json_patch::patch_unsafe(&mut object, std::slice::from_ref(operation)).map_err(|error| match operation {
             PatchOperation::Test(_) => JsonPatchError::Test(error.to_string()),
             _ => JsonPatchError::Unfit(error.to_string()),
         })?;
     }
     Ok(object)
+}
+
+/// Whether the operation tests that a field of an object is null, and the field is not there: Kubernetes' JSON patches take that
+/// for the same, and clients add the first item of a list behind such a test.
+fn tests_absence(object: &Value, operation: &PatchOperation) -> bool {
+    let PatchOperation::Test(test) = operation else { return false };
+    let Some((parent, field)) = test.path.split_back() else { return false };
+    let parent = object.pointer(parent.as_str()).and_then(Value::as_object);
+    test.value.is_null() && parent.is_some_and(|parent| !parent.contains_key(field.decoded().as_ref()))
 }
 
 /// Whether what the operation writes would stand too deep.

@@ -9,6 +9,20 @@ use super::{json as json_patch, merge};
 use crate::error::Reason;
 
 #[test]
+fn a_field_that_is_not_there_tests_as_null() {
+    let object = json!({"metadata": {"name": "a"}});
+    let patched = |body: Value| json_patch(&object, body.to_string().as_bytes());
+    let first = json!([
+        {"op": "test", "path": "/metadata/finalizers", "value": null},
+        {"op": "add", "path": "/metadata/finalizers", "value": ["example.com/keep"]},
+    ]);
+    assert_eq!(patched(first).unwrap()["metadata"]["finalizers"], json!(["example.com/keep"]));
+    assert!(patched(json!([{"op": "test", "path": "/metadata/name", "value": null}])).is_err());
+    assert!(patched(json!([{"op": "test", "path": "/spec/replicas", "value": null}])).is_err(), "no parent");
+    assert!(patched(json!([{"op": "test", "path": "/metadata/finalizers", "value": []}])).is_err());
+}
+
+#[test]
 fn json_patches_apply_all_or_nothing() {
     let object = json!({"metadata": {"labels": {"a/b": "1"}}, "spec": {"list": [1, 2]}});
     let patched = json_patch(
