@@ -196,8 +196,8 @@ fn a_running_pod_is_resized_in_place_or_with_a_restart_as_it_asks() {
         if told { Ok(()) } else { Err(status.to_string()) }
     });
     assert_eq!(kernel_limits(&cluster, &uid, &id()).0, "30000");
-    let refused = resize(json!({"requests": {"cpu": null}})).fails_with(1);
-    assert!(refused.contains("resource requests cannot be removed"), "{refused}");
+    let refused = resize(json!({"limits": {"memory": null}})).fails_with(1);
+    assert!(refused.contains("resource limits cannot be removed"), "{refused}");
     let other = r#"{"spec":{"containers":[{"name":"main","resources":{"limits":{"ephemeral-storage":"1Gi"}}}]}}"#;
     let refused = cluster.kubectl(&["patch", "pod", "sized", "--subresource=resize", "-p", other]).fails_with(1);
     assert!(refused.contains("only cpu and memory resources are mutable"), "{refused}");
