@@ -67,29 +67,18 @@ impl NodeChange {
     /// The rules that may now accept what they refused before.
     pub fn may_help(self) -> PluginSet {
         use Plugin::{
-            InterPodAffinity, NodeAffinity, NodeName, NodePorts, NodeResourcesFit, NodeUnschedulable,
-            PodTopologySpread, TaintToleration,
+            InterPodAffinity, NodeAffinity, NodeResourcesFit, NodeUnschedulable, PodTopologySpread, TaintToleration,
         };
-        const ALL: [Plugin; 8] = [
-            NodeUnschedulable,
-            NodeName,
-            TaintToleration,
-            NodeAffinity,
-            NodePorts,
-            NodeResourcesFit,
-            PodTopologySpread,
-            InterPodAffinity,
-        ];
         let causes = [
-            (self.added, &ALL[..]),
+            (self.added, PluginSet::ALL),
             // A pod is told the first rule that refuses it, so a node that a static rule refused
             // may have turned into one where it fits.
-            (self.allocatable_up, &[NodeResourcesFit][..]),
-            (self.labels, &[NodeAffinity, PodTopologySpread, InterPodAffinity][..]),
-            (self.taints, &[TaintToleration, PodTopologySpread][..]),
-            (self.unschedulable, &[NodeUnschedulable][..]),
+            (self.allocatable_up, PluginSet::of([NodeResourcesFit])),
+            (self.labels, PluginSet::of([NodeAffinity, PodTopologySpread, InterPodAffinity])),
+            (self.taints, PluginSet::of([TaintToleration, PodTopologySpread])),
+            (self.unschedulable, PluginSet::of([NodeUnschedulable])),
         ];
-        PluginSet::of(causes.into_iter().filter(|(holds, _)| *holds).flat_map(|(_, rules)| rules.iter().copied()))
+        causes.into_iter().filter(|(holds, _)| *holds).fold(PluginSet::NONE, |set, (_, rules)| set.union(rules))
     }
 }
 
