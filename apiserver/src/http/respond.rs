@@ -80,7 +80,7 @@ impl Representation {
         if (self.shape, self.format, self.pretty) == (Shape::Object, Format::Json, false) {
             let token = list.continue_token.as_deref();
             let pieces = codec::write_list(resource, list.revision, token, list.remaining, list.objects);
-            return Ok(respond(StatusCode::OK, self.format.content_type(), list_body(pieces)));
+            return Ok(respond(StatusCode::OK, self.format.content_type(), Body::new(ListBody(pieces))));
         }
         if list.objects.len() <= WRITTEN_AT_ONCE_MAX {
             return self.write_list(resource, list);
@@ -174,17 +174,7 @@ pub fn table_bookmark(revision: u64, initial_events_end: bool) -> Bytes {
 }
 
 /// A list that is written as the client reads it.
-fn list_body(mut pieces: ListPieces) -> Body {
-    match pieces.next() {
-        Some(only) if pieces.is_empty() => Body::from(only),
-        first => Body::new(ListBody { first, pieces }),
-    }
-}
-
-struct ListBody {
-    first: Option<Bytes>,
-    pieces: ListPieces,
-}
+struct ListBody(ListPieces);
 
 impl http_body::Body for ListBody {
     type Data = Bytes;
@@ -194,17 +184,15 @@ impl http_body::Body for ListBody {
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<http_body::Frame<Bytes>, Infallible>>> {
-        let next = self.first.take().or_else(|| self.pieces.next());
-        Poll::Ready(next.map(|piece| Ok(http_body::Frame::data(piece))))
+        Poll::Ready(self.0.next().map(|piece| Ok(http_body::Frame::data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.first.is_none() && self.pieces.is_empty()
+        self.0.is_empty()
     }
 
     fn size_hint(&self) -> http_body::SizeHint {
-        let left = self.first.as_ref().map_or(0, Bytes::len) + self.pieces.len();
-        http_body::SizeHint::with_exact(left as u64)
+        http_body::SizeHint::with_exact(self.0.len() as u64)
     }
 }
 
