@@ -85,7 +85,8 @@ impl Api {
             .route("/api/v1/pods", get(|api, query| list(api, query, "pods")))
             .route("/api/v1/nodes", get(|api, query| list(api, query, "nodes")))
             .route("/api/v1/namespaces", get(|api, query| list(api, query, "namespaces")))
-            .route("/api/v1/namespaces/default/pods/{name}", get(get_pod))
+            .route("/apis/policy/v1/poddisruptionbudgets", get(|api, query| list(api, query, "poddisruptionbudgets")))
+            .route("/api/v1/namespaces/default/pods/{name}", get(get_pod).delete(delete_pod))
             .route("/api/v1/namespaces/default/pods/{name}/binding", post(bind))
             .route("/api/v1/namespaces/default/pods/{name}/status", patch(patch_status))
             .route("/apis/events.k8s.io/v1/namespaces/default/events", post(create_event))
@@ -107,6 +108,7 @@ async fn list(State(api): State<Api>, Query(query): Query<BTreeMap<String, Strin
         let kind = match kind {
             "pods" => "PodList",
             "nodes" => "NodeList",
+            "poddisruptionbudgets" => "PodDisruptionBudgetList",
             _ => "NamespaceList",
         };
         return Json(json!({"kind": kind, "apiVersion": "v1", "items": items,
@@ -160,10 +162,27 @@ async fn bind(State(api): State<Api>, Path(name): Path<String>, Json(binding): J
 
 async fn patch_status(State(api): State<Api>, Path(name): Path<String>, Json(body): Json<Value>) -> Response {
     let Some(mut pod) = api.get("pods", &name) else { return failure(404, "NotFound") };
-    if pod["metadata"]["resourceVersion"] != body["metadata"]["resourceVersion"] {
+    for field in ["resourceVersion", "uid"] {
+        let wanted = &body["metadata"][field];
+        if !wanted.is_null() && pod["metadata"][field] != *wanted {
+            return failure(409, "Conflict");
+        }
+    }
+    for (field, value) in body["status"].as_object().unwrap() {
+        pod["status"][field] = value.clone();
+    }
+    api.put("pods", pod.clone());
+    Json(pod).into_response()
+}
+
+/// A pod is asked to go; the test says when it is gone.
+async fn delete_pod(State(api): State<Api>, Path(name): Path<String>, body: Bytes) -> Response {
+    let options: Value = serde_json::from_slice(&body).unwrap();
+    let Some(mut pod) = api.get("pods", &name) else { return failure(404, "NotFound") };
+    if pod["metadata"]["uid"] != options["preconditions"]["uid"] {
         return failure(409, "Conflict");
     }
-    pod["status"]["conditions"] = body["status"]["conditions"].clone();
+    pod["metadata"]["deletionTimestamp"] = json!("2026-01-02T03:04:05Z");
     api.put("pods", pod.clone());
     Json(pod).into_response()
 }
@@ -300,5 +319,56 @@ async fn a_restart_accounts_what_is_there() {
     api.put("pods", ended);
     let running = start(&api).await;
     until("the big pod", || api.node_of("big").is_some()).await;
+    running.stop().await;
+}
+
+fn with_priority(priority: i32, mut pod: Value) -> Value {
+    pod["spec"]["priority"] = json!(priority);
+    pod
+}
+
+#[tokio::test]
+async fn a_pod_that_matters_more_takes_the_room_of_another_once_that_has_gone() {
+    let api = Api::new();
+    api.put("nodes", node("a"));
+    api.put("nodes", node("b"));
+    for (name, node, priority) in [("low", "a", 1), ("middle", "b", 5)] {
+        let mut placed = with_priority(priority, pod(name, "2"));
+        placed["spec"]["nodeName"] = json!(node);
+        api.put("pods", placed);
+    }
+    let running = start(&api).await;
+    api.put("pods", with_priority(10, pod("high", "1")));
+    until("the pod's waiting", || api.get("pods", "high").unwrap()["status"]["nominatedNodeName"] == "a").await;
+    until("the other's being asked to go", || {
+        let low = api.get("pods", "low").unwrap();
+        let condition = &low["status"]["conditions"][0];
+        low["metadata"]["deletionTimestamp"].is_string()
+            && condition["type"] == "DisruptionTarget"
+            && condition["reason"] == "PreemptionByScheduler"
+            && condition["message"] == "default-scheduler: preempting to accommodate a higher priority pod"
+    })
+    .await;
+    until("the event", || {
+        let events = api.objects.lock().unwrap().events.clone();
+        events.iter().any(|event| {
+            event["reason"] == "Preempted"
+                && event["regarding"]["name"] == "low"
+                && event["related"]["name"] == "high"
+                && event["note"] == "Preempted by pod uid-of-high on node a"
+        })
+    })
+    .await;
+    assert_eq!(api.node_of("high"), None, "the room is not free yet");
+
+    // A pod that matters less does not get the room that is left, for it is not for it.
+    api.put("pods", pod("late", "1500m"));
+    api.delete("pods", "low");
+    until("the binding", || api.node_of("high").is_some()).await;
+    assert_eq!((api.node_of("high").as_deref(), api.node_of("late")), (Some("a"), None));
+    assert!(api.get("pods", "middle").unwrap()["metadata"]["deletionTimestamp"].is_null());
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &running.registry).unwrap();
+    assert!(text.contains("scheduler_preemption_attempts_total 1"), "{text}");
     running.stop().await;
 }

@@ -333,7 +333,7 @@ impl Pair {
                 let spec = self.classes[class % self.classes.len()].clone();
                 let key = PodKey(u128::from(pod));
                 if let Some(node) = self.engine.node_of(key).map(String::from) {
-                    self.engine.add_pod(key, &node, &spec, Standing { priority: 0, terminating });
+                    self.engine.add_pod(key, &node, &spec, Standing { terminating, ..Standing::default() });
                     self.oracle.add_pod(key, &node, spec, terminating);
                 }
             }

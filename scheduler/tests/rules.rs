@@ -2,7 +2,7 @@
 //! Each rule by scenario, from Kubernetes objects to the texts that users read.
 
 use gantry_scheduler::convert;
-use gantry_scheduler::core::{Engine, PodKey, Standing};
+use gantry_scheduler::core::{Ask, Engine, PodKey, Standing};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use serde_json::{Value, json};
 
@@ -195,8 +195,11 @@ fn contradictory_names_are_told_as_such() {
     let mut engine = Engine::new();
     engine.set_node(convert::node(&node(json!({}))));
     let class = engine.acquire(&convert::class(&pod(affinity(json!([{ "matchFields": fields }])))));
+    let ask = Ask { pod: PodKey::default(), class, priority: 0 };
+    let diagnosis = engine.diagnose_for(ask);
+    let preemption = engine.preemption_failure(ask, &diagnosis);
     assert_eq!(
-        engine.diagnose(class).message(engine.preemption(0, false)),
+        diagnosis.message(&preemption),
         "0/1 nodes are available: pod affinity terms conflict. preemption: 0/1 nodes are available: \
          1 Preemption is not helpful for scheduling."
     );

@@ -89,6 +89,12 @@ pub fn pod_key(uid: &str) -> PodKey {
     PodKey(if digits == 32 { value } else { hash(uid) })
 }
 
+/// The UID that is usual for a key.
+pub fn usual_uid(key: PodKey) -> String {
+    let digits = format!("{:032x}", key.0);
+    [&digits[..8], &digits[8..12], &digits[12..16], &digits[16..20], &digits[20..]].join("-")
+}
+
 fn hash(text: &str) -> u128 {
     // FNV-1a, 128 bits.
     text.bytes().fold(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d, |hash, byte| {
@@ -187,6 +193,8 @@ mod tests {
     fn uids_become_keys() {
         let uid = "0102030405060708-090a0b0c0d0e0f10";
         assert_eq!(pod_key(uid), PodKey(0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10));
+        let usual = "01020304-0506-0708-090a-0b0c0d0e0f10";
+        assert_eq!(usual_uid(pod_key(usual)), usual);
         assert_ne!(pod_key("short"), pod_key("shorn"));
         assert_ne!(pod_key(""), pod_key(&"f".repeat(33)));
     }

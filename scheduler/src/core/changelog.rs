@@ -51,6 +51,11 @@ impl ChangeLog {
         }
     }
 
+    /// The position after a node's latest change, 0 if it never changed.
+    pub fn latest(&self, slot: u32) -> u64 {
+        self.latest.get(slot as usize).copied().unwrap_or(0)
+    }
+
     /// Has the part of the log after `cursor` been kept?
     pub fn reaches_back_to(&self, cursor: u64) -> bool {
         cursor >= self.base

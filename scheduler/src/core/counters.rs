@@ -453,6 +453,12 @@ impl Counters {
         id
     }
 
+    /// The namespace and the labels of a kind's pods.
+    pub fn identity(&self, id: KindId) -> Option<(&str, &BTreeMap<String, String>)> {
+        let kind = self.kinds.get(id.0 as usize)?.as_ref()?;
+        Some((&kind.spec.namespace, &kind.spec.labels))
+    }
+
     /// One reference more.
     pub fn hold_kind(&mut self, id: KindId) {
         if let Some(kind) = self.kinds[id.0 as usize].as_mut() {

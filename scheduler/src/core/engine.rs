@@ -9,9 +9,11 @@ use std::sync::Arc;
 use super::changelog::ChangeLog;
 use super::class::{ClassId, Classes};
 use super::counters::{Counters, KindId};
-use super::explain::{Diagnosis, Explanation, Preemption, Verdict};
+use super::explain::{Diagnosis, Explanation, Verdict};
 use super::maps::NumberHasher;
 use super::nodes::{NodeId, Nodes};
+use super::nominations::{Ask, Nominations};
+use super::residents::Residents;
 use super::resources::{Demand, ResourceId, ResourceTable};
 use super::rules::{self, Plugin, PluginSet, node_affinity};
 use super::spec::{ClassSpec, NodeSpec};
@@ -25,11 +27,15 @@ pub type PodMap<V> = HashMap<PodKey, V, BuildHasherDefault<NumberHasher>>;
 
 /// A pod on a node.
 #[derive(Clone, Debug)]
-struct PodRecord {
-    demand: Arc<Demand>,
-    kind: KindId,
+pub(super) struct PodRecord {
+    pub(super) demand: Arc<Demand>,
+    pub(super) kind: KindId,
     slot: u32,
-    priority: i32,
+    /// Where it is among the node's pods.
+    position: u32,
+    pub(super) priority: i32,
+    pub(super) started: i64,
+    pub(super) preempted: bool,
 }
 
 /// What matters about a placed pod beside its class.
@@ -39,6 +45,16 @@ pub struct Standing {
     pub priority: i32,
     /// It is about to go.
     pub terminating: bool,
+    /// It is about to go because a pod that matters more wants its room.
+    pub preempted: bool,
+    /// When it started, in seconds; `None` is not yet.
+    pub started: Option<i64>,
+}
+
+impl Standing {
+    fn started(&self) -> i64 {
+        self.started.unwrap_or(i64::MAX)
+    }
 }
 
 /// What an update of a node changed, as far as waiting pods may care.
@@ -124,14 +140,16 @@ impl PodRemoval {
 /// See the module's description.
 #[derive(Clone, Debug, Default)]
 pub struct Engine {
-    nodes: Nodes,
-    table: ResourceTable,
-    pods: PodMap<PodRecord>,
+    pub(super) nodes: Nodes,
+    pub(super) table: ResourceTable,
+    pub(super) pods: PodMap<PodRecord>,
+    pub(super) residents: Residents,
     /// How many placed pods have which priority.
-    priorities: BTreeMap<i32, usize>,
-    log: ChangeLog,
-    counters: Counters,
-    classes: Classes,
+    pub(super) priorities: BTreeMap<i32, usize>,
+    pub(super) log: ChangeLog,
+    pub(super) counters: Counters,
+    pub(super) classes: Classes,
+    pub(super) nominations: Nominations,
 }
 
 impl Engine {
@@ -200,21 +218,27 @@ impl Engine {
     /// Accounts a pod to a node, which need not be known yet and need not have room. A pod that is
     /// accounted already moves or changes.
     pub fn add_pod(&mut self, pod: PodKey, node_name: &str, spec: &ClassSpec, standing: Standing) -> PodChange {
-        let Standing { priority, terminating } = standing;
+        let Standing { priority, terminating, mut preempted, .. } = standing;
         let demand = self.table.demand(&spec.demand);
         let kind = self.counters.acquire_kind(spec, terminating, &self.nodes);
         let mut change = PodChange::Came;
-        if let Some(record) = self.pods.get(&pod) {
+        if let Some(record) = self.pods.get_mut(&pod) {
             let same_node = self.nodes.name(record.slot) == node_name;
             if same_node && record.demand == demand && record.priority == priority && record.kind == kind {
+                record.started = standing.started();
+                record.preempted |= preempted;
                 self.counters.release_kind(kind);
                 return PodChange::None;
             }
+            // The mark may be there before the pod's status tells.
+            preempted |= record.preempted;
             self.remove_pod(pod);
             change = PodChange::Changed;
         }
+        self.unnominate(pod);
         let slot = self.nodes.slot_or_new(node_name);
-        self.insert_pod(pod, PodRecord { demand, kind, slot, priority });
+        let started = standing.started();
+        self.insert_pod(pod, PodRecord { demand, kind, slot, position: 0, priority, started, preempted });
         change
     }
 
@@ -223,14 +247,17 @@ impl Engine {
         if self.pods.contains_key(&pod) {
             self.remove_pod(pod);
         }
+        self.unnominate(pod);
         if let Some(class) = self.classes.get(class) {
             let (demand, kind) = (class.demand.clone(), class.kind);
             self.counters.hold_kind(kind);
-            self.insert_pod(pod, PodRecord { demand, kind, slot: node.0, priority });
+            let (slot, started) = (node.0, i64::MAX);
+            self.insert_pod(pod, PodRecord { demand, kind, slot, position: 0, priority, started, preempted: false });
         }
     }
 
-    fn insert_pod(&mut self, pod: PodKey, record: PodRecord) {
+    fn insert_pod(&mut self, pod: PodKey, mut record: PodRecord) {
+        record.position = self.residents.add(record.slot, pod);
         self.nodes.charge(record.slot, &record.demand, 1);
         self.log.push(record.slot, false);
         self.counters.count(record.kind, record.slot, 1, &self.nodes, &mut self.log);
@@ -241,6 +268,10 @@ impl Engine {
     /// Takes a pod off its node.
     pub fn remove_pod(&mut self, pod: PodKey) -> Option<PodRemoval> {
         let record = self.pods.remove(&pod)?;
+        if let Some(moved) = self.residents.remove(record.slot, record.position).and_then(|pod| self.pods.get_mut(&pod))
+        {
+            moved.position = record.position;
+        }
         self.log.push(record.slot, false);
         self.counters.count(record.kind, record.slot, -1, &self.nodes, &mut self.log);
         self.counters.release_kind(record.kind);
@@ -281,6 +312,12 @@ impl Engine {
 
     /// The best node for a pod of this class, if there is any. Changes nothing but indexes.
     pub fn place(&mut self, id: ClassId) -> Option<NodeId> {
+        self.view_none();
+        self.best(id)
+    }
+
+    /// The best node as nominated pods are accounted now.
+    pub(super) fn best(&mut self, id: ClassId) -> Option<NodeId> {
         self.nodes.settle_order();
         self.classes.refresh(id, &mut self.counters, &self.nodes);
         self.classes.best(id, &self.counters, &self.nodes, &self.log).map(NodeId)
@@ -295,6 +332,7 @@ impl Engine {
 
     /// Per node, in name order: why a pod of this class can't go there, or that it can.
     pub fn explain(&mut self, id: ClassId) -> Explanation {
+        self.view_none();
         self.classes.refresh(id, &mut self.counters, &self.nodes);
         let verdicts = self.classes.candidate(id, &self.counters).map(|candidate| {
             self.nodes
@@ -305,8 +343,19 @@ impl Engine {
         Explanation { nodes: verdicts.unwrap_or_default() }
     }
 
+    /// The reasons of all nodes, counted, with the nominated pods that matter to the asker.
+    pub fn diagnose_for(&mut self, ask: Ask) -> Diagnosis {
+        self.view_for(ask);
+        self.count_reasons(ask.class)
+    }
+
     /// The reasons of all nodes, counted.
     pub fn diagnose(&mut self, id: ClassId) -> Diagnosis {
+        self.view_none();
+        self.count_reasons(id)
+    }
+
+    fn count_reasons(&mut self, id: ClassId) -> Diagnosis {
         self.classes.refresh(id, &mut self.counters, &self.nodes);
         let mut diagnosis = Diagnosis { nodes: self.nodes.count(), ..Diagnosis::default() };
         let Some(candidate) = self.classes.candidate(id, &self.counters) else { return diagnosis };
@@ -334,16 +383,6 @@ impl Engine {
             diagnosis.reasons.insert(text, count);
         }
         diagnosis
-    }
-
-    /// What can be said about preemption for a pod of this priority.
-    pub fn preemption(&self, priority: i32, never: bool) -> Preemption {
-        let lowest = self.priorities.keys().next();
-        match lowest {
-            _ if never => Preemption::Never,
-            Some(lowest) if *lowest < priority => Preemption::NotExamined,
-            _ => Preemption::NoLowerPriority,
-        }
     }
 
     /// The name of a resource column.

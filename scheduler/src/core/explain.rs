@@ -99,27 +99,34 @@ pub struct Diagnosis {
     pub conflict: bool,
 }
 
-/// What can truthfully be said about preemption, which this engine does not do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What came of preemption.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Preemption {
     /// The pod has `preemptionPolicy: Never`.
     Never,
-    /// No placed pod has a lower priority: there are no victims anywhere.
-    NoLowerPriority,
-    /// There are pods of lower priority; whether evicting them would help was not examined.
-    NotExamined,
+    /// Pods are about to leave the node that the pod waits for.
+    Waiting,
+    /// Pods are made to leave a node.
+    Found,
+    /// It helps nowhere: how many nodes say what. Those that nothing is said of are beyond help.
+    Failed(BTreeMap<String, usize>),
+}
+
+impl Preemption {
+    /// What a node says that has no pod of lower priority.
+    pub const NO_VICTIMS: &str = "No preemption victims found for incoming pod";
 }
 
 impl Diagnosis {
     /// Kubernetes' message, as in the event and the pod's condition.
-    pub fn message(&self, preemption: Preemption) -> String {
+    pub fn message(&self, preemption: &Preemption) -> String {
         Message { diagnosis: self, preemption }.to_string()
     }
 }
 
 struct Message<'a> {
     diagnosis: &'a Diagnosis,
-    preemption: Preemption,
+    preemption: &'a Preemption,
 }
 
 impl fmt::Display for Message<'_> {
@@ -137,21 +144,24 @@ impl fmt::Display for Message<'_> {
             counted.sort_unstable();
             write!(f, " {}.", counted.join(", "))?;
         }
-        const NOT_HELPFUL: &str = "Preemption is not helpful for scheduling";
-        const NO_VICTIMS: &str = "No preemption victims found for incoming pod";
-        let resolvable = nodes - unresolvable;
-        match (self.preemption, resolvable, *unresolvable) {
-            (Preemption::Never, ..) => f.write_str(" preemption: not eligible due to preemptionPolicy=Never."),
-            (_, 0, none) => write!(f, " preemption: 0/{nodes} nodes are available: {none} {NOT_HELPFUL}."),
-            (Preemption::NoLowerPriority, some, none) => {
-                let mut parts = vec![format!("{some} {NO_VICTIMS}")];
-                if none > 0 {
-                    parts.push(format!("{none} {NOT_HELPFUL}"));
+        match self.preemption {
+            Preemption::Never => f.write_str(" preemption: not eligible due to preemptionPolicy=Never."),
+            Preemption::Waiting => {
+                f.write_str(" preemption: not eligible due to a terminating pod on the nominated node.")
+            }
+            Preemption::Found => Ok(()),
+            Preemption::Failed(counts) => {
+                let mut parts: Vec<_> = counts
+                    .iter()
+                    .filter(|(_, count)| **count > 0)
+                    .map(|(text, count)| format!("{count} {text}"))
+                    .collect();
+                if *unresolvable > 0 {
+                    parts.push(format!("{unresolvable} Preemption is not helpful for scheduling"));
                 }
                 parts.sort_unstable();
                 write!(f, " preemption: 0/{nodes} nodes are available: {}.", parts.join(", "))
             }
-            (Preemption::NotExamined, ..) => Ok(()),
         }
     }
 }
@@ -169,36 +179,52 @@ mod tests {
     fn messages_read_as_kubernetes_writes_them() {
         let cpu = ("Insufficient cpu", 1);
         let affinity = ("node(s) didn't match Pod's node affinity/selector", 2);
+        let failed = |counts: &[(&str, usize)]| {
+            Preemption::Failed(counts.iter().map(|(text, count)| ((*text).to_owned(), *count)).collect())
+        };
         let cases = [
             (diagnosis(0, 0, &[]), Preemption::Never, "no nodes available to schedule pods"),
             (
                 diagnosis(3, 2, &[affinity, cpu]),
-                Preemption::NoLowerPriority,
+                failed(&[(Preemption::NO_VICTIMS, 1)]),
                 "0/3 nodes are available: 1 Insufficient cpu, 2 node(s) didn't match Pod's node affinity/selector. \
                  preemption: 0/3 nodes are available: 1 No preemption victims found for incoming pod, \
                  2 Preemption is not helpful for scheduling.",
             ),
             (
                 diagnosis(2, 2, &[affinity]),
-                Preemption::NotExamined,
+                failed(&[(Preemption::NO_VICTIMS, 0)]),
                 "0/2 nodes are available: 2 node(s) didn't match Pod's node affinity/selector. \
                  preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling.",
             ),
-            (diagnosis(1, 0, &[cpu]), Preemption::NotExamined, "0/1 nodes are available: 1 Insufficient cpu."),
+            (diagnosis(1, 0, &[cpu]), Preemption::Found, "0/1 nodes are available: 1 Insufficient cpu."),
             (
                 diagnosis(1, 0, &[cpu]),
                 Preemption::Never,
                 "0/1 nodes are available: 1 Insufficient cpu. preemption: not eligible due to preemptionPolicy=Never.",
             ),
             (
+                diagnosis(1, 0, &[cpu]),
+                Preemption::Waiting,
+                "0/1 nodes are available: 1 Insufficient cpu. preemption: not eligible due to a terminating pod on the \
+                 nominated node.",
+            ),
+            (
+                diagnosis(4, 1, &[("Insufficient cpu", 3), ("node(s) were unschedulable", 1)]),
+                failed(&[("Insufficient cpu", 1), (Preemption::NO_VICTIMS, 2)]),
+                "0/4 nodes are available: 1 node(s) were unschedulable, 3 Insufficient cpu. preemption: 0/4 nodes are \
+                 available: 1 Insufficient cpu, 1 Preemption is not helpful for scheduling, \
+                 2 No preemption victims found for incoming pod.",
+            ),
+            (
                 Diagnosis { conflict: true, ..diagnosis(2, 2, &[]) },
-                Preemption::NoLowerPriority,
+                failed(&[]),
                 "0/2 nodes are available: pod affinity terms conflict. preemption: 0/2 nodes are available: \
                  2 Preemption is not helpful for scheduling.",
             ),
         ];
         for (diagnosis, preemption, expected) in cases {
-            assert_eq!(diagnosis.message(preemption), expected);
+            assert_eq!(diagnosis.message(&preemption), expected);
         }
     }
 }

@@ -121,6 +121,14 @@ pub struct Demand {
     pub ports: Box<[HostPort]>,
 }
 
+impl Demand {
+    /// What is asked for of one resource.
+    pub fn amount(&self, resource: ResourceId) -> i64 {
+        let found = self.requests.binary_search_by_key(&resource, |(resource, _)| *resource);
+        found.map_or(0, |index| self.requests[index].1)
+    }
+}
+
 /// How nodes are compared, by column.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ScoringColumns {

@@ -5,14 +5,17 @@
 
 use k8s_openapi::api::core::v1 as k8s;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, Time};
 use k8s_openapi::{ClusterResourceScope, NamespaceResourceScope};
 use serde::{Deserialize, Deserializer};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use crate::convert;
-use crate::core::{ClassSpec, NodeSpec, PodKey};
+use crate::core::{Budget, ClassSpec, NodeSpec, PodKey};
+
+/// The reason in the `DisruptionTarget` condition of a pod that makes room for another.
+pub const PREEMPTED_REASON: &str = "PreemptionByScheduler";
 
 /// The part of a pod that the scheduler acts on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -47,6 +50,12 @@ pub struct PodFacts {
     pub class: ClassSpec,
     /// Reason and message of the `PodScheduled` condition when it is `False`.
     pub not_scheduled: Option<(String, String)>,
+    /// `status.nominatedNodeName`.
+    pub nominated: Option<String>,
+    /// `status.startTime`, in seconds.
+    pub started: Option<i64>,
+    /// It goes because the scheduler made room for another.
+    pub preempted: bool,
 }
 
 impl From<&k8s::Pod> for PodFacts {
@@ -61,11 +70,12 @@ impl From<&k8s::Pod> for PodFacts {
             Some(_) => convert::placed(pod),
             None => convert::class(pod),
         };
-        let condition = status
-            .and_then(|status| status.conditions.as_ref())
-            .into_iter()
-            .flatten()
-            .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False");
+        let condition = |type_: &str, status_: &str| {
+            let conditions = status.and_then(|status| status.conditions.as_ref()).into_iter().flatten();
+            conditions.into_iter().find(|condition| condition.type_ == type_ && condition.status == status_)
+        };
+        let target = condition("DisruptionTarget", "True");
+        let terminating = meta.deletion_timestamp.is_some();
         PodFacts {
             key: convert::pod_key(&uid),
             uid,
@@ -73,7 +83,7 @@ impl From<&k8s::Pod> for PodFacts {
             name: meta.name.clone().unwrap_or_default(),
             resource_version: meta.resource_version.clone().unwrap_or_default(),
             generation: meta.generation,
-            terminating: meta.deletion_timestamp.is_some(),
+            terminating,
             finished: matches!(status.and_then(|status| status.phase.as_deref()), Some("Succeeded" | "Failed")),
             node_name,
             scheduler_name: spec.scheduler_name.clone().unwrap_or_default(),
@@ -81,9 +91,12 @@ impl From<&k8s::Pod> for PodFacts {
             never_preempts: spec.preemption_policy.as_deref() == Some("Never"),
             gated: spec.scheduling_gates.as_ref().is_some_and(|gates| !gates.is_empty()),
             class,
-            not_scheduled: condition.map(|condition| {
+            not_scheduled: condition("PodScheduled", "False").map(|condition| {
                 (condition.reason.clone().unwrap_or_default(), condition.message.clone().unwrap_or_default())
             }),
+            nominated: status.and_then(|status| status.nominated_node_name.clone()).filter(|name| !name.is_empty()),
+            started: status.and_then(|status| status.start_time.as_ref()).map(|time| time.0.as_second()),
+            preempted: terminating && target.is_some_and(|one| one.reason.as_deref() == Some(PREEMPTED_REASON)),
         }
     }
 }
@@ -110,6 +123,45 @@ impl WatchedNamespace {
     }
 }
 
+/// A disruption budget as the watch decodes it.
+#[derive(Clone, Debug, Deserialize)]
+pub struct WatchedBudget {
+    #[serde(rename = "metadata", deserialize_with = "meta")]
+    meta: ObjectMeta,
+    #[serde(default)]
+    spec: BudgetSpecView,
+    #[serde(default)]
+    status: BudgetStatusView,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+struct BudgetSpecView {
+    selector: Option<LabelSelector>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct BudgetStatusView {
+    #[serde(default)]
+    disruptions_allowed: i64,
+    disrupted_pods: Option<BTreeMap<String, Time>>,
+}
+
+impl WatchedBudget {
+    /// Namespace and name, and what it says.
+    pub fn into_parts(self) -> (ObjectKey, Budget) {
+        let budget = Budget {
+            selector: convert::requirements(self.spec.selector.as_ref()),
+            allowed: self.status.disruptions_allowed,
+            disrupted: self.status.disrupted_pods.unwrap_or_default().into_keys().collect(),
+        };
+        ((self.meta.namespace.unwrap_or_default(), self.meta.name.unwrap_or_default()), budget)
+    }
+}
+
+/// Namespace and name.
+pub type ObjectKey = (String, String);
+
 fn meta<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
     MetaView::deserialize(deserializer).map(Into::into)
 }
@@ -123,7 +175,7 @@ pub struct WatchedNode {
 }
 
 macro_rules! watched {
-    ($type:ty, $kind:literal, $plural:literal, $scope:ty) => {
+    ($type:ty, $kind:literal, $plural:literal, $group:literal, $scope:ty) => {
         impl kube::Resource for $type {
             type DynamicType = ();
             type Scope = $scope;
@@ -133,7 +185,7 @@ macro_rules! watched {
             }
 
             fn group(_: &()) -> Cow<'_, str> {
-                "".into()
+                $group.into()
             }
 
             fn version(_: &()) -> Cow<'_, str> {
@@ -155,9 +207,10 @@ macro_rules! watched {
     };
 }
 
-watched!(WatchedPod, "Pod", "pods", NamespaceResourceScope);
-watched!(WatchedNode, "Node", "nodes", ClusterResourceScope);
-watched!(WatchedNamespace, "Namespace", "namespaces", ClusterResourceScope);
+watched!(WatchedPod, "Pod", "pods", "", NamespaceResourceScope);
+watched!(WatchedNode, "Node", "nodes", "", ClusterResourceScope);
+watched!(WatchedNamespace, "Namespace", "namespaces", "", ClusterResourceScope);
+watched!(WatchedBudget, "PodDisruptionBudget", "poddisruptionbudgets", "policy", NamespaceResourceScope);
 
 impl<'de> Deserialize<'de> for WatchedPod {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -308,6 +361,8 @@ impl From<PodSpecView> for k8s::PodSpec {
 struct PodStatusView {
     phase: Option<String>,
     conditions: Option<Vec<k8s::PodCondition>>,
+    nominated_node_name: Option<String>,
+    start_time: Option<Time>,
     container_statuses: Option<Vec<ContainerStatusView>>,
     init_container_statuses: Option<Vec<ContainerStatusView>>,
 }
@@ -337,6 +392,8 @@ impl From<PodStatusView> for k8s::PodStatus {
         k8s::PodStatus {
             phase: view.phase,
             conditions: view.conditions,
+            nominated_node_name: view.nominated_node_name,
+            start_time: view.start_time,
             container_statuses: statuses(view.container_statuses),
             init_container_statuses: statuses(view.init_container_statuses),
             ..k8s::PodStatus::default()
@@ -387,7 +444,7 @@ mod tests {
                     "ports": [{"containerPort": 80, "hostPort": 80}],
                     "resources": {"requests": {"cpu": "1", "memory": "1Gi"}}}],
             },
-            "status": {"phase": "Pending", "conditions": [
+            "status": {"phase": "Pending", "nominatedNodeName": "n", "startTime": "2026-01-02T03:04:05Z", "conditions": [
                 {"type": "PodScheduled", "status": "False", "reason": "SchedulingGated", "message": "m"}]},
         });
         let whole: k8s::Pod = serde_json::from_value(json.clone()).unwrap();
@@ -398,5 +455,6 @@ mod tests {
         assert_eq!(watched.facts.class.spread.len(), 1);
         assert_eq!(watched.meta.resource_version.as_deref(), Some("7"));
         assert!(watched.facts.gated && watched.facts.never_preempts);
+        assert_eq!((watched.facts.nominated.as_deref(), watched.facts.started), (Some("n"), Some(1_767_323_045)));
     }
 }

@@ -38,6 +38,8 @@ pub struct Metrics {
     pod_attempts: Histogram,
     pod_seconds: Histogram,
     dropped_events: Counter,
+    preemptions: Counter,
+    victims: Histogram,
 }
 
 /// How an attempt ended.
@@ -74,6 +76,8 @@ impl Metrics {
             pod_attempts: Histogram::new(exponential_buckets(1.0, 2.0, 5)),
             pod_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 20)),
             dropped_events: Counter::default(),
+            preemptions: Counter::default(),
+            victims: Histogram::new(exponential_buckets(1.0, 2.0, 7)),
         };
         let registry = registry.sub_registry_with_prefix("scheduler");
         registry.register(
@@ -112,7 +116,18 @@ impl Metrics {
             "Events and conditions not written because too many were waiting",
             metrics.dropped_events.clone(),
         );
+        registry.register(
+            "preemption_attempts",
+            "Number of times that pods were made to go for another",
+            metrics.preemptions.clone(),
+        );
+        registry.register("preemption_victims", "Number of pods made to go at once", metrics.victims.clone());
         metrics
+    }
+
+    pub(super) fn preempts(&self, victims: usize) {
+        self.preemptions.inc();
+        self.victims.observe(victims as f64);
     }
 
     pub(super) fn decided(&self, took: Duration) {

@@ -2,18 +2,21 @@
 //!
 //! ```text
 //! watch pods       ─┐                      ┌─▶ bind (bounded parallelism) ─┐
-//! watch nodes      ─┼▶ state (pure) ─▶ core ├─▶ events, conditions          │
-//! watch namespaces ─┘      ▲                └───────────────────────────────┘ outcome
+//! watch nodes      ─┼▶ state (pure) ─▶ core ├─▶ make victims go ────────────┤
+//! watch namespaces ─┤      ▲               └─▶ events, conditions          │ outcome
+//! watch budgets    ─┘      └────────────────────────────────────────────────┘
 //! ```
 //!
 //! One task owns the [`state::State`] and decides one pod after the other; everything that waits
 //! for the network happens in other tasks and comes back as a message.
 
 mod binder;
+mod evictor;
 pub mod facts;
 mod metrics;
 pub mod queue;
 mod recorder;
+mod relist;
 pub mod state;
 
 use std::pin::pin;
@@ -30,18 +33,22 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Configuration;
+use crate::core::PodKey;
 
 pub use metrics::{AttemptResult, Metrics};
 
-use facts::{WatchedNamespace, WatchedNode, WatchedPod};
+use facts::{WatchedBudget, WatchedNamespace, WatchedNode, WatchedPod};
 use recorder::{Record, Recorder};
-use state::{Action, Attempt, BindOutcome, PodRef, State};
+use state::{Action, Attempt, BindOutcome, PodRef, State, Victim};
 
 /// Watch events between a watch and the state: a few pages of a list. The watch waits when it is
 /// full, and the API server's own buffer behind it.
 const INPUT_CAPACITY: usize = 2_048;
 /// Events applied, and pods placed, before the other gets its turn.
 const BATCH: usize = 512;
+
+/// Pods for which others are being made to go, at once; no pod is tried while so many are.
+const EVICTIONS_MAX: usize = 64;
 
 /// What can be set.
 #[derive(Clone, Debug)]
@@ -77,6 +84,7 @@ enum Input {
     Pod(Box<watcher::Event<WatchedPod>>),
     Node(Box<watcher::Event<WatchedNode>>),
     Namespace(Box<watcher::Event<WatchedNamespace>>),
+    Budget(Box<watcher::Event<WatchedBudget>>),
 }
 
 /// Which lists have been complete once. Deciding on less would over-commit, or place a pod beside one
@@ -86,11 +94,12 @@ struct Listed {
     pods: bool,
     nodes: bool,
     namespaces: bool,
+    budgets: bool,
 }
 
 impl Listed {
     fn all(self) -> bool {
-        self.pods && self.nodes && self.namespaces
+        self.pods && self.nodes && self.namespaces && self.budgets
     }
 }
 
@@ -118,6 +127,12 @@ pub async fn run(
     let namespaces = watch(
         Api::<WatchedNamespace>::all(client.clone()),
         |event| Input::Namespace(Box::new(event)),
+        inputs.clone(),
+        shutdown.clone(),
+    );
+    let budgets = watch(
+        Api::<WatchedBudget>::all(client.clone()),
+        |event| Input::Budget(Box::new(event)),
         inputs,
         shutdown.clone(),
     );
@@ -130,6 +145,7 @@ pub async fn run(
         recorder,
         start: Instant::now(),
         binds: JoinSet::new(),
+        evictions: JoinSet::new(),
         listed: Listed::default(),
         shutdown: shutdown.clone(),
     };
@@ -141,6 +157,7 @@ pub async fn run(
             () = pods => Err("pods"),
             () = nodes => Err("nodes"),
             () = namespaces => Err("namespaces"),
+            () = budgets => Err("disruption budgets"),
         }
     };
     let writing = async {
@@ -197,6 +214,14 @@ struct Bound {
     began: Instant,
 }
 
+/// How making pods go for one ended.
+struct Evicted {
+    pod: PodRef,
+    node: Arc<str>,
+    told: Vec<Victim>,
+    failed: Vec<PodKey>,
+}
+
 struct Driver {
     state: State,
     client: Client,
@@ -205,6 +230,7 @@ struct Driver {
     recorder: Recorder,
     start: Instant,
     binds: JoinSet<Bound>,
+    evictions: JoinSet<Evicted>,
     listed: Listed,
     shutdown: CancellationToken,
 }
@@ -219,6 +245,7 @@ impl Driver {
                 biased;
                 () = self.shutdown.cancelled() => break,
                 Some(bound) = self.binds.join_next(), if !self.binds.is_empty() => self.joined(bound),
+                Some(evicted) = self.evictions.join_next(), if !self.evictions.is_empty() => self.evicted(evicted),
                 input = inputs.recv() => match input {
                     None => break,
                     Some(input) => {
@@ -245,7 +272,10 @@ impl Driver {
             self.metrics.sizes(self.state.queue_counts(), self.state.cache_counts());
         }
         // Bindings under way get a moment to end; what they did, the next start learns from the API.
-        let ended = async { while self.binds.join_next().await.is_some() {} };
+        let ended = async {
+            while self.binds.join_next().await.is_some() {}
+            while self.evictions.join_next().await.is_some() {}
+        };
         if tokio::time::timeout(Duration::from_secs(2), ended).await.is_err() {
             tracing::warn!("bindings were still under way at shutdown");
         }
@@ -257,7 +287,11 @@ impl Driver {
 
     fn can_place(&mut self) -> bool {
         let now = self.now();
-        self.listed.all() && self.binds.len() < self.options.bind_parallelism && self.state.is_ready(now)
+        self.listed.all() && self.has_capacity() && self.state.is_ready(now)
+    }
+
+    fn has_capacity(&self) -> bool {
+        self.binds.len() < self.options.bind_parallelism && self.evictions.len() < EVICTIONS_MAX
     }
 
     fn apply(&mut self, input: Input) {
@@ -299,6 +333,18 @@ impl Driver {
                     self.listed.namespaces = true;
                 }
             },
+            Input::Budget(event) => match *event {
+                Init => self.state.budgets_relist(),
+                InitApply(budget) | Apply(budget) => {
+                    let (key, budget) = budget.into_parts();
+                    self.state.budget_seen(key, budget);
+                }
+                Delete(budget) => self.state.budget_gone(&budget.into_parts().0),
+                InitDone => {
+                    self.state.budgets_listed();
+                    self.listed.budgets = true;
+                }
+            },
         }
     }
 
@@ -307,7 +353,7 @@ impl Driver {
         self.state.wake(self.now());
         let mut actions = Vec::new();
         for _ in 0..BATCH {
-            if self.binds.len() >= self.options.bind_parallelism {
+            if !self.has_capacity() {
                 return;
             }
             let began = Instant::now();
@@ -335,13 +381,43 @@ impl Driver {
                     });
                     continue;
                 }
-                Action::Condition { pod, reason, message } => Record::Condition(pod, reason, message),
+                Action::Preempt { pod, node, victims } => {
+                    self.preempt(pod, node, victims);
+                    continue;
+                }
+                Action::Status { pod, condition, nominated } => Record::Status(pod, condition, nominated),
                 Action::FailedEvent { pod, message } => {
                     tracing::info!(namespace = pod.namespace, pod = pod.name, message, "unable to schedule pod");
                     Record::Failed(pod, message)
                 }
             };
             self.record(record);
+        }
+    }
+
+    fn preempt(&mut self, pod: PodRef, node: Arc<str>, victims: Vec<Victim>) {
+        self.metrics.preempts(victims.len());
+        let (client, shutdown) = (self.client.clone(), self.shutdown.clone());
+        let (namespace, name) = (&pod.namespace, &pod.name);
+        tracing::info!(namespace, pod = name, node = &*node, victims = victims.len(), "pods make room");
+        self.evictions.spawn(async move {
+            let (told, failed) = evictor::evict(&client, &pod, victims, &shutdown).await;
+            Evicted { pod, node, told, failed }
+        });
+    }
+
+    fn evicted(&mut self, evicted: Result<Evicted, tokio::task::JoinError>) {
+        let Evicted { pod, node, told, failed } = match evicted {
+            Ok(evicted) => evicted,
+            Err(error) => {
+                tracing::error!(%error, "a task that makes pods go failed");
+                return;
+            }
+        };
+        self.state.preempted(pod.key, &failed);
+        for victim in told {
+            let note = format!("Preempted by pod {} on node {node}", pod.uid);
+            self.record(Record::Preempted { victim, preemptor: pod.clone(), note });
         }
     }
 

@@ -51,11 +51,40 @@ struct Entry {
     last_attempt: Duration,
 }
 
-/// The unschedulable pods of one class, and the rules that refused it.
+/// The unschedulable pods of one class.
 #[derive(Clone, Debug, Default)]
-struct Waiting {
+pub struct Waiting {
     pods: BTreeSet<PodKey>,
-    plugins: PluginSet,
+    clues: Clues,
+}
+
+/// What may help the unschedulable pods of a class.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Clues {
+    /// The rules that refused it.
+    pub plugins: PluginSet,
+    /// The highest priority among those that others may have to make room for.
+    pub preempting: Option<i32>,
+    /// How far changes of nodes had been noted when the class was last looked at.
+    pub cursor: u64,
+}
+
+impl Waiting {
+    /// What may help.
+    pub fn clues(&self) -> Clues {
+        self.clues
+    }
+}
+
+/// How an attempt failed for lack of a node.
+#[derive(Clone, Copy, Debug)]
+pub struct Refused {
+    /// The rules that refused the pod.
+    pub plugins: PluginSet,
+    /// Others of lower priority have to make room for it, if that helps.
+    pub preempts: bool,
+    /// How far changes of nodes had been noted.
+    pub cursor: u64,
 }
 
 /// How many pods wait where.
@@ -139,15 +168,16 @@ impl Queue {
         self.entries.get(&pod).map_or(0, |entry| entry.attempts)
     }
 
-    /// Puts back a popped pod that no node takes, with the rules that refused it.
-    pub fn put_unschedulable(&mut self, pod: PodKey, plugins: PluginSet, now: Duration) {
+    /// Puts back a popped pod that no node takes, with why, and whether others may have to go for it.
+    pub fn put_unschedulable(&mut self, pod: PodKey, refused: Refused, now: Duration) {
         let sequence = self.next_sequence();
         let Some(entry) = self.entries.get_mut(&pod).filter(|entry| entry.place == Place::Out) else { return };
         entry.place = Place::Unschedulable(now, sequence);
         self.unschedulable.insert((now, sequence), pod);
         let waiting = self.waiting.entry(entry.class).or_default();
         waiting.pods.insert(pod);
-        waiting.plugins = plugins;
+        let preempting = waiting.clues.preempting.max(refused.preempts.then_some(entry.priority));
+        waiting.clues = Clues { plugins: refused.plugins, preempting, cursor: refused.cursor };
     }
 
     /// Puts back a popped pod whose attempt failed for another reason than lack of a node.
@@ -157,9 +187,9 @@ impl Queue {
         }
     }
 
-    /// The classes of unschedulable pods, with the rules that refused them.
-    pub fn waiting_classes(&self) -> impl Iterator<Item = (ClassId, PluginSet)> + '_ {
-        self.waiting.iter().map(|(class, waiting)| (*class, waiting.plugins))
+    /// The classes of unschedulable pods.
+    pub fn waiting_classes(&self) -> impl Iterator<Item = (ClassId, &Waiting)> {
+        self.waiting.iter().map(|(class, waiting)| (*class, waiting))
     }
 
     /// Something changed that may let this class in: its unschedulable pods are tried again, each
@@ -197,6 +227,21 @@ impl Queue {
         let backoff = self.backoff.keys().next().map(|(until, _)| *until);
         let unschedulable = self.unschedulable.keys().next().map(|(since, _)| *since + self.delays.unschedulable_max);
         backoff.into_iter().chain(unschedulable).min()
+    }
+
+    /// The class was looked at: nothing up to `cursor` helps it.
+    pub fn looked(&mut self, class: ClassId, cursor: u64) {
+        if let Some(waiting) = self.waiting.get_mut(&class) {
+            waiting.clues.cursor = cursor;
+        }
+    }
+
+    /// Lets one unschedulable pod try again when its back-off has passed.
+    pub fn wake_one(&mut self, pod: PodKey, now: Duration) {
+        if self.entries.get(&pod).is_some_and(|entry| matches!(entry.place, Place::Unschedulable(..))) {
+            self.take(pod);
+            self.back_off(pod, now);
+        }
     }
 
     fn back_off(&mut self, pod: PodKey, now: Duration) {
@@ -297,19 +342,22 @@ mod tests {
         let plugins = PluginSet::NONE.with(Plugin::NodeResourcesFit);
         queue.add(PodKey(1), class(), 0, Duration::ZERO);
         queue.pop(Duration::ZERO);
-        queue.put_unschedulable(PodKey(1), plugins, Duration::ZERO);
-        assert_eq!(queue.waiting_classes().collect::<Vec<_>>(), [(class(), plugins)]);
+        let refused = Refused { plugins, preempts: false, cursor: 0 };
+        queue.put_unschedulable(PodKey(1), refused, Duration::ZERO);
+        let waiting: Vec<_> =
+            queue.waiting_classes().map(|(class, waiting)| (class, waiting.clues().plugins)).collect();
+        assert_eq!(waiting, [(class(), plugins)]);
         assert_eq!(queue.pop(seconds(299)), None);
 
         queue.wake(class(), Duration::ZERO);
         assert_eq!(queue.counts(), Counts { backoff: 1, ..Counts::default() });
         assert_eq!(queue.pop(seconds(1)), Some(PodKey(1)));
-        queue.put_unschedulable(PodKey(1), plugins, seconds(1));
+        queue.put_unschedulable(PodKey(1), refused, seconds(1));
         // Woken after its back-off has long passed, it is active at once.
         queue.wake(class(), seconds(60));
         assert_eq!(queue.pop(seconds(60)), Some(PodKey(1)));
 
-        queue.put_unschedulable(PodKey(1), plugins, seconds(60));
+        queue.put_unschedulable(PodKey(1), refused, seconds(60));
         assert_eq!(queue.next_deadline(), Some(seconds(360)));
         assert_eq!(queue.pop(seconds(360)), Some(PodKey(1)));
         assert_eq!(queue.waiting_classes().count(), 0);

@@ -4,6 +4,7 @@
 //! workers. What does not fit is counted and left out; the next attempt reports again.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -17,7 +18,7 @@ use serde_json::json;
 use tokio::sync::{Mutex, mpsc};
 
 use super::facts::WatchedPod;
-use super::state::PodRef;
+use super::state::{PodRef, Victim};
 
 /// Enough for a burst of some seconds at the rate at which pods are bound; about 10 MB when full.
 const CHANNEL_CAPACITY: usize = 16_384;
@@ -36,8 +37,18 @@ pub enum Record {
     Scheduled(PodRef, String),
     /// An attempt failed.
     Failed(PodRef, String),
-    /// The `PodScheduled` condition is `False`, with this reason and message.
-    Condition(PodRef, &'static str, String),
+    /// A pod was made to go for another.
+    Preempted {
+        /// Who had to go.
+        victim: Victim,
+        /// The pod that it made room for.
+        preemptor: PodRef,
+        /// What is said about it.
+        note: String,
+    },
+    /// The `PodScheduled` condition is `False`, with this reason and message, and the pod waits for this node or
+    /// none. Either may be left as it is.
+    Status(PodRef, Option<(&'static str, String)>, Option<Option<Arc<str>>>),
 }
 
 /// The sending end.
@@ -78,14 +89,29 @@ impl Writer {
         match record {
             Record::Scheduled(pod, node) => {
                 let note = format!("Successfully assigned {}/{} to {node}", pod.namespace, pod.name);
-                self.event(&pod, "Normal", "Scheduled", "Binding", note).await;
+                self.event(&pod, None, "Normal", "Scheduled", "Binding", note).await;
             }
-            Record::Failed(pod, note) => self.event(&pod, "Warning", "FailedScheduling", "Scheduling", note).await,
-            Record::Condition(pod, reason, message) => self.condition(&pod, reason, &message).await,
+            Record::Failed(pod, note) => {
+                self.event(&pod, None, "Warning", "FailedScheduling", "Scheduling", note).await;
+            }
+            Record::Preempted { victim, preemptor, note } => {
+                let Victim { key, uid, namespace, name } = victim;
+                let pod = PodRef { key, uid, namespace, name, generation: None, ..preemptor.clone() };
+                self.event(&pod, Some(&preemptor), "Normal", "Preempted", "Preempting", note).await;
+            }
+            Record::Status(pod, condition, nominated) => self.status(&pod, condition, nominated).await,
         }
     }
 
-    async fn event(&self, pod: &PodRef, type_: &str, reason: &'static str, action: &str, mut note: String) {
+    async fn event(
+        &self,
+        pod: &PodRef,
+        related: Option<&PodRef>,
+        type_: &str,
+        reason: &'static str,
+        action: &str,
+        mut note: String,
+    ) {
         // The API's limit for a note; a longer one would be refused as a whole.
         const NOTE_MAX: usize = 1_024;
         if note.len() > NOTE_MAX {
@@ -99,7 +125,8 @@ impl Writer {
             return;
         }
         let name = format!("{}.{:x}", pod.name, now.as_nanosecond());
-        let event = self.new_event(pod, type_, reason, action, &key.2, &name, now);
+        let event =
+            Event { related: related.map(reference), ..self.new_event(pod, type_, reason, action, &key.2, &name, now) };
         let api: Api<Event> = Api::namespaced(self.client.clone(), &pod.namespace);
         let created = retry(|| async { api.create(&PostParams::default(), &event).await.map(drop) }).await;
         match created {
@@ -159,26 +186,31 @@ impl Writer {
             reason: Some(reason.to_owned()),
             note: Some(note.to_owned()),
             type_: Some(type_.to_owned()),
-            regarding: Some(ObjectReference {
-                api_version: Some("v1".into()),
-                kind: Some("Pod".into()),
-                namespace: Some(pod.namespace.clone()),
-                name: Some(pod.name.clone()),
-                uid: Some(pod.uid.clone()),
-                ..ObjectReference::default()
-            }),
+            regarding: Some(reference(pod)),
             ..Event::default()
         }
     }
 
-    async fn condition(&self, pod: &PodRef, reason: &str, message: &str) {
-        let now = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Timestamp::now());
-        let mut condition = json!({
-            "type": "PodScheduled", "status": "False", "reason": reason, "message": message,
-            "lastProbeTime": null, "lastTransitionTime": now,
-        });
-        if let (Some(generation), Some(fields)) = (pod.generation, condition.as_object_mut()) {
-            fields.insert("observedGeneration".into(), generation.into());
+    async fn status(
+        &self,
+        pod: &PodRef,
+        condition: Option<(&'static str, String)>,
+        nominated: Option<Option<Arc<str>>>,
+    ) {
+        let mut status = serde_json::Map::new();
+        if let Some((reason, message)) = condition {
+            let now = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Timestamp::now());
+            let mut condition = json!({
+                "type": "PodScheduled", "status": "False", "reason": reason, "message": message,
+                "lastProbeTime": null, "lastTransitionTime": now,
+            });
+            if let (Some(generation), Some(fields)) = (pod.generation, condition.as_object_mut()) {
+                fields.insert("observedGeneration".into(), generation.into());
+            }
+            status.insert("conditions".into(), json!([condition]));
+        }
+        if let Some(node) = nominated {
+            status.insert("nominatedNodeName".into(), json!(node));
         }
         let api: Api<WatchedPod> = Api::namespaced(self.client.clone(), &pod.namespace);
         let params = PatchParams::default();
@@ -187,22 +219,33 @@ impl Writer {
         let mut version = pod.resource_version.clone();
         for _ in 0..CONDITION_ATTEMPTS {
             let patch = Patch::Strategic(json!({
-                "metadata": {"uid": pod.uid, "resourceVersion": version}, "status": {"conditions": [condition]},
+                "metadata": {"uid": pod.uid, "resourceVersion": version}, "status": status,
             }));
             match retry(|| async { api.patch_status(&pod.name, &params, &patch).await.map(drop) }).await {
                 Ok(()) => return,
                 Err(kube::Error::Api(status)) if status.code == 409 => {}
-                Err(error) => return log_lost("condition", pod, &error),
+                Err(error) => return log_lost("status", pod, &error),
             }
             match api.get_opt(&pod.name).await {
                 Ok(Some(now)) if now.facts.uid == pod.uid && now.facts.node_name.is_none() && !now.facts.finished => {
                     version = now.facts.resource_version;
                 }
                 Ok(_) => return,
-                Err(error) => return log_lost("condition", pod, &error),
+                Err(error) => return log_lost("status", pod, &error),
             }
         }
-        tracing::debug!(namespace = pod.namespace, pod = pod.name, "condition not written, the pod keeps changing");
+        tracing::debug!(namespace = pod.namespace, pod = pod.name, "status not written, the pod keeps changing");
+    }
+}
+
+fn reference(pod: &PodRef) -> ObjectReference {
+    ObjectReference {
+        api_version: Some("v1".into()),
+        kind: Some("Pod".into()),
+        namespace: Some(pod.namespace.clone()),
+        name: Some(pod.name.clone()),
+        uid: Some(pod.uid.clone()),
+        ..ObjectReference::default()
     }
 }
 

@@ -8,13 +8,19 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::facts::PodFacts;
+use super::facts::{ObjectKey, PodFacts};
 use super::queue::{Counts, Queue};
+use super::relist::Known;
 use crate::config::Configuration;
 use crate::core::{
-    ClassId, ClassSpec, Diagnosis, Engine, NodeChange, NodeSpec, PluginSet, PodChange, PodKey, PodMap, Scoring,
-    Standing,
+    Ask, Budget, Budgets, ClassId, ClassSpec, Engine, NodeChange, NodeSpec, PluginSet, PodChange, PodKey, PodMap,
+    Scoring, Standing,
 };
+
+mod preempting;
+
+pub use preempting::Victim;
+use preempting::{Diagnosed, PlacedName};
 
 /// A repeated failure with the same message is told again by an event after this long.
 const EVENT_REPEAT: Duration = Duration::from_secs(60);
@@ -60,14 +66,23 @@ pub enum Action {
         /// When the pod was first seen.
         first_seen: Duration,
     },
-    /// Write the pod's `PodScheduled` condition, status `False`.
-    Condition {
+    /// Write into the pod's status.
+    Status {
         /// The pod.
         pod: PodRef,
-        /// The condition's reason.
-        reason: &'static str,
-        /// The condition's message.
-        message: String,
+        /// Reason and message of the `PodScheduled` condition, status `False`; `None` leaves it.
+        condition: Option<(&'static str, String)>,
+        /// The node that it is to wait for, or that it is to wait for none; `None` leaves that.
+        nominated: Option<Option<Arc<str>>>,
+    },
+    /// Make these pods go, and tell how it went with [`State::preempted`].
+    Preempt {
+        /// The pod that they make room for.
+        pod: PodRef,
+        /// The node's name.
+        node: Arc<str>,
+        /// Those that have to go.
+        victims: Vec<Victim>,
     },
     /// Record a `FailedScheduling` event.
     FailedEvent {
@@ -110,6 +125,8 @@ struct Pending {
     gated: bool,
     first_seen: Duration,
     assumed: bool,
+    /// The node that its status says it waits for.
+    nominated: Option<String>,
     /// The reason and message that the pod's condition has, or will have.
     reported: Option<(String, String)>,
     last_event: Option<(Duration, String)>,
@@ -124,20 +141,24 @@ pub struct State {
     profiles: BTreeMap<String, Scoring>,
     pending: PodMap<Pending>,
     assumed: usize,
+    /// What the pods that have a node are called.
+    names: PodMap<PlacedName>,
     /// During a relist: what it has shown so far.
     relist_pods: Option<HashSet<PodKey>>,
-    relist_nodes: Option<HashSet<String>>,
-    nodes: HashSet<String>,
-    relist_namespaces: Option<HashSet<String>>,
-    namespaces: HashSet<String>,
+    nodes: Known<String>,
+    namespaces: Known<String>,
+    known_budgets: Known<ObjectKey>,
+    budgets: Budgets,
     /// Rules that changes of nodes since the last wake may have turned.
     turned: PluginSet,
     /// Pods left, nodes changed: anyone who waits may fit now.
     freed: bool,
     /// Pods came or changed: who looks at others may fit now.
     came: bool,
+    /// Pods that waited for a node which is gone.
+    left_alone: Vec<PodKey>,
     /// The last diagnosis, which holds for its class until something changes.
-    diagnosed: Option<(ClassId, u64, Arc<Diagnosis>)>,
+    diagnosed: Option<Diagnosed>,
 }
 
 impl State {
@@ -150,14 +171,16 @@ impl State {
             profiles: profiles.map(|profile| (profile.scheduler_name.clone(), profile.scoring.clone())).collect(),
             pending: PodMap::default(),
             assumed: 0,
+            names: PodMap::default(),
             relist_pods: None,
-            relist_nodes: None,
-            nodes: HashSet::new(),
+            nodes: Known::default(),
+            namespaces: Known::default(),
+            known_budgets: Known::default(),
+            budgets: Budgets::new(),
             turned: PluginSet::NONE,
-            relist_namespaces: None,
-            namespaces: HashSet::new(),
             freed: false,
             came: false,
+            left_alone: Vec::new(),
             diagnosed: None,
         }
     }
@@ -179,55 +202,72 @@ impl State {
 
     /// A list of all nodes begins.
     pub fn nodes_relist(&mut self) {
-        self.relist_nodes = Some(HashSet::new());
+        self.nodes.relist();
     }
 
     /// The list of all nodes is complete.
     pub fn nodes_listed(&mut self) {
-        let Some(shown) = self.relist_nodes.take() else { return };
-        let gone: Vec<String> = self.nodes.iter().filter(|node| !shown.contains(*node)).cloned().collect();
-        for node in gone {
+        for node in self.nodes.listed() {
             self.node_gone(&node);
         }
     }
 
     /// A list of all namespaces begins.
     pub fn namespaces_relist(&mut self) {
-        self.relist_namespaces = Some(HashSet::new());
+        self.namespaces.relist();
     }
 
     /// The list of all namespaces is complete.
     pub fn namespaces_listed(&mut self) {
-        let Some(shown) = self.relist_namespaces.take() else { return };
-        let gone: Vec<String> = self.namespaces.iter().filter(|name| !shown.contains(*name)).cloned().collect();
-        for name in gone {
+        for name in self.namespaces.listed() {
             self.namespace_gone(&name);
         }
     }
 
     /// A namespace is new or has changed.
     pub fn namespace_seen(&mut self, name: String, labels: BTreeMap<String, String>) {
-        if let Some(shown) = &mut self.relist_namespaces {
-            shown.insert(name.clone());
-        }
+        self.namespaces.saw(&name);
         self.freed |= self.engine.set_namespace(&name, labels);
-        self.namespaces.insert(name);
     }
 
     /// A namespace is gone.
-    pub fn namespace_gone(&mut self, name: &str) {
-        self.namespaces.remove(name);
+    pub fn namespace_gone(&mut self, name: &String) {
+        self.namespaces.gone(name);
         self.freed |= self.engine.remove_namespace(name);
+    }
+
+    /// A list of all disruption budgets begins.
+    pub fn budgets_relist(&mut self) {
+        self.known_budgets.relist();
+    }
+
+    /// The list of all disruption budgets is complete.
+    pub fn budgets_listed(&mut self) {
+        for key in self.known_budgets.listed() {
+            self.budget_gone(&key);
+        }
+    }
+
+    /// A disruption budget is new or has changed. That lets no one in: budgets only say who goes first.
+    pub fn budget_seen(&mut self, key: ObjectKey, budget: Budget) {
+        self.known_budgets.saw(&key);
+        self.budgets.entry(key.0).or_default().insert(key.1, budget);
+    }
+
+    /// A disruption budget is gone.
+    pub fn budget_gone(&mut self, key: &ObjectKey) {
+        self.known_budgets.gone(key);
+        if let Some(budgets) = self.budgets.get_mut(&key.0) {
+            budgets.remove(&key.1);
+            if budgets.is_empty() {
+                self.budgets.remove(&key.0);
+            }
+        }
     }
 
     /// A node is new or has changed.
     pub fn node_seen(&mut self, node: NodeSpec) -> NodeChange {
-        if let Some(shown) = &mut self.relist_nodes {
-            shown.insert(node.name.clone());
-        }
-        if !self.nodes.contains(&node.name) {
-            self.nodes.insert(node.name.clone());
-        }
+        self.nodes.saw(&node.name);
         let change = self.engine.set_node(node);
         if change.any() {
             self.turned = self.turned.union(change.may_help());
@@ -236,10 +276,11 @@ impl State {
         change
     }
 
-    /// A node is gone.
-    pub fn node_gone(&mut self, name: &str) {
-        self.nodes.remove(name);
+    /// A node is gone. Who waits for it must look elsewhere.
+    pub fn node_gone(&mut self, name: &String) {
+        self.nodes.gone(name);
         self.engine.remove_node(name);
+        self.left_alone.extend(self.engine.nominated_on(name));
     }
 
     /// A pod is new or has changed.
@@ -274,7 +315,13 @@ impl State {
     fn pod_assigned(&mut self, key: PodKey, node: &str, pod: &PodFacts) {
         // What was assumed is now known; add_pod moves it if it is somewhere else.
         self.drop_pending_entry(key);
-        let standing = Standing { priority: pod.priority, terminating: pod.terminating };
+        let standing = Standing {
+            priority: pod.priority,
+            terminating: pod.terminating,
+            preempted: pod.preempted,
+            started: pod.started,
+        };
+        self.names.insert(key, PlacedName::of(pod));
         self.pod_added(key, node, &pod.class, standing);
     }
 
@@ -296,12 +343,16 @@ impl State {
             generation: pod.generation,
             scheduler_name: pod.scheduler_name,
         };
+        let node = self.nomination(pod.key, pod.nominated.as_ref());
         if let Some(known) = self.pending.get_mut(&pod.key) {
             known.pod = reference;
+            known.nominated = pod.nominated;
             known.never_preempts = pod.never_preempts;
             let same = known.class_spec == pod.class && known.priority == pod.priority && known.gated == pod.gated;
             if same {
                 known.reported = pod.not_scheduled;
+                let ask = Ask { pod: pod.key, class: known.class, priority: known.priority };
+                self.renominate(ask, node);
                 return None;
             }
             let class = self.engine.acquire(&pod.class);
@@ -322,23 +373,29 @@ impl State {
                 gated: pod.gated,
                 first_seen: now,
                 assumed: false,
+                nominated: pod.nominated,
                 reported: pod.not_scheduled,
                 last_event: None,
             };
             self.pending.insert(pod.key, pending);
         }
+        let pending = self.pending.get(&pod.key)?;
+        let ask = Ask { pod: pod.key, class: pending.class, priority: pending.priority };
+        self.engine.unnominate(pod.key);
+        self.renominate(ask, node);
         let pending = self.pending.get_mut(&pod.key)?;
         if !pending.gated {
             self.queue.add(pod.key, pending.class, pending.priority, now);
             return None;
         }
         self.queue.gate(pod.key, pending.class, pending.priority);
-        pending.report(SCHEDULING_GATED, GATED_MESSAGE)
+        pending.report(SCHEDULING_GATED, GATED_MESSAGE, None)
     }
 
     /// A pod is gone, or has ended.
     pub fn pod_gone(&mut self, key: PodKey) {
         self.drop_pending_entry(key);
+        self.names.remove(&key);
         if self.engine.remove_pod(key).is_some() {
             self.freed = true;
         }
@@ -356,6 +413,7 @@ impl State {
         let pending = self.pending.remove(&key)?;
         self.assumed -= usize::from(pending.assumed);
         self.queue.remove(key);
+        self.freed |= self.engine.unnominate(key);
         self.engine.release(pending.class);
         Some(pending)
     }
@@ -364,16 +422,27 @@ impl State {
     /// now has a node is woken, and so is one that was refused by a rule that a node's change may
     /// have turned, if only to learn the new reasons.
     pub fn wake(&mut self, now: Duration) {
+        for pod in std::mem::take(&mut self.left_alone) {
+            self.queue.wake_one(pod, now);
+        }
         let turned = std::mem::take(&mut self.turned);
         let (freed, came) = (std::mem::take(&mut self.freed), std::mem::take(&mut self.came));
         if !freed && !came {
             return;
         }
-        let waiting: Vec<_> = self.queue.waiting_classes().collect();
-        for (class, plugins) in waiting {
+        let waiting: Vec<_> = self.queue.waiting_classes().map(|(class, waiting)| (class, waiting.clues())).collect();
+        for (class, clues) in waiting {
             let concerned = freed || self.engine.looks_at_others(class);
-            if plugins.overlaps(turned) || (concerned && self.engine.place(class).is_some()) {
+            let preempts = |engine: &mut Engine| {
+                let priority = clues.preempting.filter(|_| freed);
+                priority.is_some_and(|priority| engine.may_preempt(class, priority, clues.cursor))
+            };
+            if clues.plugins.overlaps(turned)
+                || (concerned && (self.engine.place(class).is_some() || preempts(&mut self.engine)))
+            {
                 self.queue.wake(class, now);
+            } else if freed {
+                self.queue.looked(class, self.engine.cursor());
             }
         }
     }
@@ -383,36 +452,22 @@ impl State {
         let key = self.queue.pop(now)?;
         let attempts = self.queue.attempts(key);
         let pending = self.pending.get_mut(&key)?;
-        if let Some(node) = self.engine.place(pending.class) {
-            self.engine.assume(key, pending.class, node, pending.priority);
-            pending.assumed = true;
-            self.assumed += 1;
-            self.came = true;
-            actions.push(Action::Bind {
-                pod: pending.pod.clone(),
-                node: self.engine.node_name(node).clone(),
-                attempts,
-                first_seen: pending.first_seen,
-            });
-            return Some(Attempt::Assumed);
-        }
-        let version = self.engine.version();
-        let diagnosis = match &self.diagnosed {
-            Some((class, at, diagnosis)) if *class == pending.class && *at == version => diagnosis.clone(),
-            _ => {
-                let diagnosis = Arc::new(self.engine.diagnose(pending.class));
-                self.diagnosed = Some((pending.class, version, diagnosis.clone()));
-                diagnosis
-            }
+        let ask = Ask { pod: key, class: pending.class, priority: pending.priority };
+        let Some(node) = self.engine.place_for(ask) else {
+            self.refuse(ask, now, actions);
+            return Some(Attempt::Unschedulable);
         };
-        let preemption = self.engine.preemption(pending.priority, pending.never_preempts);
-        let message = diagnosis.message(preemption);
-        // Without nodes any change may help, so wait for any.
-        let plugins = if diagnosis.nodes == 0 { PluginSet::ALL } else { diagnosis.plugins };
-        self.queue.put_unschedulable(key, plugins, now);
-        actions.extend(pending.report(UNSCHEDULABLE, &message));
-        actions.extend(pending.event(message, now));
-        Some(Attempt::Unschedulable)
+        self.engine.assume(key, ask.class, node, ask.priority);
+        pending.assumed = true;
+        self.assumed += 1;
+        self.came = true;
+        actions.push(Action::Bind {
+            pod: pending.pod.clone(),
+            node: self.engine.node_name(node).clone(),
+            attempts,
+            first_seen: pending.first_seen,
+        });
+        Some(Attempt::Assumed)
     }
 
     /// A binding has ended.
@@ -424,15 +479,17 @@ impl State {
             BindOutcome::Bound => {}
             BindOutcome::Gone => self.pod_gone(key),
             BindOutcome::Elsewhere(node) => {
-                let standing = Standing { priority: pending.priority, terminating: false };
+                let standing = Standing { priority: pending.priority, ..Standing::default() };
                 if let Some(pending) = self.drop_pending_entry(key) {
+                    self.names.insert(key, PlacedName::named(&pending.pod));
                     self.pod_added(key, &node, &pending.class_spec, standing);
                 }
             }
             BindOutcome::Refused(message) => {
                 pending.assumed = false;
                 self.assumed -= 1;
-                actions.extend(pending.report(SCHEDULER_ERROR, &message));
+                let nominated = pending.nominated.take().map(|_| None);
+                actions.extend(pending.report(SCHEDULER_ERROR, &message, nominated));
                 actions.extend(pending.event(message, now));
                 self.engine.remove_pod(key);
                 self.queue.put_back(key, now);
@@ -469,13 +526,16 @@ impl State {
 }
 
 impl Pending {
-    fn report(&mut self, reason: &'static str, message: &str) -> Option<Action> {
+    /// What to write into the pod's status, if that is not there yet.
+    fn report(&mut self, reason: &'static str, message: &str, nominated: Option<Option<Arc<str>>>) -> Option<Action> {
         let same = |(old_reason, old): &(String, String)| old_reason == reason && old == message;
-        if self.reported.as_ref().is_some_and(same) {
+        let told = self.reported.as_ref().is_some_and(same);
+        if told && nominated.is_none() {
             return None;
         }
         self.reported = Some((reason.to_owned(), message.to_owned()));
-        Some(Action::Condition { pod: self.pod.clone(), reason, message: message.to_owned() })
+        let condition = (!told).then(|| (reason, message.to_owned()));
+        Some(Action::Status { pod: self.pod.clone(), condition, nominated })
     }
 
     fn event(&mut self, message: String, now: Duration) -> Option<Action> {

@@ -5,12 +5,13 @@
 
 mod filters;
 mod pod_affinity;
+mod preemption;
 mod scores;
 mod spread;
 
 use std::collections::BTreeMap;
 
-use super::engine::PodKey;
+use super::engine::{PodKey, Standing};
 use super::spec::{ClassSpec, HostPort, NodeSpec};
 
 /// A pod on a node.
@@ -18,7 +19,7 @@ use super::spec::{ClassSpec, HostPort, NodeSpec};
 struct Placed {
     node: String,
     spec: ClassSpec,
-    terminating: bool,
+    standing: Standing,
 }
 
 /// Nodes and pods, as told.
@@ -27,7 +28,11 @@ pub struct Oracle {
     nodes: BTreeMap<String, NodeSpec>,
     pods: BTreeMap<PodKey, Placed>,
     namespaces: BTreeMap<String, BTreeMap<String, String>>,
+    /// Pods that wait for a node: its name, what they are, and their priority.
+    nominated: BTreeMap<PodKey, (String, ClassSpec, i32)>,
 }
+
+pub use preemption::OracleVictims;
 
 /// Why a node refuses a pod: Kubernetes' texts, and whether preemption could not help.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,7 +66,21 @@ impl Oracle {
 
     /// Puts a pod on a node.
     pub fn add_pod(&mut self, pod: PodKey, node: &str, spec: ClassSpec, terminating: bool) {
-        self.pods.insert(pod, Placed { node: node.to_owned(), spec, terminating });
+        self.place_pod(pod, node, spec, Standing { terminating, ..Standing::default() });
+    }
+
+    /// Puts a pod on a node, with all that matters about it.
+    pub fn place_pod(&mut self, pod: PodKey, node: &str, spec: ClassSpec, standing: Standing) {
+        self.nominated.remove(&pod);
+        self.pods.insert(pod, Placed { node: node.to_owned(), spec, standing });
+    }
+
+    /// The pod waits for this node; `None` is for none.
+    pub fn nominate(&mut self, pod: PodKey, waits: Option<(&str, ClassSpec, i32)>) {
+        match waits {
+            Some((node, spec, priority)) => self.nominated.insert(pod, (node.to_owned(), spec, priority)),
+            None => self.nominated.remove(&pod),
+        };
     }
 
     /// Sets the labels of a namespace; `None` is that it is gone.

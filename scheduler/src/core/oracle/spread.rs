@@ -134,7 +134,7 @@ fn matching(oracle: &Oracle, constraint: &Spread, node: &NodeSpec) -> i64 {
     let mut count = 0;
     for placed in oracle.pods.values() {
         if placed.node == node.name
-            && !placed.terminating
+            && !placed.standing.terminating
             && pod_affinity::selects(oracle, &constraint.selector, &placed.spec)
         {
             count += 1;

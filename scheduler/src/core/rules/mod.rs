@@ -37,6 +37,15 @@ pub struct Candidate<'a> {
     pub counters: &'a Counters,
 }
 
+impl Candidate<'_> {
+    /// Is it a matter of amounts alone whether a node that suits the pod has room for it?
+    pub fn asks_for_amounts_only(&self) -> bool {
+        let Constraints { affinity, anti_affinity, avoided, hard, .. } = self.constraints;
+        let lists = [affinity, anti_affinity, avoided];
+        self.demand.ports.is_empty() && lists.iter().all(|list| list.is_empty()) && hard.is_empty()
+    }
+}
+
 /// What an answer depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {

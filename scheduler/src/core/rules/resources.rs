@@ -38,6 +38,13 @@ fn pod_fits(nodes: &Nodes, slot: u32) -> bool {
     nodes.requested(ResourceId::PODS, slot) < nodes.allocatable(ResourceId::PODS, slot)
 }
 
+/// Why it does not fit where this much is free of what is wanted, and so many pods may be more.
+pub fn reasons(wanted: &[(ResourceId, i64)], free: &[i64], places: i64) -> Vec<Reason> {
+    let missing = wanted.iter().zip(free).filter(|((_, amount), free)| amount > free);
+    let crowded = (places <= 0).then_some(Reason::TooManyPods);
+    crowded.into_iter().chain(missing.map(|((resource, _), _)| Reason::Insufficient(*resource))).collect()
+}
+
 /// Is all that is asked for free?
 #[inline]
 pub fn fits(demand: &Demand, nodes: &Nodes, slot: u32) -> bool {

@@ -45,8 +45,12 @@ fn run(state: &mut State, now: Duration) -> Vec<String> {
         .into_iter()
         .filter_map(|action| match action {
             Action::Bind { pod, node, .. } => Some(format!("{}>{node}", pod.name)),
-            Action::Condition { message, .. } => Some(message),
-            Action::FailedEvent { .. } => None,
+            Action::Status { condition: Some((_, message)), .. } => Some(message),
+            Action::Preempt { pod, node, victims } => {
+                let victims: Vec<_> = victims.into_iter().map(|victim| victim.name).collect();
+                Some(format!("{} makes {} leave {node}", pod.name, victims.join(" ")))
+            }
+            Action::FailedEvent { .. } | Action::Status { condition: None, .. } => None,
         })
         .collect()
 }
@@ -122,7 +126,7 @@ fn gated_pods_are_told_so_and_start_when_ungated() {
     state.node_seen(node("a", 1_000));
     let gated = PodFacts { gated: true, ..pod(1, 100) };
     let action = state.pod_seen(gated.clone(), seconds(0));
-    assert!(matches!(action, Some(Action::Condition { reason: SCHEDULING_GATED, .. })));
+    assert!(matches!(action, Some(Action::Status { condition: Some((SCHEDULING_GATED, _)), .. })));
     let reported = PodFacts { not_scheduled: Some((SCHEDULING_GATED.into(), GATED_MESSAGE.into())), ..gated };
     assert_eq!(state.pod_seen(reported, seconds(1)), None);
     assert_eq!(run(&mut state, seconds(1)), [""; 0]);
@@ -220,7 +224,7 @@ fn a_deleted_node_keeps_its_pods_accounted_and_takes_no_more() {
     let mut state = state();
     state.node_seen(node("a", 2_000));
     state.pod_seen(on("a", pod(1, 1_000)), seconds(0));
-    state.node_gone("a");
+    state.node_gone(&"a".to_owned());
     state.pod_seen(pod(2, 1_500), seconds(0));
     assert_eq!(run(&mut state, seconds(0)), ["no nodes available to schedule pods"]);
     state.node_seen(node("a", 2_000));
@@ -318,4 +322,116 @@ fn the_profile_of_a_pod_says_how_nodes_are_compared() {
     state.pod_seen(PodFacts { scheduler_name: "spread".into(), ..pod(2, 100) }, seconds(0));
     state.pod_seen(pod(3, 100), seconds(0));
     assert_eq!(run(&mut state, seconds(0)), ["pod-2>b", "pod-3>a"]);
+}
+
+fn of_priority(priority: i32, pod: PodFacts) -> PodFacts {
+    PodFacts { priority, ..pod }
+}
+
+/// Two nodes, each full with one pod: on `a` of priority 1, on `b` of priority 2.
+fn full() -> State {
+    let mut state = state();
+    for (number, name) in [(1, "a"), (2, "b")] {
+        state.node_seen(node(name, 1_000));
+        state.pod_seen(on(name, of_priority(number as i32, pod(number, 1_000))), seconds(0));
+    }
+    state
+}
+
+const NO_ROOM: &str = "0/2 nodes are available: 2 Insufficient cpu.";
+
+#[test]
+fn the_least_important_makes_room_and_the_node_is_kept_for_who_waits() {
+    let mut state = full();
+    state.pod_seen(of_priority(9, pod(3, 1_000)), seconds(0));
+    assert_eq!(run(&mut state, seconds(0)), ["pod-3 makes pod-1 leave a", NO_ROOM]);
+    // Tried again before the other has gone, it waits and does no more harm.
+    state.pod_gone(PodKey(99));
+    state.node_seen(NodeSpec { unschedulable: true, ..node("c", 10) });
+    assert_eq!(
+        run(&mut state, seconds(2)),
+        [
+            "0/3 nodes are available: 1 node(s) were unschedulable, 2 Insufficient cpu. preemption: not eligible due to a \
+         terminating pod on the nominated node.",
+        ]
+    );
+    state.pod_gone(PodKey(1));
+    // The room is free, and who matters less does not get it.
+    state.pod_seen(of_priority(8, pod(4, 1_000)), seconds(2));
+    let told = run(&mut state, seconds(2));
+    assert_eq!(told[0], "pod-4 makes pod-2 leave b");
+    assert_eq!(run(&mut state, seconds(20)), ["pod-3>a"]);
+}
+
+#[test]
+fn who_matters_more_takes_the_node_that_another_waits_for() {
+    let mut state = full();
+    state.pod_seen(of_priority(5, pod(3, 1_000)), seconds(0));
+    assert_eq!(run(&mut state, seconds(0)), ["pod-3 makes pod-1 leave a", NO_ROOM]);
+    state.pod_gone(PodKey(1));
+    state.pod_seen(of_priority(7, pod(4, 1_000)), seconds(0));
+    assert_eq!(run(&mut state, seconds(0)), ["pod-4>a"], "the room is free to it");
+    assert!(run(&mut state, seconds(20)).contains(&"pod-3 makes pod-2 leave b".to_owned()));
+}
+
+#[test]
+fn pods_that_never_preempt_wait_and_so_do_those_that_it_does_not_help() {
+    let mut state = full();
+    state.pod_seen(PodFacts { never_preempts: true, ..of_priority(9, pod(3, 1_000)) }, seconds(0));
+    let never = format!("{NO_ROOM} preemption: not eligible due to preemptionPolicy=Never.");
+    assert_eq!(run(&mut state, seconds(0)), [never]);
+    state.pod_seen(of_priority(2, pod(4, 1_000)), seconds(0));
+    state.pod_seen(on("a", of_priority(2, pod(1, 1_000))), seconds(0));
+    let none = "preemption: 0/2 nodes are available: 2 No preemption victims found for incoming pod.";
+    assert_eq!(run(&mut state, seconds(0)), [format!("{NO_ROOM} {none}")]);
+    // Once a pod of lower priority is there instead, it does help.
+    state.pod_gone(PodKey(1));
+    state.pod_seen(on("a", of_priority(1, pod(5, 1_000))), seconds(1));
+    assert_eq!(run(&mut state, seconds(20)), ["pod-4 makes pod-5 leave a", NO_ROOM]);
+}
+
+#[test]
+fn a_pod_whose_victims_could_not_be_told_tries_again() {
+    let mut state = full();
+    state.pod_seen(of_priority(9, pod(3, 1_000)), seconds(0));
+    assert_eq!(run(&mut state, seconds(0)), ["pod-3 makes pod-1 leave a", NO_ROOM]);
+    state.preempted(PodKey(3), &[PodKey(1)]);
+    assert_eq!(run(&mut state, seconds(2)), ["pod-3 makes pod-1 leave a"]);
+}
+
+#[test]
+fn a_restart_finds_who_waits_where_in_the_status() {
+    let mut state = full();
+    let waiting = PodFacts { nominated: Some("b".into()), ..of_priority(9, pod(3, 1_000)) };
+    state.pod_seen(waiting.clone(), seconds(0));
+    let going = PodFacts { terminating: true, preempted: true, ..of_priority(2, pod(2, 1_000)) };
+    state.pod_seen(on("b", going), seconds(0));
+    let told = run(&mut state, seconds(0));
+    assert!(told[0].ends_with("not eligible due to a terminating pod on the nominated node."), "{told:?}");
+    // The node goes, and who waited for it looks elsewhere.
+    state.node_gone(&"b".to_owned());
+    let told = run(&mut state, seconds(20));
+    assert_eq!(told[0], "pod-3 makes pod-1 leave a");
+}
+
+#[test]
+fn a_budget_says_who_goes_first() {
+    let mut state = full();
+    let web = |number: u128, node: &str| {
+        let mut pod = on(node, pod(number, 1_000));
+        pod.class.namespace = "default".into();
+        pod.class.labels = [("app".to_owned(), "web".to_owned())].into();
+        of_priority(1, pod)
+    };
+    state.pod_seen(web(1, "a"), seconds(0));
+    let selector = vec![Requirement { key: "app".into(), operator: Operator::Exists, values: Vec::new() }];
+    let budget = Budget { selector: Some(selector), allowed: 0, ..Budget::default() };
+    let key = ("default".to_owned(), "web".to_owned());
+    state.budget_seen(key.clone(), budget);
+    state.pod_seen(of_priority(9, pod(3, 1_000)), seconds(0));
+    assert_eq!(run(&mut state, seconds(0))[0], "pod-3 makes pod-2 leave b");
+    state.budgets_relist();
+    state.budgets_listed();
+    state.pod_seen(of_priority(9, pod(4, 1_000)), seconds(0));
+    assert_eq!(run(&mut state, seconds(0))[0], "pod-4 makes pod-1 leave a");
 }

@@ -1,0 +1,195 @@
+//! What is done with a pod that no node takes: others may have to go for it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::super::facts::PodFacts;
+use super::super::queue::Refused;
+use super::{Action, PodRef, State, UNSCHEDULABLE};
+use crate::convert;
+use crate::core::{Ask, ClassId, Diagnosis, PluginSet, PodKey, Preemption};
+
+/// A pod that has to go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Victim {
+    /// The UID as a number.
+    pub key: PodKey,
+    /// `metadata.uid`.
+    pub uid: String,
+    /// `metadata.namespace`.
+    pub namespace: String,
+    /// `metadata.name`.
+    pub name: String,
+}
+
+/// What a pod that has a node is called. There are many: nothing is kept that can be worked out.
+#[derive(Debug)]
+pub(super) struct PlacedName {
+    namespace: Box<str>,
+    name: Box<str>,
+    /// Only if it is not the usual text for the pod's key.
+    uid: Option<Box<str>>,
+    terminating: bool,
+}
+
+impl PlacedName {
+    pub(super) fn of(pod: &PodFacts) -> Self {
+        let uid = (convert::usual_uid(pod.key) != pod.uid).then(|| pod.uid.as_str().into());
+        let (namespace, name) = (pod.namespace.as_str().into(), pod.name.as_str().into());
+        PlacedName { namespace, name, uid, terminating: pod.terminating }
+    }
+
+    pub(super) fn named(pod: &PodRef) -> Self {
+        let uid = (convert::usual_uid(pod.key) != pod.uid).then(|| pod.uid.as_str().into());
+        let (namespace, name) = (pod.namespace.as_str().into(), pod.name.as_str().into());
+        PlacedName { namespace, name, uid, terminating: false }
+    }
+}
+
+/// Why pods of a class and priority have no place, for as long as nothing changes.
+#[derive(Debug)]
+pub(super) struct Diagnosed {
+    class: ClassId,
+    priority: i32,
+    never_preempts: bool,
+    version: u64,
+    diagnosis: Arc<Diagnosis>,
+    preemption: Arc<Preemption>,
+}
+
+impl State {
+    /// No node takes the pod: finds out why, and whether others can make room for it.
+    pub(super) fn refuse(&mut self, ask: Ask, now: Duration, actions: &mut Vec<Action>) {
+        let Some(never_preempts) = self.pending.get(&ask.pod).map(|pending| pending.never_preempts) else { return };
+        let (diagnosis, preemption) = self.diagnose(ask, never_preempts, actions);
+        let nominated = match *preemption {
+            Preemption::Found => self.engine.nominated_node(ask.pod).map(|node| Some(node.clone())),
+            Preemption::Failed(_) if self.engine.unnominate(ask.pod) => {
+                self.freed = true;
+                Some(None)
+            }
+            _ => None,
+        };
+        let message = diagnosis.message(&preemption);
+        let refused = Refused {
+            // Without nodes any change may help, so wait for any.
+            plugins: if diagnosis.nodes == 0 { PluginSet::ALL } else { diagnosis.plugins },
+            preempts: matches!(*preemption, Preemption::Failed(_)),
+            cursor: self.engine.cursor(),
+        };
+        self.queue.put_unschedulable(ask.pod, refused, now);
+        if let Some(pending) = self.pending.get_mut(&ask.pod) {
+            actions.extend(pending.report(UNSCHEDULABLE, &message, nominated));
+            actions.extend(pending.event(message, now));
+        }
+    }
+
+    fn diagnose(
+        &mut self,
+        ask: Ask,
+        never_preempts: bool,
+        actions: &mut Vec<Action>,
+    ) -> (Arc<Diagnosis>, Arc<Preemption>) {
+        let is_nominated = self.engine.nominated_node(ask.pod).is_some();
+        let version = self.engine.version();
+        let known = self.diagnosed.as_ref().filter(|known| {
+            let same = known.class == ask.class && known.priority == ask.priority && known.version == version;
+            same && known.never_preempts == never_preempts && !is_nominated
+        });
+        if let Some(known) = known {
+            return (known.diagnosis.clone(), known.preemption.clone());
+        }
+        let diagnosis = Arc::new(self.engine.diagnose_for(ask));
+        let preemption = Arc::new(self.make_room(ask, never_preempts, &diagnosis, actions));
+        let holds = matches!(*preemption, Preemption::Never | Preemption::Failed(_)) && !is_nominated;
+        self.diagnosed = holds.then(|| Diagnosed {
+            class: ask.class,
+            priority: ask.priority,
+            never_preempts,
+            // Thinking pods away and back counts as changes, but changes nothing.
+            version: self.engine.version(),
+            diagnosis: diagnosis.clone(),
+            preemption: preemption.clone(),
+        });
+        (diagnosis, preemption)
+    }
+
+    fn make_room(
+        &mut self,
+        ask: Ask,
+        never_preempts: bool,
+        diagnosis: &Diagnosis,
+        actions: &mut Vec<Action>,
+    ) -> Preemption {
+        if never_preempts {
+            return Preemption::Never;
+        }
+        if self.engine.waits_for_victims(ask) {
+            return Preemption::Waiting;
+        }
+        let names = &self.names;
+        let name_of = |pod: PodKey| names.get(&pod).map(|placed| placed.name.to_string());
+        let Some(victims) = self.engine.preempt(ask, &self.budgets, &name_of) else {
+            return self.engine.preemption_failure(ask, diagnosis);
+        };
+        let node = self.engine.node_name(victims.node).clone();
+        for pod in &victims.pods {
+            self.engine.set_preempted(*pod, true);
+        }
+        // Who matters less and waits for the same node may not fit there any more.
+        for pod in self.engine.nominated_below(&node, ask.priority) {
+            self.engine.unnominate(pod);
+            self.left_alone.push(pod);
+            if let Some(pending) = self.pending.get(&pod) {
+                actions.push(Action::Status { pod: pending.pod.clone(), condition: None, nominated: Some(None) });
+            }
+        }
+        self.engine.nominate(ask, &node);
+        // Those that are going already need not be told.
+        let victims: Vec<Victim> = victims.pods.iter().filter_map(|pod| self.victim(*pod)).collect();
+        if let Some(pending) = self.pending.get(&ask.pod)
+            && !victims.is_empty()
+        {
+            actions.push(Action::Preempt { pod: pending.pod.clone(), node, victims });
+        }
+        Preemption::Found
+    }
+
+    fn victim(&self, key: PodKey) -> Option<Victim> {
+        if let Some(placed) = self.names.get(&key) {
+            let uid = placed.uid.as_ref().map_or_else(|| convert::usual_uid(key), ToString::to_string);
+            let (namespace, name) = (placed.namespace.to_string(), placed.name.to_string());
+            return (!placed.terminating).then_some(Victim { key, uid, namespace, name });
+        }
+        // Its binding is under way.
+        let pod = &self.pending.get(&key)?.pod;
+        Some(Victim { key, uid: pod.uid.clone(), namespace: pod.namespace.clone(), name: pod.name.clone() })
+    }
+
+    /// Making pods go for `key` has ended; these are still there.
+    pub fn preempted(&mut self, key: PodKey, failed: &[PodKey]) {
+        for pod in failed {
+            self.engine.set_preempted(*pod, false);
+        }
+        if !failed.is_empty() {
+            self.left_alone.push(key);
+        }
+    }
+
+    /// The node that a pod waits for, now that its status says `told`: a status that says the same as
+    /// before is no news, and what was decided since may not be in it.
+    pub(super) fn nomination(&self, key: PodKey, told: Option<&String>) -> Option<Arc<str>> {
+        match self.pending.get(&key) {
+            Some(known) if known.nominated.as_ref() == told => self.engine.nominated_node(key).cloned(),
+            _ => told.map(|node| node.as_str().into()),
+        }
+    }
+
+    pub(super) fn renominate(&mut self, ask: Ask, node: Option<Arc<str>>) {
+        match node {
+            Some(node) if self.engine.nominated_node(ask.pod) == Some(&node) => {}
+            Some(node) => self.engine.nominate(ask, &node),
+            None => self.freed |= self.engine.unnominate(ask.pod),
+        }
+    }
+}
