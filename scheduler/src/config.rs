@@ -7,13 +7,14 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::core::{Scoring, Strategy};
+use crate::core::{PodSelector, Scoring, Spread, SpreadMode, Strategy};
 use crate::driver::queue::Delays;
 
 const API_VERSION: &str = "kubescheduler.config.k8s.io/v1";
 const KIND: &str = "KubeSchedulerConfiguration";
 const DEFAULT_SCHEDULER: &str = "default-scheduler";
 const FIT: &str = "NodeResourcesFit";
+const SPREAD: &str = "PodTopologySpread";
 const WEIGHTS: std::ops::RangeInclusive<i64> = 1..=100;
 /// What a shape's scores go up to; points are ten times that.
 const SHAPE_SCORE_MAX: i64 = 10;
@@ -25,11 +26,31 @@ pub struct Profile {
     pub scheduler_name: String,
     /// How nodes that fit are compared.
     pub scoring: Scoring,
+    /// How pods are spread over places that do not say; the selectors are left open.
+    pub spread: Vec<Spread>,
+}
+
+/// How pods that do not say are spread unless a profile says: over hosts, and less so over zones.
+pub fn system_spread() -> Vec<Spread> {
+    let keys = [("kubernetes.io/hostname", 3), ("topology.kubernetes.io/zone", 5)];
+    keys.into_iter().map(|(key, max_skew)| default_spread(key.into(), max_skew, SpreadMode::Default)).collect()
+}
+
+fn default_spread(topology_key: String, max_skew: i32, mode: SpreadMode) -> Spread {
+    Spread {
+        selector: PodSelector::default(),
+        topology_key,
+        max_skew,
+        min_domains: 1,
+        honors_affinity: true,
+        honors_taints: false,
+        mode,
+    }
 }
 
 impl Default for Profile {
     fn default() -> Self {
-        Profile { scheduler_name: DEFAULT_SCHEDULER.into(), scoring: Scoring::default() }
+        Profile { scheduler_name: DEFAULT_SCHEDULER.into(), scoring: Scoring::default(), spread: system_spread() }
     }
 }
 
@@ -128,20 +149,73 @@ fn profile(path: &str, view: ProfileView) -> Result<Profile, ConfigError> {
         }
         profile.scheduler_name = name;
     }
-    let mut seen = false;
+    let mut seen = BTreeSet::new();
     for (index, plugin) in view.plugin_config.into_iter().enumerate() {
         let path = format!("{path}.pluginConfig[{index}]");
-        if plugin.name != FIT {
-            return refuse(format!("{path}.name"), format!("Unsupported value: {:?}: supported: {FIT}", plugin.name));
+        match plugin.name.as_str() {
+            FIT => {
+                let args: FitView = serde_json::from_value(plugin.args).map_err(ConfigError::Form)?;
+                if let Some(strategy) = args.scoring_strategy {
+                    profile.scoring = scoring(&format!("{path}.args.scoringStrategy"), strategy)?;
+                }
+            }
+            SPREAD => {
+                let args: SpreadView = serde_json::from_value(plugin.args).map_err(ConfigError::Form)?;
+                profile.spread = spread(&format!("{path}.args"), args)?;
+            }
+            other => {
+                let problem = format!("Unsupported value: {other:?}: supported: {FIT}, {SPREAD}");
+                return refuse(format!("{path}.name"), problem);
+            }
         }
-        if std::mem::replace(&mut seen, true) {
-            return refuse(path, format!("Duplicate value: {FIT:?}"));
-        }
-        if let Some(strategy) = plugin.args.scoring_strategy {
-            profile.scoring = scoring(&format!("{path}.args.scoringStrategy"), strategy)?;
+        if !seen.insert(plugin.name.clone()) {
+            return refuse(path, format!("Duplicate value: {:?}", plugin.name));
         }
     }
     Ok(profile)
+}
+
+fn spread(path: &str, view: SpreadView) -> Result<Vec<Spread>, ConfigError> {
+    let constraints = view.default_constraints.unwrap_or_default();
+    match view.defaulting_type.as_deref() {
+        None | Some("System") if constraints.is_empty() => return Ok(system_spread()),
+        None | Some("System") => {
+            let problem = "Invalid value: when .defaultingType is not specified or is System, must be empty";
+            return refuse(format!("{path}.defaultConstraints"), problem);
+        }
+        Some("List") => {}
+        Some(other) => {
+            let problem = format!("Unsupported value: {other:?}: supported: List, System");
+            return refuse(format!("{path}.defaultingType"), problem);
+        }
+    }
+    let mut spreads: Vec<Spread> = Vec::new();
+    for (index, one) in constraints.into_iter().enumerate() {
+        let path = format!("{path}.defaultConstraints[{index}]");
+        if one.max_skew <= 0 {
+            return refuse(
+                format!("{path}.maxSkew"),
+                format!("Invalid value: {}: not in valid range (0, inf)", one.max_skew),
+            );
+        }
+        if one.topology_key.is_empty() {
+            return refuse(format!("{path}.topologyKey"), "Required value: can not be empty");
+        }
+        let mode = match one.when_unsatisfiable.as_str() {
+            "DoNotSchedule" => SpreadMode::DoNotSchedule,
+            "ScheduleAnyway" => SpreadMode::ScheduleAnyway,
+            other => {
+                let problem = format!("Unsupported value: {other:?}: supported: DoNotSchedule, ScheduleAnyway");
+                return refuse(format!("{path}.whenUnsatisfiable"), problem);
+            }
+        };
+        if spreads.iter().any(|known| known.topology_key == one.topology_key && known.mode == mode) {
+            let pair = format!("{{{}, {}}}", one.topology_key, one.when_unsatisfiable);
+            return refuse(path, format!("Duplicate value: {pair:?}"));
+        }
+        spreads.push(default_spread(one.topology_key, one.max_skew, mode));
+    }
+    Ok(spreads)
 }
 
 fn scoring(path: &str, view: StrategyView) -> Result<Scoring, ConfigError> {
@@ -225,7 +299,26 @@ struct ProfileView {
 #[serde(deny_unknown_fields)]
 struct PluginView {
     name: String,
-    args: FitView,
+    args: Value,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct SpreadView {
+    #[serde(rename = "apiVersion")]
+    _api_version: Option<String>,
+    #[serde(rename = "kind")]
+    _kind: Option<String>,
+    default_constraints: Option<Vec<ConstraintView>>,
+    defaulting_type: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct ConstraintView {
+    max_skew: i32,
+    topology_key: String,
+    when_unsatisfiable: String,
 }
 
 #[derive(Deserialize)]
@@ -306,6 +399,33 @@ mod tests {
         let gpu = &configuration.profiles[2].scoring;
         assert_eq!(gpu.strategy, Strategy::RequestedToCapacityRatio(vec![(0, 0), (100, 100)]));
         assert_eq!(gpu.resources, [("example.com/gpu".to_owned(), 5)]);
+    }
+
+    #[test]
+    fn a_profile_says_how_pods_are_spread_that_do_not() {
+        let read = |args: Value| {
+            let configuration = with(json!([{"pluginConfig": [{"name": SPREAD, "args": args}]}]))?;
+            let spread = configuration.profiles[0].spread.iter();
+            Ok::<_, String>(spread.map(|one| (one.topology_key.clone(), one.max_skew, one.mode)).collect::<Vec<_>>())
+        };
+        let rack = json!({"maxSkew": 2, "topologyKey": "rack", "whenUnsatisfiable": "DoNotSchedule"});
+        let list = |constraints: Value| json!({"defaultingType": "List", "defaultConstraints": constraints});
+        assert_eq!(read(json!({})).unwrap().len(), 2);
+        assert_eq!(read(list(json!([]))).unwrap(), []);
+        assert_eq!(read(list(json!([rack]))).unwrap(), [("rack".to_owned(), 2, SpreadMode::DoNotSchedule)]);
+        let args = "profiles[0].pluginConfig[0].args";
+        for (given, expected) in [
+            (json!({"defaultConstraints": [rack]}), "defaultConstraints: Invalid value"),
+            (json!({"defaultingType": "Some"}), "defaultingType: Unsupported value: \"Some\""),
+            (list(json!([rack, rack])), "defaultConstraints[1]: Duplicate value"),
+            (
+                list(json!([{"maxSkew": 0, "topologyKey": "rack", "whenUnsatisfiable": "DoNotSchedule"}])),
+                "defaultConstraints[0].maxSkew: Invalid value: 0",
+            ),
+        ] {
+            let refused = read(given.clone()).unwrap_err();
+            assert!(refused.starts_with(&format!("{args}.{expected}")), "{given}: {refused}");
+        }
     }
 
     #[test]

@@ -86,6 +86,10 @@ impl Api {
             .route("/api/v1/nodes", get(|api, query| list(api, query, "nodes")))
             .route("/api/v1/namespaces", get(|api, query| list(api, query, "namespaces")))
             .route("/apis/policy/v1/poddisruptionbudgets", get(|api, query| list(api, query, "poddisruptionbudgets")))
+            .route("/api/v1/services", get(|api, query| list(api, query, "services")))
+            .route("/api/v1/replicationcontrollers", get(|api, query| list(api, query, "replicationcontrollers")))
+            .route("/apis/apps/v1/replicasets", get(|api, query| list(api, query, "replicasets")))
+            .route("/apis/apps/v1/statefulsets", get(|api, query| list(api, query, "statefulsets")))
             .route("/api/v1/namespaces/default/pods/{name}", get(get_pod).delete(delete_pod))
             .route("/api/v1/namespaces/default/pods/{name}/binding", post(bind))
             .route("/api/v1/namespaces/default/pods/{name}/status", patch(patch_status))
@@ -109,6 +113,10 @@ async fn list(State(api): State<Api>, Query(query): Query<BTreeMap<String, Strin
             "pods" => "PodList",
             "nodes" => "NodeList",
             "poddisruptionbudgets" => "PodDisruptionBudgetList",
+            "services" => "ServiceList",
+            "replicationcontrollers" => "ReplicationControllerList",
+            "replicasets" => "ReplicaSetList",
+            "statefulsets" => "StatefulSetList",
             _ => "NamespaceList",
         };
         return Json(json!({"kind": kind, "apiVersion": "v1", "items": items,

@@ -7,8 +7,8 @@ use gantry_scheduler::core::oracle::Oracle;
 use gantry_scheduler::core::spec::{Effect, Operator};
 use gantry_scheduler::core::{
     AffinityTerm, ClassSpec, Engine, HostPort, NodeSpec, PodAffinity, PodDemand, PodKey, PodSelector, PreferredTerm,
-    Protocol, Requirement, Resources, Scoring, Spread, SpreadMode, Standing, Taint, Term, Toleration,
-    WeightedAffinityTerm,
+    Protocol, Requirement, Resources, Scoring, Spread, SpreadMode, Standing, Taint, Term, Toleration, VolumeNeed,
+    VolumeNeedKind, WeightedAffinityTerm,
 };
 use proptest::prelude::*;
 
@@ -48,8 +48,9 @@ fn name(index: usize) -> String {
 fn labels() -> impl Strategy<Value = BTreeMap<String, String>> {
     let zone = prop::option::of(prop::sample::select(vec!["a", "b"]));
     let size = prop::option::of(prop::sample::select(vec!["1", "5", "9", "big"]));
-    (zone, size).prop_map(|(zone, size)| {
-        let pairs = [("zone", zone), ("size", size)];
+    let os = prop::option::of(prop::sample::select(vec!["linux", "windows"]));
+    (zone, size, os).prop_map(|(zone, size, os)| {
+        let pairs = [("zone", zone), ("size", size), ("kubernetes.io/os", os)];
         pairs.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?.to_owned()))).collect()
     })
 }
@@ -219,6 +220,17 @@ fn ports() -> impl Strategy<Value = Vec<HostPort>> {
     prop_oneof![3 => Just(Vec::new()), 1 => prop::collection::vec(port, 1..3)]
 }
 
+fn os() -> impl Strategy<Value = Option<String>> {
+    prop::sample::select(vec![None, None, Some("linux".to_owned()), Some("windows".to_owned())])
+}
+
+fn volumes() -> impl Strategy<Value = Vec<VolumeNeed>> {
+    use VolumeNeedKind::{Find, Gone, Reach, Zone};
+    let kind = prop::sample::select(vec![Reach, Reach, Zone, Zone, Find, Find, Gone]);
+    let need = (kind, prop::collection::vec(term(), 0..3)).prop_map(|(kind, terms)| VolumeNeed { kind, terms });
+    prop_oneof![4 => Just(Vec::new()), 1 => prop::collection::vec(need, 1..3)]
+}
+
 fn class() -> impl Strategy<Value = ClassSpec> {
     let demand = (amounts(), ports()).prop_map(|(mut requests, ports)| {
         requests.extended.retain(|_, amount| *amount != 1);
@@ -240,7 +252,7 @@ fn class() -> impl Strategy<Value = ClassSpec> {
         prop::collection::vec(weighted, 0..3),
         prop::collection::vec(toleration(), 0..3),
         demand,
-        (prop::sample::select(NAMESPACES.to_vec()), pod_labels()),
+        (prop::sample::select(NAMESPACES.to_vec()), pod_labels(), os(), volumes()),
         prop_oneof![1 => Just(PodAffinity::default()), 2 => pod_affinity()],
         (spread(), scoring()),
     )
@@ -248,6 +260,8 @@ fn class() -> impl Strategy<Value = ClassSpec> {
             |(node_name, node_selector, required, preferred, tolerations, demand, own, affinity, (spread, scoring))| {
                 ClassSpec {
                     node_name,
+                    os: own.2,
+                    volumes: own.3,
                     node_selector,
                     required,
                     preferred,
@@ -390,7 +404,7 @@ impl Pair {
 
         let diagnosis = self.engine.diagnose(id);
         assert_eq!(diagnosis.nodes, expected.len());
-        if !diagnosis.conflict {
+        if diagnosis.conflict.is_none() {
             let mut counts = BTreeMap::new();
             for text in expected.iter().filter_map(|(_, refusal)| refusal.as_ref()).flat_map(|one| &one.reasons) {
                 *counts.entry(text.clone()).or_insert(0usize) += 1;

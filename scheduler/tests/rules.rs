@@ -127,6 +127,19 @@ fn node_name() {
 }
 
 #[test]
+fn operating_system() {
+    let runs = |os: &str| json!({"metadata": {"labels": {"kubernetes.io/os": os}}});
+    let wants = || json!({"os": {"name": "windows"}});
+    let other = "node(s) didn't match the pod's operating system";
+    check(&[
+        ("the same", runs("windows"), vec![], wants(), &[]),
+        ("another", runs("linux"), vec![], wants(), &[other]),
+        ("a node that does not say", json!({}), vec![], wants(), &[]),
+        ("a pod that does not say", runs("linux"), vec![], json!({}), &[]),
+    ]);
+}
+
+#[test]
 fn taints() {
     let tainted = |effect: &str| json!({"spec": {"taints": [{"key": "k", "value": "v", "effect": effect}]}});
     let tolerate = |toleration: Value| json!({ "tolerations": [toleration] });

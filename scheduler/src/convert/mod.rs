@@ -43,6 +43,7 @@ pub fn class(pod: &k8s::Pod) -> ClassSpec {
         affinity.and_then(|affinity| affinity.preferred_during_scheduling_ignored_during_execution.as_ref());
     ClassSpec {
         node_name: spec.node_name.clone().filter(|name| !name.is_empty()),
+        os: spec.os.as_ref().map(|os| os.name.clone()).filter(|name| !name.is_empty()),
         node_selector: spec.node_selector.clone().unwrap_or_default(),
         required: required.map(|selector| selector.node_selector_terms.iter().map(term).collect()),
         preferred: preferred

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::changelog::ChangeLog;
 use super::class::{ClassId, Classes};
 use super::counters::{Counters, KindId};
-use super::explain::{Diagnosis, Explanation, Verdict};
+use super::explain::{Diagnosis, Explanation, Reason, Verdict};
 use super::maps::NumberHasher;
 use super::nodes::{NodeId, Nodes};
 use super::nominations::{Ask, Nominations};
@@ -83,14 +83,18 @@ impl NodeChange {
     /// The rules that may now accept what they refused before.
     pub fn may_help(self) -> PluginSet {
         use Plugin::{
-            InterPodAffinity, NodeAffinity, NodeResourcesFit, NodeUnschedulable, PodTopologySpread, TaintToleration,
+            InterPodAffinity, NodeAffinity, NodeResourcesFit, NodeUnschedulable, PodOs, PodTopologySpread,
+            TaintToleration, VolumeBinding, VolumeZone,
         };
         let causes = [
             (self.added, PluginSet::ALL),
             // A pod is told the first rule that refuses it, so a node that a static rule refused
             // may have turned into one where it fits.
             (self.allocatable_up, PluginSet::of([NodeResourcesFit])),
-            (self.labels, PluginSet::of([NodeAffinity, PodTopologySpread, InterPodAffinity])),
+            (
+                self.labels,
+                PluginSet::of([NodeAffinity, PodOs, PodTopologySpread, InterPodAffinity, VolumeBinding, VolumeZone]),
+            ),
             (self.taints, PluginSet::of([TaintToleration, PodTopologySpread])),
             (self.unschedulable, PluginSet::of([NodeUnschedulable])),
         ];
@@ -360,10 +364,8 @@ impl Engine {
         let mut diagnosis = Diagnosis { nodes: self.nodes.count(), ..Diagnosis::default() };
         let Some(candidate) = self.classes.candidate(id, &self.counters) else { return diagnosis };
         if node_affinity::names(candidate.spec).is_some_and(|names| names.is_empty()) {
-            diagnosis.conflict = true;
-            diagnosis.unresolvable = diagnosis.nodes;
-            diagnosis.plugins = PluginSet::NONE.with(Plugin::NodeAffinity);
-            return diagnosis;
+            let text = Reason::AffinityConflict.text(|_| String::new());
+            return Diagnosis::refused_at_once(diagnosis.nodes, text, Plugin::NodeAffinity);
         }
         let mut counts = HashMap::new();
         for slot in self.nodes.present().iter() {

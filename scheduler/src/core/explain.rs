@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::resources::ResourceId;
 use super::rules::{Plugin, PluginSet};
+use super::spec::VolumeNeedKind;
 
 /// One reason why a node does not take a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -14,6 +15,8 @@ pub enum Reason {
     Unschedulable,
     /// The pod names another node.
     NodeName,
+    /// The node runs another operating system.
+    Os,
     /// The node has a taint that the pod does not tolerate.
     Taint,
     /// Node selector or required node affinity.
@@ -28,6 +31,8 @@ pub enum Reason {
     TooManyPods,
     /// Not enough of a resource is free.
     Insufficient(ResourceId),
+    /// The node does not suit a volume.
+    Volume(VolumeNeedKind),
     /// The node lacks the label of a topology spread constraint.
     SpreadLabel,
     /// The node's place has too many of the pods that are to be spread.
@@ -46,12 +51,19 @@ impl Reason {
         match self {
             Reason::Unschedulable => "node(s) were unschedulable".into(),
             Reason::NodeName => "node(s) didn't match the requested node name".into(),
+            Reason::Os => "node(s) didn't match the pod's operating system".into(),
             Reason::Taint => "node(s) had untolerated taint(s)".into(),
             Reason::NodeAffinity => "node(s) didn't match Pod's node affinity/selector".into(),
             Reason::NotNamed => "node(s) didn't satisfy plugin(s) [NodeAffinity]".into(),
             Reason::AffinityConflict => "pod affinity terms conflict".into(),
             Reason::Ports => "node(s) didn't have free ports for the requested pod ports".into(),
             Reason::TooManyPods => "Too many pods".into(),
+            Reason::Volume(VolumeNeedKind::Reach) => "node(s) didn't match PersistentVolume's node affinity".into(),
+            Reason::Volume(VolumeNeedKind::Find) => "node(s) didn't find available persistent volumes to bind".into(),
+            Reason::Volume(VolumeNeedKind::Gone) => {
+                "node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)".into()
+            }
+            Reason::Volume(VolumeNeedKind::Zone) => "node(s) had no available volume zone".into(),
             Reason::SpreadLabel => {
                 "node(s) didn't match pod topology spread constraints (missing required label)".into()
             }
@@ -95,8 +107,8 @@ pub struct Diagnosis {
     pub plugins: PluginSet,
     /// How many nodes preemption cannot help with.
     pub unresolvable: usize,
-    /// The affinity names contradictory nodes: every node is refused at once.
-    pub conflict: bool,
+    /// Every node is refused at once, for this reason.
+    pub conflict: Option<String>,
 }
 
 /// What came of preemption.
@@ -118,6 +130,12 @@ impl Preemption {
 }
 
 impl Diagnosis {
+    /// What is said when a rule refuses the pod before it looks at any node.
+    pub fn refused_at_once(nodes: usize, reason: String, plugin: Plugin) -> Diagnosis {
+        let plugins = PluginSet::NONE.with(plugin);
+        Diagnosis { nodes, unresolvable: nodes, conflict: Some(reason), plugins, ..Diagnosis::default() }
+    }
+
     /// Kubernetes' message, as in the event and the pod's condition.
     pub fn message(&self, preemption: &Preemption) -> String {
         Message { diagnosis: self, preemption }.to_string()
@@ -136,8 +154,8 @@ impl fmt::Display for Message<'_> {
             return f.write_str("no nodes available to schedule pods");
         }
         write!(f, "0/{nodes} nodes are available:")?;
-        if self.diagnosis.conflict {
-            write!(f, " {}.", Reason::AffinityConflict.text(|_| String::new()))?;
+        if let Some(conflict) = &self.diagnosis.conflict {
+            write!(f, " {conflict}.")?;
         } else {
             // Sorted as text, count first, as Kubernetes does.
             let mut counted: Vec<_> = reasons.iter().map(|(text, count)| format!("{count} {text}")).collect();
@@ -217,7 +235,7 @@ mod tests {
                  2 No preemption victims found for incoming pod.",
             ),
             (
-                Diagnosis { conflict: true, ..diagnosis(2, 2, &[]) },
+                Diagnosis { conflict: Some("pod affinity terms conflict".into()), ..diagnosis(2, 2, &[]) },
                 failed(&[]),
                 "0/2 nodes are available: pod affinity terms conflict. preemption: 0/2 nodes are available: \
                  2 Preemption is not helpful for scheduling.",

@@ -61,6 +61,12 @@ impl Postings {
         slots.into_iter().flatten().copied()
     }
 
+    /// The nodes that have a label `key` with another value than this.
+    pub fn with_other_value<'a>(&'a self, key: &str, value: &'a str) -> impl Iterator<Item = u32> + 'a {
+        let others = self.labels.get(key).into_iter().flatten().filter(move |(other, _)| *other != value);
+        others.flat_map(|(_, slots)| slots).copied()
+    }
+
     /// Nodes whose label `key` is `value`.
     pub fn with_label(&self, key: &str, value: &str) -> Bitset {
         let slots = self.labels.get(key).and_then(|values| values.get(value));

@@ -51,5 +51,5 @@ pub use resources::{Demand, PodDemand, ResourceId, Resources};
 pub use rules::{Plugin, PluginSet};
 pub use spec::{
     AffinityTerm, ClassSpec, HostPort, NodeSpec, PodAffinity, PodSelector, PreferredTerm, Protocol, Requirement,
-    Scoring, Spread, SpreadMode, Strategy, Taint, Term, Toleration, WeightedAffinityTerm,
+    Scoring, Spread, SpreadMode, Strategy, Taint, Term, Toleration, VolumeNeed, VolumeNeedKind, WeightedAffinityTerm,
 };

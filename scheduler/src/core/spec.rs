@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::resources::{PodDemand, Resources};
+use super::selector;
 
 /// What matters about a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,6 +25,8 @@ pub struct NodeSpec {
 pub struct ClassSpec {
     /// `spec.nodeName`, for a pod that names its node.
     pub node_name: Option<String>,
+    /// `spec.os.name`.
+    pub os: Option<String>,
     /// `spec.nodeSelector`.
     pub node_selector: BTreeMap<String, String>,
     /// The required node affinity: any of these terms. `None` when there is none; an empty list
@@ -43,8 +46,17 @@ pub struct ClassSpec {
     pub pod_affinity: PodAffinity,
     /// How pods like it are to be spread.
     pub spread: Vec<Spread>,
+    /// What its volumes ask of a node: all of this.
+    pub volumes: Vec<VolumeNeed>,
     /// How nodes that fit are compared by what they have free; the profile says so, not the pod.
     pub scoring: Scoring,
+}
+
+impl ClassSpec {
+    /// Do the pod's labels meet all of this?
+    pub fn is_selected_by(&self, wanted: &[Requirement]) -> bool {
+        selector::meets_all(wanted, &self.labels)
+    }
 }
 
 /// How nodes are compared by what they have free.
@@ -69,6 +81,28 @@ pub enum Strategy {
     LeastAllocated,
     /// Points by the percentage in use: between those given, on a straight line.
     RequestedToCapacityRatio(Vec<(i64, i64)>),
+}
+
+/// What a volume asks of a node: one of the terms.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct VolumeNeed {
+    /// Why.
+    pub kind: VolumeNeedKind,
+    /// The terms; without any, no node will do.
+    pub terms: Vec<Term>,
+}
+
+/// Why a volume asks for something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum VolumeNeedKind {
+    /// It can be reached from some nodes only.
+    Reach,
+    /// It is in a zone.
+    Zone,
+    /// It has yet to be found or made.
+    Find,
+    /// It is gone.
+    Gone,
 }
 
 /// Which pods a term is about.
@@ -153,6 +187,11 @@ pub struct Term {
 }
 
 impl Term {
+    /// Does the node meet all of it?
+    pub fn matches(&self, node: &NodeSpec) -> bool {
+        selector::matches(self, node)
+    }
+
     /// Has the term no requirement at all?
     pub fn is_empty(&self) -> bool {
         self.expressions.is_empty() && self.fields.is_empty()

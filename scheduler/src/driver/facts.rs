@@ -5,12 +5,13 @@
 
 use k8s_openapi::api::core::v1 as k8s;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference, Time};
 use k8s_openapi::{ClusterResourceScope, NamespaceResourceScope};
 use serde::{Deserialize, Deserializer};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use super::owners::OwnerKind;
 use crate::convert;
 use crate::core::{Budget, ClassSpec, NodeSpec, PodKey};
 
@@ -50,6 +51,8 @@ pub struct PodFacts {
     pub class: ClassSpec,
     /// Reason and message of the `PodScheduled` condition when it is `False`.
     pub not_scheduled: Option<(String, String)>,
+    /// The kind and name of the controller that owns a waiting pod, if it is one that makes pods in numbers.
+    pub controller: Option<(OwnerKind, String)>,
     /// `status.nominatedNodeName`.
     pub nominated: Option<String>,
     /// `status.startTime`, in seconds.
@@ -76,7 +79,12 @@ impl From<&k8s::Pod> for PodFacts {
         };
         let target = condition("DisruptionTarget", "True");
         let terminating = meta.deletion_timestamp.is_some();
+        let owners = meta.owner_references.iter().flatten();
+        let controller = owners.clone().find(|owner| owner.controller == Some(true) && node_name.is_none());
         PodFacts {
+            controller: controller.and_then(|owner| {
+                Some((OwnerKind::of_controller(&owner.api_version, &owner.kind)?, owner.name.clone()))
+            }),
             key: convert::pod_key(&uid),
             uid,
             namespace: meta.namespace.clone().unwrap_or_default(),
@@ -162,7 +170,7 @@ impl WatchedBudget {
 /// Namespace and name.
 pub type ObjectKey = (String, String);
 
-fn meta<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
+pub(super) fn meta<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
     MetaView::deserialize(deserializer).map(Into::into)
 }
 
@@ -223,7 +231,7 @@ impl<'de> Deserialize<'de> for WatchedPod {
         };
         let facts = PodFacts::from(&pod);
         // The labels are in the facts now; keeping them here too would double them.
-        Ok(WatchedPod { meta: ObjectMeta { labels: None, ..pod.metadata }, facts })
+        Ok(WatchedPod { meta: ObjectMeta { labels: None, owner_references: None, ..pod.metadata }, facts })
     }
 }
 
@@ -259,6 +267,7 @@ struct MetaView {
     generation: Option<i64>,
     deletion_timestamp: Option<Time>,
     labels: Option<BTreeMap<String, String>>,
+    owner_references: Option<Vec<OwnerReference>>,
 }
 
 impl From<MetaView> for ObjectMeta {
@@ -271,6 +280,7 @@ impl From<MetaView> for ObjectMeta {
             generation: view.generation,
             deletion_timestamp: view.deletion_timestamp,
             labels: view.labels,
+            owner_references: view.owner_references,
             ..ObjectMeta::default()
         }
     }
@@ -290,6 +300,7 @@ struct PodSpecView {
     scheduler_name: Option<String>,
     priority: Option<i32>,
     preemption_policy: Option<String>,
+    os: Option<k8s::PodOS>,
     node_selector: Option<BTreeMap<String, String>>,
     affinity: Option<AffinityView>,
     topology_spread_constraints: Option<Vec<k8s::TopologySpreadConstraint>>,
@@ -338,6 +349,7 @@ impl From<PodSpecView> for k8s::PodSpec {
             scheduler_name: view.scheduler_name,
             priority: view.priority,
             preemption_policy: view.preemption_policy,
+            os: view.os,
             node_selector: view.node_selector,
             affinity: view.affinity.map(|affinity| k8s::Affinity {
                 node_affinity: affinity.node_affinity,
@@ -430,10 +442,13 @@ mod tests {
             "apiVersion": "v1", "kind": "Pod",
             "metadata": {"name": "p", "namespace": "d", "uid": "u", "resourceVersion": "7", "generation": 2,
                 "labels": {"app": "a"},
+                "ownerReferences": [
+                    {"apiVersion": "v1", "kind": "Node", "name": "n", "uid": "u"},
+                    {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "r", "uid": "u", "controller": true}],
                 "managedFields": [{"manager": "m", "operation": "Update", "fieldsV1": {"f:spec": {}}}]},
             "spec": {
                 "schedulerName": "default-scheduler", "priority": 5, "preemptionPolicy": "Never",
-                "nodeSelector": {"a": "b"}, "overhead": {"cpu": "1"}, "schedulingGates": [{"name": "g"}],
+                "nodeSelector": {"a": "b"}, "os": {"name": "linux"}, "overhead": {"cpu": "1"}, "schedulingGates": [{"name": "g"}],
                 "tolerations": [{"operator": "Exists"}],
                 "affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
                     {"labelSelector": {"matchLabels": {"app": "a"}}, "topologyKey": "zone"}]}},
@@ -455,6 +470,7 @@ mod tests {
         assert_eq!(watched.facts.class.spread.len(), 1);
         assert_eq!(watched.meta.resource_version.as_deref(), Some("7"));
         assert!(watched.facts.gated && watched.facts.never_preempts);
+        assert_eq!(watched.facts.controller, Some((OwnerKind::ReplicaSet, "r".to_owned())));
         assert_eq!((watched.facts.nominated.as_deref(), watched.facts.started), (Some("n"), Some(1_767_323_045)));
     }
 }

@@ -1,10 +1,10 @@
 //! The scheduler component: watches pods, nodes and namespaces, asks the core, binds.
 //!
 //! ```text
-//! watch pods       ─┐                      ┌─▶ bind (bounded parallelism) ─┐
-//! watch nodes      ─┼▶ state (pure) ─▶ core ├─▶ make victims go ────────────┤
-//! watch namespaces ─┤      ▲               └─▶ events, conditions          │ outcome
-//! watch budgets    ─┘      └────────────────────────────────────────────────┘
+//! watch pods   ─┐                       ┌─▶ bind (bounded parallelism) ─┐
+//! watch nodes  ─┼─▶ state (pure) ─▶ core ├─▶ make victims go ────────────┤
+//! watch others ─┘       ▲               └─▶ events, conditions          │ outcome
+//!                       └────────────────────────────────────────────────┘
 //! ```
 //!
 //! One task owns the [`state::State`] and decides one pod after the other; everything that waits
@@ -14,16 +14,19 @@ mod binder;
 mod evictor;
 pub mod facts;
 mod metrics;
+pub mod owners;
 pub mod queue;
 mod recorder;
 mod relist;
 pub mod state;
 
-use std::pin::pin;
+use std::collections::BTreeSet;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
 use serde::de::DeserializeOwned;
@@ -38,6 +41,7 @@ use crate::core::PodKey;
 pub use metrics::{AttemptResult, Metrics};
 
 use facts::{WatchedBudget, WatchedNamespace, WatchedNode, WatchedPod};
+use owners::{OwnerKind, WatchedOwner};
 use recorder::{Record, Recorder};
 use state::{Action, Attempt, BindOutcome, PodRef, State, Victim};
 
@@ -85,22 +89,46 @@ enum Input {
     Node(Box<watcher::Event<WatchedNode>>),
     Namespace(Box<watcher::Event<WatchedNamespace>>),
     Budget(Box<watcher::Event<WatchedBudget>>),
+    Owner(OwnerKind, Box<watcher::Event<WatchedOwner>>),
 }
 
-/// Which lists have been complete once. Deciding on less would over-commit, or place a pod beside one
+/// Which lists have not been complete yet. Deciding on less would over-commit, or place a pod beside one
 /// that it must not be near.
-#[derive(Clone, Copy, Debug, Default)]
-struct Listed {
-    pods: bool,
-    nodes: bool,
-    namespaces: bool,
-    budgets: bool,
-}
+#[derive(Clone, Debug, Default)]
+struct Awaited(BTreeSet<&'static str>);
 
-impl Listed {
-    fn all(self) -> bool {
-        self.pods && self.nodes && self.namespaces && self.budgets
+/// A watch, which gives its name when it ends.
+type Watching = Pin<Box<dyn Future<Output = &'static str> + Send>>;
+
+/// All watches, and the lists that they begin with.
+fn watches(
+    client: &Client,
+    inputs: &mpsc::Sender<Input>,
+    shutdown: &CancellationToken,
+) -> (FuturesUnordered<Watching>, Awaited) {
+    let all: FuturesUnordered<Watching> = FuturesUnordered::new();
+    let mut awaited = Awaited::default();
+    let mut add = |name: &'static str, watching: Watching| {
+        awaited.0.insert(name);
+        all.push(watching);
+    };
+    macro_rules! add {
+        ($name:literal, $type:ty, $input:path) => {
+            let wrap = |event: watcher::Event<$type>| $input(Box::new(event));
+            let api = Api::<$type>::all(client.clone());
+            add($name, Box::pin(watch($name, api, wrap, inputs.clone(), shutdown.clone())));
+        };
     }
+    add!("pods", WatchedPod, Input::Pod);
+    add!("nodes", WatchedNode, Input::Node);
+    add!("namespaces", WatchedNamespace, Input::Namespace);
+    add!("poddisruptionbudgets", WatchedBudget, Input::Budget);
+    for kind in OwnerKind::ALL {
+        let wrap = move |event| Input::Owner(kind, Box::new(event));
+        let api = Api::<WatchedOwner>::all_with(client.clone(), &kind);
+        add(kind.plural(), Box::pin(watch(kind.plural(), api, wrap, inputs.clone(), shutdown.clone())));
+    }
+    (all, awaited)
 }
 
 /// Runs the scheduler until `shutdown`. `ready` is called once all watches have listed.
@@ -112,30 +140,8 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
     let (inputs, receiver) = mpsc::channel(INPUT_CAPACITY);
-    let pods = watch(
-        Api::<WatchedPod>::all(client.clone()),
-        |event| Input::Pod(Box::new(event)),
-        inputs.clone(),
-        shutdown.clone(),
-    );
-    let nodes = watch(
-        Api::<WatchedNode>::all(client.clone()),
-        |event| Input::Node(Box::new(event)),
-        inputs.clone(),
-        shutdown.clone(),
-    );
-    let namespaces = watch(
-        Api::<WatchedNamespace>::all(client.clone()),
-        |event| Input::Namespace(Box::new(event)),
-        inputs.clone(),
-        shutdown.clone(),
-    );
-    let budgets = watch(
-        Api::<WatchedBudget>::all(client.clone()),
-        |event| Input::Budget(Box::new(event)),
-        inputs,
-        shutdown.clone(),
-    );
+    let (mut watching, awaited) = watches(&client, &inputs, &shutdown);
+    drop(inputs);
     let (recorder, writing) = recorder::recorder(client.clone(), options.instance.clone());
     let driver = Driver {
         state: State::new(&options.configuration),
@@ -146,7 +152,7 @@ pub async fn run(
         start: Instant::now(),
         binds: JoinSet::new(),
         evictions: JoinSet::new(),
-        listed: Listed::default(),
+        awaited,
         shutdown: shutdown.clone(),
     };
     let stopping = shutdown.clone();
@@ -154,10 +160,7 @@ pub async fn run(
     let driving = async move {
         tokio::select! {
             () = driver.drive(receiver, ready) => Ok(()),
-            () = pods => Err("pods"),
-            () = nodes => Err("nodes"),
-            () = namespaces => Err("namespaces"),
-            () = budgets => Err("disruption budgets"),
+            Some(name) = watching.next() => Err(name),
         }
     };
     let writing = async {
@@ -175,30 +178,32 @@ pub async fn run(
 }
 
 async fn watch<K>(
+    name: &'static str,
     api: Api<K>,
-    wrap: fn(watcher::Event<K>) -> Input,
+    wrap: impl Fn(watcher::Event<K>) -> Input + Send,
     inputs: mpsc::Sender<Input>,
     shutdown: CancellationToken,
-) where
+) -> &'static str
+where
     K: kube::Resource + Clone + std::fmt::Debug + DeserializeOwned + Send + 'static,
 {
     let events = watcher(api, watcher::Config::default()).default_backoff();
     let mut events = pin!(events);
     loop {
         let event = tokio::select! {
-            () = shutdown.cancelled() => return,
+            () = shutdown.cancelled() => return name,
             event = events.next() => event,
         };
         match event {
-            None => return,
-            Some(Err(error)) => tracing::warn!(%error, "a watch failed, trying again"),
+            None => return name,
+            Some(Err(error)) => tracing::warn!(watch = name, %error, "a watch failed, trying again"),
             Some(Ok(event)) => {
                 let sent = tokio::select! {
-                    () = shutdown.cancelled() => return,
+                    () = shutdown.cancelled() => return name,
                     sent = inputs.send(wrap(event)) => sent,
                 };
                 if sent.is_err() {
-                    return;
+                    return name;
                 }
             }
         }
@@ -231,7 +236,7 @@ struct Driver {
     start: Instant,
     binds: JoinSet<Bound>,
     evictions: JoinSet<Evicted>,
-    listed: Listed,
+    awaited: Awaited,
     shutdown: CancellationToken,
 }
 
@@ -262,7 +267,7 @@ impl Driver {
             while let Some(bound) = self.binds.try_join_next() {
                 self.joined(bound);
             }
-            if !self.listed.all() {
+            if !self.awaited.0.is_empty() {
                 continue;
             }
             if let Some(ready) = ready.take() {
@@ -287,7 +292,7 @@ impl Driver {
 
     fn can_place(&mut self) -> bool {
         let now = self.now();
-        self.listed.all() && self.has_capacity() && self.state.is_ready(now)
+        self.awaited.0.is_empty() && self.has_capacity() && self.state.is_ready(now)
     }
 
     fn has_capacity(&self) -> bool {
@@ -307,7 +312,7 @@ impl Driver {
                 Delete(pod) => self.state.pod_gone(pod.facts.key),
                 InitDone => {
                     self.state.pods_listed();
-                    self.listed.pods = true;
+                    self.awaited.0.remove("pods");
                 }
             },
             Input::Node(event) => match *event {
@@ -318,7 +323,7 @@ impl Driver {
                 Delete(node) => self.state.node_gone(&node.spec.name),
                 InitDone => {
                     self.state.nodes_listed();
-                    self.listed.nodes = true;
+                    self.awaited.0.remove("nodes");
                 }
             },
             Input::Namespace(event) => match *event {
@@ -330,7 +335,7 @@ impl Driver {
                 Delete(namespace) => self.state.namespace_gone(&namespace.into_parts().0),
                 InitDone => {
                     self.state.namespaces_listed();
-                    self.listed.namespaces = true;
+                    self.awaited.0.remove("namespaces");
                 }
             },
             Input::Budget(event) => match *event {
@@ -342,7 +347,19 @@ impl Driver {
                 Delete(budget) => self.state.budget_gone(&budget.into_parts().0),
                 InitDone => {
                     self.state.budgets_listed();
-                    self.listed.budgets = true;
+                    self.awaited.0.remove("poddisruptionbudgets");
+                }
+            },
+            Input::Owner(kind, event) => match *event {
+                Init => self.state.owners().relist(kind),
+                InitApply(owner) | Apply(owner) => {
+                    let (key, selector) = owner.into_parts();
+                    self.state.owners().seen(kind, key, selector);
+                }
+                Delete(owner) => self.state.owners().gone(kind, &owner.into_parts().0),
+                InitDone => {
+                    self.state.owners().listed(kind);
+                    self.awaited.0.remove(kind.plural());
                 }
             },
         }

@@ -163,6 +163,13 @@ impl Queue {
         Some(pod)
     }
 
+    /// A popped pod turns out to be of another class.
+    pub fn set_class(&mut self, pod: PodKey, class: ClassId) {
+        if let Some(entry) = self.entries.get_mut(&pod).filter(|entry| entry.place == Place::Out) {
+            entry.class = class;
+        }
+    }
+
     /// How often the pod was tried.
     pub fn attempts(&self, pod: PodKey) -> u32 {
         self.entries.get(&pod).map_or(0, |entry| entry.attempts)

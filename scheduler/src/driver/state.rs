@@ -9,12 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::facts::{ObjectKey, PodFacts};
+use super::owners::{OwnerKind, Owners};
 use super::queue::{Counts, Queue};
 use super::relist::Known;
-use crate::config::Configuration;
+use crate::config::{Configuration, Profile};
 use crate::core::{
     Ask, Budget, Budgets, ClassId, ClassSpec, Engine, NodeChange, NodeSpec, PluginSet, PodChange, PodKey, PodMap,
-    Scoring, Standing,
+    Standing,
 };
 
 mod preempting;
@@ -120,6 +121,10 @@ struct Pending {
     pod: PodRef,
     class: ClassId,
     class_spec: ClassSpec,
+    controller: Option<(OwnerKind, String)>,
+    /// For a pod that does not say how it is to be spread: as of which generation of the owners in its namespace its
+    /// class says so.
+    owners_at: Option<u64>,
     priority: i32,
     never_preempts: bool,
     gated: bool,
@@ -137,8 +142,9 @@ struct Pending {
 pub struct State {
     engine: Engine,
     queue: Queue,
-    /// How nodes are scored, by scheduler name.
-    profiles: BTreeMap<String, Scoring>,
+    /// By scheduler name.
+    profiles: BTreeMap<String, Profile>,
+    owners: Owners,
     pending: PodMap<Pending>,
     assumed: usize,
     /// What the pods that have a node are called.
@@ -168,7 +174,8 @@ impl State {
         State {
             engine: Engine::new(),
             queue: Queue::new(configuration.delays),
-            profiles: profiles.map(|profile| (profile.scheduler_name.clone(), profile.scoring.clone())).collect(),
+            profiles: profiles.map(|profile| (profile.scheduler_name.clone(), profile.clone())).collect(),
+            owners: Owners::default(),
             pending: PodMap::default(),
             assumed: 0,
             names: PodMap::default(),
@@ -304,12 +311,45 @@ impl State {
             }
             return None;
         }
-        let Some(scoring) = self.profiles.get(&pod.scheduler_name).filter(|_| !pod.terminating) else {
+        let Some(profile) = self.profiles.get(&pod.scheduler_name).filter(|_| !pod.terminating) else {
             self.drop_pending(pod.key);
             return None;
         };
-        let class = ClassSpec { scoring: scoring.clone(), ..pod.class };
-        self.pod_waits(PodFacts { class, ..pod }, now)
+        let mut class = ClassSpec { scoring: profile.scoring.clone(), ..pod.class };
+        let owners_at = class.spread.is_empty().then(|| {
+            class.spread = self.owners.spread(&class, pod.controller.as_ref(), &profile.spread);
+            self.owners.generation(&class.namespace)
+        });
+        self.pod_waits(PodFacts { class, ..pod }, owners_at, now)
+    }
+
+    /// The owners of pods, to be told what becomes of them. A pod is spread by those there are when it is tried.
+    pub fn owners(&mut self) -> &mut Owners {
+        &mut self.owners
+    }
+
+    /// Brings the class of a popped pod up to date with who owns pods like it.
+    fn refresh_spread(&mut self, key: PodKey) {
+        let Some(pending) = self.pending.get_mut(&key) else { return };
+        let generation = self.owners.generation(&pending.class_spec.namespace);
+        if pending.owners_at.is_none_or(|at| at == generation) {
+            return;
+        }
+        pending.owners_at = Some(generation);
+        let Some(profile) = self.profiles.get(&pending.pod.scheduler_name) else { return };
+        let spread = self.owners.spread(&pending.class_spec, pending.controller.as_ref(), &profile.spread);
+        if spread == pending.class_spec.spread {
+            return;
+        }
+        pending.class_spec.spread = spread;
+        let class = self.engine.acquire(&pending.class_spec);
+        self.engine.release(pending.class);
+        pending.class = class;
+        self.queue.set_class(key, class);
+        let ask = Ask { pod: key, class, priority: pending.priority };
+        if let Some(node) = self.engine.nominated_node(key).cloned() {
+            self.engine.nominate(ask, &node);
+        }
     }
 
     fn pod_assigned(&mut self, key: PodKey, node: &str, pod: &PodFacts) {
@@ -333,7 +373,7 @@ impl State {
         }
     }
 
-    fn pod_waits(&mut self, pod: PodFacts, now: Duration) -> Option<Action> {
+    fn pod_waits(&mut self, pod: PodFacts, owners_at: Option<u64>, now: Duration) -> Option<Action> {
         let reference = PodRef {
             key: pod.key,
             uid: pod.uid,
@@ -347,6 +387,8 @@ impl State {
         if let Some(known) = self.pending.get_mut(&pod.key) {
             known.pod = reference;
             known.nominated = pod.nominated;
+            known.owners_at = owners_at;
+            known.controller = pod.controller;
             known.never_preempts = pod.never_preempts;
             let same = known.class_spec == pod.class && known.priority == pod.priority && known.gated == pod.gated;
             if same {
@@ -368,6 +410,8 @@ impl State {
                 pod: reference,
                 class,
                 class_spec: pod.class,
+                controller: pod.controller,
+                owners_at,
                 priority: pod.priority,
                 never_preempts: pod.never_preempts,
                 gated: pod.gated,
@@ -450,6 +494,7 @@ impl State {
     /// Tries the next pod. `None` when no pod is ready.
     pub fn schedule_next(&mut self, now: Duration, actions: &mut Vec<Action>) -> Option<Attempt> {
         let key = self.queue.pop(now)?;
+        self.refresh_spread(key);
         let attempts = self.queue.attempts(key);
         let pending = self.pending.get_mut(&key)?;
         let ask = Ask { pod: key, class: pending.class, priority: pending.priority };

@@ -1,7 +1,7 @@
 //! Whether one node takes one pod, rule after rule in Kubernetes' order.
 
 use super::{Refusal, Usage};
-use crate::core::spec::{ClassSpec, Effect, NodeSpec, Operator, Requirement, Taint, Term, Toleration};
+use crate::core::spec::{ClassSpec, Effect, NodeSpec, Operator, Requirement, Taint, Term, Toleration, VolumeNeedKind};
 
 /// The first rule that refuses speaks.
 pub(super) fn refusal(pod: &ClassSpec, node: &NodeSpec, usage: &Usage) -> Option<Refusal> {
@@ -21,6 +21,11 @@ pub(super) fn refusal(pod: &ClassSpec, node: &NodeSpec, usage: &Usage) -> Option
     {
         return never("node(s) didn't match the requested node name");
     }
+    if let (Some(wanted), Some(runs)) = (&pod.os, node.labels.get("kubernetes.io/os"))
+        && wanted != runs
+    {
+        return never("node(s) didn't match the pod's operating system");
+    }
     for taint in &node.taints {
         if taint.effect != Effect::PreferNoSchedule && !tolerated(pod, taint) {
             return never("node(s) had untolerated taint(s)");
@@ -38,7 +43,32 @@ pub(super) fn refusal(pod: &ClassSpec, node: &NodeSpec, usage: &Usage) -> Option
             }
         }
     }
-    resources(pod, node, usage)
+    resources(pod, node, usage).or_else(|| volumes(pod, node))
+}
+
+fn volumes(pod: &ClassSpec, node: &NodeSpec) -> Option<Refusal> {
+    for zones in [false, true] {
+        let mut reasons = Vec::new();
+        for need in &pod.volumes {
+            let text = match need.kind {
+                VolumeNeedKind::Reach => "node(s) didn't match PersistentVolume's node affinity",
+                VolumeNeedKind::Find => "node(s) didn't find available persistent volumes to bind",
+                VolumeNeedKind::Gone => "node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)",
+                VolumeNeedKind::Zone => "node(s) had no available volume zone",
+            };
+            let mut met = false;
+            for term in &need.terms {
+                met = met || term_matches(term, node);
+            }
+            if !met && (need.kind == VolumeNeedKind::Zone) == zones && !reasons.contains(&text.to_owned()) {
+                reasons.push(text.to_owned());
+            }
+        }
+        if !reasons.is_empty() {
+            return Some(Refusal { reasons, unresolvable: true });
+        }
+    }
+    None
 }
 
 fn resources(pod: &ClassSpec, node: &NodeSpec, usage: &Usage) -> Option<Refusal> {

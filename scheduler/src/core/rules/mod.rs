@@ -8,11 +8,13 @@
 pub mod host_ports;
 pub mod node_affinity;
 pub mod node_name;
+pub mod os;
 pub mod pod_affinity;
 pub mod resources;
 pub mod spread;
 pub mod taints;
 pub mod unschedulable;
+pub mod volumes;
 
 use super::bitset::Bitset;
 use super::constraints::Constraints;
@@ -42,7 +44,8 @@ impl Candidate<'_> {
     pub fn asks_for_amounts_only(&self) -> bool {
         let Constraints { affinity, anti_affinity, avoided, hard, .. } = self.constraints;
         let lists = [affinity, anti_affinity, avoided];
-        self.demand.ports.is_empty() && lists.iter().all(|list| list.is_empty()) && hard.is_empty()
+        let anywhere = self.demand.ports.is_empty() && self.spec.volumes.is_empty();
+        anywhere && lists.iter().all(|list| list.is_empty()) && hard.is_empty()
     }
 }
 
@@ -75,13 +78,16 @@ pub trait Rule: Sync {
 }
 
 /// All rules, in the order in which they are asked. The first that refuses gives the reasons.
-pub const RULES: [&dyn Rule; 8] = [
+pub const RULES: [&dyn Rule; 11] = [
     &unschedulable::Unschedulable,
     &node_name::NodeName,
+    &os::Os,
     &taints::Taints,
     &node_affinity::NodeAffinity,
     &host_ports::HostPorts,
     &resources::Fit,
+    &volumes::Volumes(Plugin::VolumeBinding),
+    &volumes::Volumes(Plugin::VolumeZone),
     &spread::Spread,
     &pod_affinity::PodAffinity,
 ];
@@ -121,6 +127,8 @@ pub enum Plugin {
     NodeUnschedulable,
     /// `NodeName`
     NodeName,
+    /// `PodOS`, which Kubernetes leaves to the node
+    PodOs,
     /// `TaintToleration`
     TaintToleration,
     /// `NodeAffinity`
@@ -129,6 +137,10 @@ pub enum Plugin {
     NodePorts,
     /// `NodeResourcesFit`
     NodeResourcesFit,
+    /// `VolumeBinding`
+    VolumeBinding,
+    /// `VolumeZone`
+    VolumeZone,
     /// `PodTopologySpread`
     PodTopologySpread,
     /// `InterPodAffinity`

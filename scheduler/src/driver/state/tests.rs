@@ -3,7 +3,7 @@
 use super::*;
 use crate::config::Profile;
 use crate::core::spec::Operator;
-use crate::core::{AffinityTerm, PodDemand, PodSelector, Requirement, Resources, Strategy};
+use crate::core::{AffinityTerm, PodDemand, PodSelector, Requirement, Resources, Scoring, Strategy};
 
 fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -314,7 +314,7 @@ fn the_profile_of_a_pod_says_how_nodes_are_compared() {
         resources: vec![("cpu".to_owned(), 1), ("memory".to_owned(), 1)],
     };
     let mut configuration = Configuration::default();
-    configuration.profiles.push(Profile { scheduler_name: "spread".into(), scoring: least });
+    configuration.profiles.push(Profile { scheduler_name: "spread".into(), scoring: least, ..Profile::default() });
     let mut state = State::new(&configuration);
     state.node_seen(node("a", 2_000));
     state.node_seen(node("b", 2_000));
@@ -322,6 +322,30 @@ fn the_profile_of_a_pod_says_how_nodes_are_compared() {
     state.pod_seen(PodFacts { scheduler_name: "spread".into(), ..pod(2, 100) }, seconds(0));
     state.pod_seen(pod(3, 100), seconds(0));
     assert_eq!(run(&mut state, seconds(0)), ["pod-2>b", "pod-3>a"]);
+}
+
+fn equal(key: &str, value: &str) -> Requirement {
+    Requirement { key: key.into(), operator: Operator::In, values: vec![value.into()] }
+}
+
+#[test]
+fn pods_of_one_owner_are_spread_over_hosts_and_lone_ones_are_packed() {
+    let mut state = state();
+    for name in ["a", "b", "c"] {
+        let labels = [("kubernetes.io/hostname".to_owned(), name.to_owned())].into();
+        state.node_seen(NodeSpec { labels, ..node(name, 4_000) });
+    }
+    for number in 1..=3 {
+        state.pod_seen(web(number), seconds(0));
+    }
+    assert_eq!(run(&mut state, seconds(0)), ["pod-1>a", "pod-2>a", "pod-3>a"]);
+    // The owner may become known after its pods.
+    let owned = |number| PodFacts { controller: Some((OwnerKind::ReplicaSet, "web".into())), ..web(number) };
+    for number in 4..=7 {
+        state.pod_seen(owned(number), seconds(1));
+    }
+    state.owners().seen(OwnerKind::ReplicaSet, ("default".into(), "web".into()), Some(vec![equal("app", "web")]));
+    assert_eq!(run(&mut state, seconds(1)), ["pod-4>b", "pod-5>c", "pod-6>b", "pod-7>c"]);
 }
 
 fn of_priority(priority: i32, pod: PodFacts) -> PodFacts {
