@@ -6,8 +6,10 @@
 //! Stored bytes have apiVersion, kind and metadata first, so the splice finds its place near the beginning; the other
 //! keys are sorted. That makes equal objects equal bytes.
 
+mod facts;
+
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::io::Write as _;
 
 use bytes::Bytes;
 use memchr::memmem;
@@ -17,30 +19,12 @@ use serde_json::{Map, Value};
 
 use crate::custom::Converter;
 use crate::error::ApiError;
-use crate::kinds::{FieldPath, Resource};
-use crate::texts::Texts;
+use crate::kinds::Resource;
 
-/// The few decoded fields of an object that the watch cache keeps beside its bytes.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ObjectFacts {
-    /// The namespace; empty for a cluster-wide kind.
-    pub namespace: String,
-    /// The name.
-    pub name: String,
-    /// The UID.
-    pub uid: String,
-    /// Labels.
-    pub labels: Texts,
-    /// Selectable fields by label, with `metadata.name` and `metadata.namespace`.
-    pub fields: Texts,
-    /// The UIDs of its owners.
-    pub owners: Vec<String>,
-    /// Whether it is being deleted.
-    pub deleting: bool,
-    /// Whether finalizers hold it.
-    pub finalized: bool,
-}
+pub use facts::{ObjectFacts, facts};
 
+/// Room for an object of the usual size.
+const WRITTEN_BYTES: usize = 4096;
 const METADATA: &[u8] = b"\"metadata\":{";
 
 /// Canonical bytes: keys sorted, but apiVersion, kind and metadata first; without `metadata.resourceVersion`.
@@ -54,7 +38,7 @@ pub fn encode_whole(object: &Value) -> Bytes {
 }
 
 fn write_object(object: &Value, keep_version: bool) -> Bytes {
-    let mut out = Vec::with_capacity(1024);
+    let mut out = Vec::with_capacity(WRITTEN_BYTES);
     let Value::Object(map) = object else {
         write_value(&mut out, object);
         return Bytes::from(out);
@@ -147,91 +131,21 @@ pub fn settled<'a>(resource: &Resource, stored: &'a [u8]) -> Cow<'a, [u8]> {
 
 /// Stored bytes with their resourceVersion, without parsing.
 pub fn with_resource_version(stored: &[u8], revision: u64) -> Bytes {
-    let Some(at) = memmem::find(stored, METADATA) else { return Bytes::copy_from_slice(stored) };
-    let (head, tail) = stored.split_at(at + METADATA.len());
-    let comma = if tail.first() == Some(&b'}') { "" } else { "," };
-    let version = format!("\"resourceVersion\":\"{revision}\"{comma}");
-    let mut out = Vec::with_capacity(stored.len() + version.len());
-    out.extend_from_slice(head);
-    out.extend_from_slice(version.as_bytes());
-    out.extend_from_slice(tail);
+    let mut out = Vec::with_capacity(stored.len() + STAMP_BYTES_MAX);
+    push_stamped(&mut out, stored, revision);
     Bytes::from(out)
 }
 
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "camelCase", default)]
-struct StoredMeta {
-    name: String,
-    namespace: String,
-    uid: String,
-    labels: BTreeMap<String, String>,
-    owner_references: Vec<StoredOwner>,
-    deletion_timestamp: Option<String>,
-    finalizers: Vec<String>,
-}
+/// The most that a resourceVersion adds to an object.
+const STAMP_BYTES_MAX: usize = br#""resourceVersion":"18446744073709551615","#.len();
 
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct StoredOwner {
-    uid: String,
-}
-
-type Shallow<'a> = BTreeMap<Cow<'a, str>, &'a RawValue>;
-
-/// The facts of a stored object, without parsing all of it.
-pub fn facts(resource: &Resource, stored: &[u8]) -> Result<ObjectFacts, ApiError> {
-    let top: Shallow<'_> = serde_json::from_slice(stored).map_err(ApiError::internal)?;
-    let meta: StoredMeta = match top.get("metadata") {
-        Some(raw) => serde_json::from_str(raw.get()).map_err(ApiError::internal)?,
-        None => StoredMeta::default(),
-    };
-    let mut fields = BTreeMap::new();
-    fields.insert(Cow::Borrowed("metadata.name"), meta.name.clone());
-    if resource.namespaced {
-        fields.insert(Cow::Borrowed("metadata.namespace"), meta.namespace.clone());
-    }
-    // The structs below the top are opened once each, not once a field.
-    let mut opened: BTreeMap<&str, Option<Shallow<'_>>> = BTreeMap::new();
-    for field in resource.selectable_fields.iter() {
-        let raw = match (field.path.first(), field.path.segment(1)) {
-            (Some(one), None) => top.get(one).copied(),
-            (Some(first), Some(_)) => opened
-                .entry(first)
-                .or_insert_with(|| top.get(first).and_then(|raw| serde_json::from_str(raw.get()).ok()))
-                .as_ref()
-                .and_then(|map| pluck(map, &field.path, 1)),
-            (None, _) => None,
-        };
-        let text = raw.and_then(scalar_text).unwrap_or_else(|| field.absent.clone().into_owned());
-        fields.insert(field.label.clone(), text);
-    }
-    Ok(ObjectFacts {
-        namespace: meta.namespace,
-        name: meta.name,
-        uid: meta.uid,
-        labels: Texts::from(&meta.labels),
-        fields: Texts::from(&fields),
-        owners: meta.owner_references.into_iter().map(|o| o.uid).collect(),
-        deleting: meta.deletion_timestamp.is_some(),
-        finalized: !meta.finalizers.is_empty(),
-    })
-}
-
-fn pluck<'a>(map: &Shallow<'a>, path: &FieldPath, at: usize) -> Option<&'a RawValue> {
-    let raw = *map.get(path.segment(at)?)?;
-    if path.segment(at + 1).is_none() {
-        return Some(raw);
-    }
-    let inner: Shallow<'a> = serde_json::from_str(raw.get()).ok()?;
-    pluck(&inner, path, at + 1)
-}
-
-fn scalar_text(raw: &RawValue) -> Option<String> {
-    match raw.get().as_bytes().first()? {
-        b'"' => serde_json::from_str(raw.get()).ok(),
-        b'n' | b'{' | b'[' => None,
-        _ => Some(raw.get().to_owned()),
-    }
+fn push_stamped(out: &mut Vec<u8>, stored: &[u8], revision: u64) {
+    let Some(at) = memmem::find(stored, METADATA) else { return out.extend_from_slice(stored) };
+    let (head, tail) = stored.split_at(at + METADATA.len());
+    let comma = if tail.first() == Some(&b'}') { "" } else { "," };
+    out.extend_from_slice(head);
+    write!(out, "\"resourceVersion\":\"{revision}\"{comma}").expect("text goes into memory");
+    out.extend_from_slice(tail);
 }
 
 /// A list of objects: a concatenation of their bytes.
@@ -352,15 +266,38 @@ fn list_head(
     out
 }
 
-/// One watch event (`ADDED`, `MODIFIED`, `DELETED`), with its newline.
+/// A watch frame: `{"type": …, "object": …}` and a newline.
 pub fn watch_frame(event: &str, object: &[u8]) -> Bytes {
-    let mut out = Vec::with_capacity(object.len() + event.len() + 24);
+    let mut out = Vec::with_capacity(object.len() + event.len() + FRAME_BYTES);
+    push_frame_head(&mut out, event);
+    out.extend_from_slice(object);
+    out.extend_from_slice(FRAME_TAIL);
+    Bytes::from(out)
+}
+
+/// The watch frame of stored bytes and, as a view into it, the object with its resourceVersion.
+pub fn stamped_frame(event: &str, stored: &[u8], revision: u64) -> (Bytes, Bytes) {
+    let mut out = Vec::with_capacity(stored.len() + STAMP_BYTES_MAX + event.len() + FRAME_BYTES);
+    push_frame_head(&mut out, event);
+    let start = out.len();
+    push_stamped(&mut out, stored, revision);
+    let end = out.len();
+    out.extend_from_slice(FRAME_TAIL);
+    // It is kept for long: what it does not need is given back.
+    out.shrink_to_fit();
+    let frame = Bytes::from(out);
+    let object = frame.slice(start..end);
+    (frame, object)
+}
+
+/// What a frame has besides the event and the object.
+const FRAME_BYTES: usize = br#"{"type":"","object":"#.len() + FRAME_TAIL.len();
+const FRAME_TAIL: &[u8] = b"}\n";
+
+fn push_frame_head(out: &mut Vec<u8>, event: &str) {
     out.extend_from_slice(b"{\"type\":\"");
     out.extend_from_slice(event.as_bytes());
     out.extend_from_slice(b"\",\"object\":");
-    out.extend_from_slice(object);
-    out.extend_from_slice(b"}\n");
-    Bytes::from(out)
 }
 
 /// A BOOKMARK event of a resource; `initial_events_end` marks the end of a streaming list.

@@ -83,12 +83,14 @@ impl Walker {
                 for (key, value) in old.into_iter().flatten() {
                     let other = new.and_then(|map| map.get(key));
                     if other.is_none_or(|other| other != value) {
-                        self.descend(PathElement::Field(key.clone()), ty.field(key), Some(value), other);
+                        let (step, field) = ty.step(key);
+                        self.descend(step, field, Some(value), other);
                     }
                 }
                 for (key, value) in new.into_iter().flatten() {
                     if old.is_none_or(|map| !map.contains_key(key)) {
-                        self.descend(PathElement::Field(key.clone()), ty.field(key), None, Some(value));
+                        let (step, field) = ty.step(key);
+                        self.descend(step, field, None, Some(value));
                     }
                 }
                 false

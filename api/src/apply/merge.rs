@@ -132,12 +132,12 @@ pub(super) fn remove(ty: Type<'_>, value: &Value, fields: &FieldSet) -> Option<V
         Shape::Map(map) => {
             let mut out = Map::new();
             for (key, value) in map.into_iter().flatten() {
-                let element = PathElement::Field(key.clone());
+                let (element, field) = ty.step(key);
                 if fields.has(&element) {
                     continue;
                 }
                 let kept = match fields.child(&element) {
-                    Some(below) => remove(ty.field(key), value, below),
+                    Some(below) => remove(field, value, below),
                     None => Some(value.clone()),
                 };
                 out.extend(kept.map(|value| (key.clone(), value)));

@@ -363,8 +363,8 @@ impl<'a> Request<'a> {
 /// [`SYSTEM_FIELDS`] as a set.
 static SYSTEM: LazyLock<FieldSet> = LazyLock::new(|| SYSTEM_FIELDS.iter().map(|path| field_path(path)).collect());
 
-fn field_path(names: &[&str]) -> Vec<PathElement> {
-    names.iter().map(|name| PathElement::Field((*name).to_owned())).collect()
+fn field_path(names: &[&'static str]) -> Vec<PathElement> {
+    names.iter().map(|name| PathElement::Field((*name).into())).collect()
 }
 
 /// The main endpoint does not write `status`, and the status endpoint does not write `spec`.

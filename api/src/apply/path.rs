@@ -8,19 +8,20 @@
 //! | `i:0` | the item at an index |
 
 use std::cmp::Ordering;
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use serde_json::{Map, Value};
 
 use crate::error::quote;
+use crate::schema::Text;
 
 /// One step of a path.
 #[derive(Debug, Clone)]
 pub enum PathElement {
     /// A struct's field or a map's key.
-    Field(String),
+    Field(Text),
     /// The item of a keyed list: its keys, sorted by name.
-    Key(Vec<(String, Value)>),
+    Key(Vec<(Text, Value)>),
     /// The item of a set.
     Value(Value),
     /// The item at an index.
@@ -38,11 +39,11 @@ impl PathElement {
         let bad = || NotAPathElement(text.to_owned());
         let (kind, rest) = text.split_once(':').ok_or_else(bad)?;
         Ok(Some(match kind {
-            "f" => PathElement::Field(rest.to_owned()),
+            "f" => PathElement::Field(rest.to_owned().into()),
             "v" => PathElement::Value(serde_json::from_str(rest).map_err(|_| bad())?),
             "k" => {
                 let keys: Map<String, Value> = serde_json::from_str(rest).map_err(|_| bad())?;
-                PathElement::Key(keys.into_iter().collect())
+                PathElement::Key(keys.into_iter().map(|(name, value)| (name.into(), value)).collect())
             }
             "i" => PathElement::Index(rest.parse().map_err(|_| bad())?),
             _ if kind.len() == 1 => return Ok(None),
@@ -58,7 +59,13 @@ impl PathElement {
                 let mut text = String::from("k:{");
                 for (i, (name, value)) in keys.iter().enumerate() {
                     let comma = if i > 0 { "," } else { "" };
-                    text.push_str(&format!("{comma}{}:{value}", Value::from(name.as_str())));
+                    let _ = match value {
+                        // What needs no escape, as keys and ports never do, is written as it is.
+                        Value::String(plain) if is_plain(name) && is_plain(plain) => {
+                            write!(text, "{comma}\"{name}\":\"{plain}\"")
+                        }
+                        other => write!(text, "{comma}{}:{other}", Value::from(name.as_ref())),
+                    };
                 }
                 text.push('}');
                 text
@@ -76,6 +83,11 @@ impl PathElement {
             PathElement::Index(_) => 3,
         }
     }
+}
+
+/// Whether JSON writes a text as it is.
+fn is_plain(text: &str) -> bool {
+    text.bytes().all(|b| b >= b' ' && b != b'"' && b != b'\\' && b != 0x7f)
 }
 
 impl Ord for PathElement {

@@ -3,14 +3,14 @@
 //! In: a schema and a value. Out: whether the value is a leaf, a struct or map to descend into, or a list whose items
 //! have an identity; the set of fields a value mentions; what is wrong with a value that someone applies.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value};
 
 use super::fieldset::FieldSet;
 use super::path::PathElement;
 use crate::error::quote;
-use crate::schema::{ListType, MapType, SchemaRef, TypeKind};
+use crate::schema::{ListType, MapType, SchemaRef, Text, TypeKind};
 
 /// What is known of a value's type.
 #[derive(Debug, Clone, Copy)]
@@ -88,6 +88,17 @@ impl<'a> Type<'a> {
         }
     }
 
+    /// The step to a struct's field or a map's entry, and the type there.
+    pub fn step(self, name: &str) -> (PathElement, Type<'a>) {
+        if let Type::Schema(schema) = self
+            && let Some((declared, field)) = schema.declared(name)
+        {
+            // The name of a built-in field costs nothing to keep.
+            return (PathElement::Field(declared.clone()), Type::Schema(field));
+        }
+        (PathElement::Field(name.to_owned().into()), self.field(name))
+    }
+
     /// The type of a list's items.
     pub fn item(self) -> Type<'a> {
         match self {
@@ -127,11 +138,11 @@ impl<'a> ListOf<'a> {
             _ => return Err("associative list with keys may not have non-map elements".to_owned()),
         };
         let items = self.schema.items();
-        let mut keys: Vec<(String, Value)> = Vec::with_capacity(self.schema.list_map_keys().len());
+        let mut keys: Vec<(Text, Value)> = Vec::with_capacity(self.schema.list_map_keys().len());
         for key in self.schema.list_map_keys() {
             let default = || items.and_then(|i| i.field(key)).and_then(|field| field.default());
             if let Some(value) = map.get(key.as_ref()).or_else(default) {
-                keys.push((key.to_string(), value.clone()));
+                keys.push((key.clone(), value.clone()));
             }
         }
         if keys.is_empty() {
@@ -166,22 +177,23 @@ fn collect(ty: Type<'_>, value: &Value, set: &mut FieldSet) -> bool {
         Shape::Map(map) => {
             for (key, value) in map.into_iter().flatten() {
                 let mut below = FieldSet::new();
-                let leaf = collect(ty.field(key), value, &mut below);
+                let (step, field) = ty.step(key);
+                let leaf = collect(field, value, &mut below);
                 let empty = value.is_null() || value.as_object().is_some_and(Map::is_empty);
-                set.put(PathElement::Field(key.clone()), leaf || empty || !ty.declares(key), below);
+                set.put(step, leaf || empty || !ty.declares(key), below);
             }
         }
         Shape::List(items, list) => {
             let items = items.map(Vec::as_slice).unwrap_or_default();
             let Some(elements) = list.elements(items) else { return true };
             let repeated = repeated(&elements);
-            for (element, item) in elements.iter().zip(items) {
+            for ((element, item), repeated) in elements.into_iter().zip(items).zip(repeated) {
                 let mut below = FieldSet::new();
                 // Of items that share one identity only the identity is owned.
-                if !repeated.contains(element) {
+                if !repeated {
                     collect(list.item(), item, &mut below);
                 }
-                set.put(element.clone(), true, below);
+                set.put(element, true, below);
             }
         }
     }
@@ -195,28 +207,34 @@ pub(super) fn everything_below(ty: Type<'_>, value: &Value) -> Option<FieldSet> 
         Shape::Leaf => return None,
         Shape::Map(map) => {
             for (key, value) in map.into_iter().flatten() {
-                let below = everything_below(ty.field(key), value);
-                set.put(PathElement::Field(key.clone()), true, below.unwrap_or_default());
+                let (step, field) = ty.step(key);
+                set.put(step, true, everything_below(field, value).unwrap_or_default());
             }
         }
         Shape::List(items, list) => {
             let items = items.map(Vec::as_slice).unwrap_or_default();
             let elements = list.elements(items)?;
             let repeated = repeated(&elements);
-            for (element, item) in elements.iter().zip(items) {
+            for ((element, item), repeated) in elements.into_iter().zip(items).zip(repeated) {
                 // Of items that share one identity only the identity counts.
-                let below = if repeated.contains(element) { None } else { everything_below(list.item(), item) };
-                set.put(element.clone(), true, below.unwrap_or_default());
+                let below = if repeated { None } else { everything_below(list.item(), item) };
+                set.put(element, true, below.unwrap_or_default());
             }
         }
     }
     Some(set)
 }
 
-/// The identities that several items have.
-fn repeated(elements: &[PathElement]) -> BTreeSet<&PathElement> {
-    let mut seen = BTreeSet::new();
-    elements.iter().filter(|element| !seen.insert(*element)).collect()
+/// Of each identity, whether several items have it.
+fn repeated(elements: &[PathElement]) -> Vec<bool> {
+    if elements.len() < 2 {
+        return vec![false; elements.len()];
+    }
+    let mut count: BTreeMap<&PathElement, usize> = BTreeMap::new();
+    for element in elements {
+        *count.entry(element).or_default() += 1;
+    }
+    elements.iter().map(|element| count[element] > 1).collect()
 }
 
 /// What is wrong with a configuration that someone applies: fields the schema does not declare, wrong shapes, list

@@ -16,9 +16,14 @@ use crate::schema::{SchemaRef, SchemaSet};
 const YAML_FAULT: &str = "yaml: unmarshal errors:\n  ";
 const YAML_NEXT: &str = "\n  ";
 
-/// Reads an object of `resource` from a request body.
+/// Reads an object of `resource` from a request body as it was sent: without the defaults, which preparing it sets.
+pub fn read(resource: &Resource, body: &[u8], format: BodyFormat, ctx: &mut Context<'_>) -> Result<Value, ApiError> {
+    decode_as(resource.schema(), &resource.gvk(), body, format, ctx)
+}
+
+/// Reads an object of `resource` from a request body, with its defaults.
 pub fn decode(resource: &Resource, body: &[u8], format: BodyFormat, ctx: &mut Context<'_>) -> Result<Value, ApiError> {
-    let mut object = decode_as(resource.schema(), &resource.gvk(), body, format, ctx)?;
+    let mut object = read(resource, body, format, ctx)?;
     complete(resource, &mut object);
     Ok(object)
 }

@@ -20,7 +20,7 @@ mod yaml;
 
 use jiff::Timestamp;
 
-pub use decode::{decode, decode_delete_options, decode_subresource, read_again, subresource_kind};
+pub use decode::{decode, decode_delete_options, decode_subresource, read, read_again, subresource_kind};
 pub use mutation::{apply_configuration, json_patch};
 pub(crate) use object_meta::validate_annotations;
 pub use patching::patch;

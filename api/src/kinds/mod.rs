@@ -327,8 +327,9 @@ impl Resource {
 #[derive(Debug, Clone, Default)]
 pub struct Catalog {
     resources: Vec<Arc<Resource>>,
-    by_gvr: HashMap<(String, String, String), usize>,
-    by_gvk: HashMap<(String, String, String), usize>,
+    /// By plural and by kind: a word names a few resources at most, of different groups and versions.
+    by_plural: HashMap<String, Vec<usize>>,
+    by_kind: HashMap<String, Vec<usize>>,
 }
 
 impl Catalog {
@@ -352,20 +353,29 @@ impl Catalog {
     }
 
     fn add(&mut self, resource: Arc<Resource>) {
-        let gvr = (resource.group.clone(), resource.version.clone(), resource.plural.clone());
-        let gvk = (resource.group.clone(), resource.version.clone(), resource.kind.clone());
-        let at = match self.by_gvr.get(&gvr) {
-            Some(&at) => {
+        let named = (resource.group.clone(), resource.version.clone(), resource.plural.clone(), resource.kind.clone());
+        let (group, version, plural, kind) = named;
+        let at = match self.find(&self.by_plural, &plural, &group, &version) {
+            Some(at) => {
                 self.resources[at] = resource;
                 at
             }
             None => {
                 self.resources.push(resource);
-                self.resources.len() - 1
+                let at = self.resources.len() - 1;
+                self.by_plural.entry(plural).or_default().push(at);
+                at
             }
         };
-        self.by_gvr.insert(gvr, at);
-        self.by_gvk.insert(gvk, at);
+        let before = self.find(&self.by_kind, &kind, &group, &version);
+        let of_kind = self.by_kind.entry(kind).or_default();
+        of_kind.retain(|other| Some(*other) != before);
+        of_kind.push(at);
+    }
+
+    fn find(&self, index: &HashMap<String, Vec<usize>>, word: &str, group: &str, version: &str) -> Option<usize> {
+        let is_it = |at: &usize| self.resources[*at].group == group && self.resources[*at].version == version;
+        index.get(word)?.iter().copied().find(is_it)
     }
 
     /// A catalog of the same built-in kinds and of these custom ones. A built-in kind is never replaced.
@@ -384,14 +394,12 @@ impl Catalog {
 
     /// The resource with this plural.
     pub fn resource(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<Resource>> {
-        let at = self.by_gvr.get(&(group.to_owned(), version.to_owned(), plural.to_owned()))?;
-        self.resources.get(*at)
+        self.find(&self.by_plural, plural, group, version).map(|at| &self.resources[at])
     }
 
     /// The resource of this kind.
     pub fn by_gvk(&self, group: &str, version: &str, kind: &str) -> Option<&Arc<Resource>> {
-        let at = self.by_gvk.get(&(group.to_owned(), version.to_owned(), kind.to_owned()))?;
-        self.resources.get(*at)
+        self.find(&self.by_kind, kind, group, version).map(|at| &self.resources[at])
     }
 
     /// All resources, in the order they were added.

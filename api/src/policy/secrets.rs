@@ -6,8 +6,8 @@ use serde_json::Value;
 
 use crate::meta;
 
-/// The annotation by which an account limits its pods to its own secrets.
-const ENFORCED: &str = "kubernetes.io/enforce-mountable-secrets";
+/// The annotation of an account that limits its pods to its own secrets.
+pub const ENFORCED: &str = "kubernetes.io/enforce-mountable-secrets";
 
 fn text<'a>(value: &'a Value, path: &[&str]) -> &'a str {
     meta::str_at(value, path)

@@ -91,6 +91,7 @@ fn decode(table: &'static str) -> SchemaSet {
             set.types.push((name.clone(), SchemaId(at as u32)));
         }
     }
+    set.note_defaults();
     set.types.sort();
     set.types.shrink_to_fit();
     set.nodes.shrink_to_fit();
@@ -117,7 +118,8 @@ impl Decoder<'static> {
         };
         let inner = inner.parse().unwrap_or(0);
         let schema = self.use_of(rest);
-        self.set.fields.push(Field { name: Text::Borrowed(name), schema, proto: inner, proto_outer: outer });
+        let field = Field { name: Text::Borrowed(name), schema, defaulted: false, proto: inner, proto_outer: outer };
+        self.set.fields.push(field);
         let end = self.set.fields.len() as u32;
         let node = &mut self.set.nodes[owner.0 as usize];
         node.fields.1 = end;

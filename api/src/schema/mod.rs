@@ -106,6 +106,8 @@ pub(crate) struct Extras {
 pub(crate) struct Field {
     pub name: Text,
     pub schema: SchemaId,
+    /// Whether it has a default: few fields have one, and all of a struct's are gone through to find them.
+    pub defaulted: bool,
     /// The protobuf field number; 0 where there is none.
     pub proto: u16,
     /// The numbers of the fields whose messages this field is inlined from, a byte each, outermost first; 0 where it is
@@ -193,6 +195,13 @@ impl SchemaSet {
         }
     }
 
+    /// Notes at each field whether it has a default. A set is complete only then.
+    fn note_defaults(&mut self) {
+        for at in 0..self.fields.len() {
+            self.fields[at].defaulted = self.at(self.fields[at].schema).default().is_some();
+        }
+    }
+
     /// All named types, sorted by name.
     pub fn types(&self) -> impl Iterator<Item = (&str, SchemaRef<'_>)> {
         self.types.iter().map(|(name, id)| (name.as_ref(), self.at(*id)))
@@ -258,6 +267,11 @@ impl<'a> SchemaRef<'a> {
     /// A struct's field.
     pub fn field(&self, name: &str) -> Option<SchemaRef<'a>> {
         self.field_entry(name).map(|field| self.set.at(field.schema))
+    }
+
+    /// A struct's field with its name as the schema has it.
+    pub fn declared(&self, name: &str) -> Option<(&'a Text, SchemaRef<'a>)> {
+        self.field_entry(name).map(|field| (&field.name, self.set.at(field.schema)))
     }
 
     fn field_slice(&self) -> &'a [Field] {

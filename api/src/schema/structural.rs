@@ -24,15 +24,18 @@ pub struct Structural {
 impl Structural {
     /// Reads a structural schema; `preserve` keeps unknown fields at the root.
     pub fn new(schema: &Value, preserve: bool) -> Structural {
-        let mut set = SchemaSet { custom: true, ..SchemaSet::default() };
-        let root = Builder { set: &mut set }.object(schema, preserve);
-        Structural { set: Arc::new(set), root }
+        Structural::build(|mut builder| builder.object(schema, preserve))
     }
 
     /// The structure of a value inside an object, without the fields of an object of its own (for defaults).
     pub fn of_value(schema: &Value) -> Structural {
+        Structural::build(|mut builder| builder.node(schema))
+    }
+
+    fn build(root: impl FnOnce(Builder<'_>) -> SchemaId) -> Structural {
         let mut set = SchemaSet { custom: true, ..SchemaSet::default() };
-        let root = Builder { set: &mut set }.node(schema);
+        let root = root(Builder { set: &mut set });
+        set.note_defaults();
         Structural { set: Arc::new(set), root }
     }
 
@@ -179,5 +182,5 @@ impl Builder<'_> {
 }
 
 fn field(name: &'static str, schema: SchemaId) -> Field {
-    Field { name: Text::Borrowed(name), schema, proto: 0, proto_outer: 0 }
+    Field { name: Text::Borrowed(name), schema, defaulted: false, proto: 0, proto_outer: 0 }
 }

@@ -12,7 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-use super::{SchemaRef, TypeKind};
+use super::{Field, SchemaRef, TypeKind};
 use crate::{meta, quantity};
 
 /// How many unknown fields are told; as in Kubernetes.
@@ -399,26 +399,10 @@ fn go_type(schema: SchemaRef<'_>) -> String {
 pub fn default(schema: SchemaRef<'_>, value: &mut Value) {
     match value {
         Value::Object(map) => match schema.kind() {
-            TypeKind::Object => {
-                for (name, field) in schema.fields() {
-                    match (map.get_mut(name), field.default()) {
-                        (Some(present), Some(wanted))
-                            if !schema.is_custom() && counts_as_absent(field, present, wanted) =>
-                        {
-                            *present = wanted.clone();
-                        }
-                        (Some(present), _) => default(field, present),
-                        (None, Some(wanted)) => {
-                            let mut made = wanted.clone();
-                            default(field, &mut made);
-                            map.insert(name.to_owned(), made);
-                        }
-                        (None, None) => {}
-                    }
-                }
-            }
+            TypeKind::Object => default_fields(schema, map),
             TypeKind::Map => {
-                if let Some(element) = schema.values() {
+                if let Some(element) = schema.values().filter(|element| element.is_custom() || has_structure(*element))
+                {
                     map.values_mut().for_each(|entry| default_element(element, entry));
                 }
             }
@@ -430,6 +414,34 @@ pub fn default(schema: SchemaRef<'_>, value: &mut Value) {
             }
         }
         _ => {}
+    }
+}
+
+/// The fields of a struct: both they and the map's keys are sorted, so one pass over both finds what is absent.
+fn default_fields(schema: SchemaRef<'_>, map: &mut Map<String, Value>) {
+    let set = schema.set();
+    let mut absent: Vec<&Field> = Vec::new();
+    let mut fields = schema.field_slice().iter().peekable();
+    for (key, present) in map.iter_mut() {
+        while let Some(field) = fields.next_if(|field| *field.name < **key) {
+            absent.extend(Some(field).filter(|field| field.defaulted));
+        }
+        let Some(field) = fields.next_if(|field| *field.name == **key) else { continue };
+        let field = set.at(field.schema);
+        match field.default() {
+            Some(wanted) if !schema.is_custom() && counts_as_absent(field, present, wanted) => {
+                *present = wanted.clone();
+            }
+            _ => default(field, present),
+        }
+    }
+    absent.extend(fields.filter(|field| field.defaulted));
+    for field in absent {
+        let schema = set.at(field.schema);
+        if let Some(mut made) = schema.default().cloned() {
+            default(schema, &mut made);
+            map.insert(field.name.to_string(), made);
+        }
     }
 }
 

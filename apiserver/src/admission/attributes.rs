@@ -220,10 +220,13 @@ impl<'a> Attributes<'a> {
 
     /// All objects of a kind in the namespace of the write.
     pub(crate) async fn all_of(&self, kind: &Resource, registry: &Registry) -> Result<Vec<Current>, ApiError> {
-        match self.as_of {
-            Some(as_of) => registry.find_all(kind, self.namespace, as_of).await,
-            None => registry.find_all(kind, self.namespace, &AsOf::now()).await,
-        }
+        registry.find_all(kind, self.namespace, self.as_of.unwrap_or(&AsOf::now())).await
+    }
+
+    /// The namespace of the write, if there is one.
+    pub(crate) async fn namespace_now(&self, registry: &Registry) -> Result<Option<Current>, ApiError> {
+        let Some(namespaces) = registry.catalog().resource("", "v1", "namespaces") else { return Ok(None) };
+        registry.find_as_of(namespaces, "", self.namespace, self.as_of.unwrap_or(&AsOf::now())).await
     }
 
     /// The same with the object as it is before the write.

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use gantry_api::{ApiError, meta};
 use serde_json::{Value, json};
 
-use super::{Attributes, Operation, Plugin};
+use super::{Attributes, Operation, Phases, Plugin};
 use crate::registry::Registry;
 
 const IDENTITY: [&str; 4] = ["username", "uid", "groups", "extra"];
@@ -18,6 +18,11 @@ impl Plugin for CertificateRequester {
         "CertificateRequester"
     }
 
+    fn phases(&self, attributes: &Attributes<'_>, _: &Registry) -> Phases {
+        let requests = attributes.is("certificates.k8s.io", "certificatesigningrequests");
+        Phases::admit_if(attributes.operation == Operation::Create && requests)
+    }
+
     async fn admit(
         &self,
         attributes: &Attributes<'_>,
@@ -25,11 +30,6 @@ impl Plugin for CertificateRequester {
         _: &Registry,
     ) -> Result<(), ApiError> {
         let Some(request) = object else { return Ok(()) };
-        if attributes.operation != Operation::Create
-            || !attributes.is("certificates.k8s.io", "certificatesigningrequests")
-        {
-            return Ok(());
-        }
         let spec = meta::object_mut(request, "spec");
         for field in IDENTITY {
             spec.remove(field);

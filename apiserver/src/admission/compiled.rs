@@ -68,6 +68,11 @@ impl<T: Item> Compiled<T> {
         Self { group, version, plural, state: RwLock::new(None) }
     }
 
+    /// Whether there are any.
+    pub fn any(&self, registry: &Registry) -> bool {
+        self.state(registry).is_some()
+    }
+
     /// The items that the request matches, in order.
     pub fn candidates(&self, attributes: &Attributes<'_>, registry: &Registry) -> Arc<[Candidate<T>]> {
         let Some(state) = self.state(registry) else { return Arc::from([]) };

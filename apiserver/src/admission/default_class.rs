@@ -5,7 +5,7 @@ use gantry_api::kinds::Resource;
 use gantry_api::{ApiError, codec, meta};
 use serde_json::{Value, json};
 
-use super::{Attributes, Operation, Plugin};
+use super::{Attributes, Operation, Phases, Plugin};
 use crate::registry::Registry;
 
 /// Gives objects of one kind the default class of another.
@@ -49,17 +49,13 @@ impl Plugin for DefaultClass {
         self.name
     }
 
-    async fn admit(
-        &self,
-        attributes: &Attributes<'_>,
-        object: Option<&mut Value>,
-        registry: &Registry,
-    ) -> Result<(), ApiError> {
+    fn phases(&self, attributes: &Attributes<'_>, _: &Registry) -> Phases {
         let (group, plural) = self.objects;
-        let creates = attributes.operation == Operation::Create && attributes.is(group, plural);
-        let Some(object) = object.filter(|_| creates) else {
-            return Ok(());
-        };
+        Phases::admit_if(attributes.operation == Operation::Create && attributes.is(group, plural))
+    }
+
+    async fn admit(&self, _: &Attributes<'_>, object: Option<&mut Value>, registry: &Registry) -> Result<(), ApiError> {
+        let Some(object) = object else { return Ok(()) };
         // An empty name is a choice too: no class at all.
         let chosen =
             meta::annotation(object, self.annotation).is_some() || meta::get(object, &["spec", self.field]).is_some();

@@ -6,7 +6,7 @@ use gantry_api::policy::limits;
 use gantry_api::{ApiError, codec, meta};
 use serde_json::Value;
 
-use super::{Attributes, Operation, Plugin};
+use super::{Attributes, Operation, Phases, Plugin};
 use crate::registry::Registry;
 
 pub(super) struct LimitRanger;
@@ -17,16 +17,18 @@ impl Plugin for LimitRanger {
         "LimitRanger"
     }
 
+    fn phases(&self, attributes: &Attributes<'_>, _: &Registry) -> Phases {
+        let concerned = concerns(attributes);
+        Phases { admit: concerned && attributes.is_any("", "pods"), validate: concerned }
+    }
+
     async fn admit(
         &self,
         attributes: &Attributes<'_>,
         object: Option<&mut Value>,
         registry: &Registry,
     ) -> Result<(), ApiError> {
-        if let Some(pod) = object
-            && attributes.is_any("", "pods")
-            && concerns(attributes)
-        {
+        if let Some(pod) = object {
             for range in ranges(attributes, registry).await? {
                 limits::default_pod(&range, pod);
             }
@@ -40,9 +42,7 @@ impl Plugin for LimitRanger {
         object: Option<&Value>,
         registry: &Registry,
     ) -> Result<(), ApiError> {
-        let Some(object) = object.filter(|_| concerns(attributes)) else {
-            return Ok(());
-        };
+        let Some(object) = object else { return Ok(()) };
         for range in ranges(attributes, registry).await? {
             let broken = if attributes.is_any("", "pods") {
                 limits::check_pod(&range, object)

@@ -39,11 +39,41 @@ pub use attributes::{Attributes, Notes, Operation, Rounds, labels};
 use crate::registry::Registry;
 use crate::webhook::Client;
 
+/// The phases of a request that a plugin takes part in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Phases {
+    /// It completes or refuses the write before validation.
+    pub admit: bool,
+    /// It refuses the write after validation.
+    pub validate: bool,
+}
+
+impl Phases {
+    /// It completes, under this condition.
+    pub const fn admit_if(concerned: bool) -> Self {
+        Self { admit: concerned, validate: false }
+    }
+
+    /// It checks, under this condition.
+    pub const fn validate_if(concerned: bool) -> Self {
+        Self { admit: false, validate: concerned }
+    }
+
+    /// It completes and checks, under this condition.
+    pub const fn both_if(concerned: bool) -> Self {
+        Self { admit: concerned, validate: concerned }
+    }
+}
+
 /// One admission plugin. It overrides the phases it takes part in.
 #[async_trait]
 pub trait Plugin: Send + Sync {
     /// Kubernetes' name of it.
     fn name(&self) -> &'static str;
+
+    /// The phases of this request in which it has something to do. Asked before either, and cheap: most plugins have nothing
+    /// to do with most requests, and should cost them nothing.
+    fn phases(&self, attributes: &Attributes<'_>, registry: &Registry) -> Phases;
 
     /// Completes or refuses a write before it is validated. `object` is none for deletions. May run twice for one write, and
     /// must come to the same on what it has completed already.
@@ -121,7 +151,7 @@ impl Chain {
         mut object: Option<&mut Value>,
         registry: &Registry,
     ) -> Result<(), ApiError> {
-        for plugin in &self.0 {
+        for plugin in self.0.iter().filter(|plugin| plugin.phases(attributes, registry).admit) {
             let result = plugin.admit(attributes, object.as_deref_mut(), registry).await;
             result.inspect_err(|error| refused(plugin.as_ref(), error))?;
         }
@@ -135,7 +165,7 @@ impl Chain {
         object: Option<&Value>,
         registry: &Registry,
     ) -> Result<(), ApiError> {
-        for plugin in &self.0 {
+        for plugin in self.0.iter().filter(|plugin| plugin.phases(attributes, registry).validate) {
             let result = plugin.validate(attributes, object, registry).await;
             result.inspect_err(|error| refused(plugin.as_ref(), error))?;
         }

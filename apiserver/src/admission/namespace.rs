@@ -6,7 +6,7 @@ use gantry_api::error::{Cause, Details};
 use gantry_api::{ApiError, codec, meta};
 use serde_json::Value;
 
-use super::{Attributes, Operation, Plugin};
+use super::{Attributes, Operation, Phases, Plugin};
 use crate::registry::Registry;
 
 const IMMORTAL: &[&str] = &["default", "kube-system", "kube-public"];
@@ -19,20 +19,25 @@ impl Plugin for NamespaceLifecycle {
         "NamespaceLifecycle"
     }
 
+    fn phases(&self, attributes: &Attributes<'_>, _: &Registry) -> Phases {
+        Phases::admit_if(match attributes.operation {
+            Operation::Create => attributes.resource.namespaced,
+            Operation::Delete => attributes.is("", "namespaces"),
+            _ => false,
+        })
+    }
+
     async fn admit(
         &self,
         attributes: &Attributes<'_>,
         _: Option<&mut Value>,
         registry: &Registry,
     ) -> Result<(), ApiError> {
-        if attributes.operation == Operation::Delete
-            && attributes.is("", "namespaces")
-            && IMMORTAL.contains(&attributes.name)
-        {
-            return Err(attributes.forbidden("this namespace may not be deleted"));
-        }
-        if attributes.operation != Operation::Create || !attributes.resource.namespaced {
-            return Ok(());
+        if attributes.operation == Operation::Delete {
+            return match IMMORTAL.contains(&attributes.name) {
+                true => Err(attributes.forbidden("this namespace may not be deleted")),
+                false => Ok(()),
+            };
         }
         let Some(namespaces) = registry.catalog().resource("", "v1", "namespaces") else {
             return Ok(());

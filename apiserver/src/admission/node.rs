@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use gantry_api::{ApiError, codec, meta};
 use serde_json::{Value, json};
 
-use super::{Attributes, Operation, Plugin};
+use super::{Attributes, Operation, Phases, Plugin};
 use crate::registry::Registry;
 
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
@@ -17,6 +17,10 @@ pub(super) struct NodeRestriction;
 impl Plugin for NodeRestriction {
     fn name(&self) -> &'static str {
         "NodeRestriction"
+    }
+
+    fn phases(&self, attributes: &Attributes<'_>, _: &Registry) -> Phases {
+        Phases::admit_if(attributes.identity.node_name().is_some())
     }
 
     async fn admit(
@@ -161,16 +165,12 @@ impl Plugin for TaintNodesByCondition {
         "TaintNodesByCondition"
     }
 
-    async fn admit(
-        &self,
-        attributes: &Attributes<'_>,
-        object: Option<&mut Value>,
-        _: &Registry,
-    ) -> Result<(), ApiError> {
-        if attributes.operation == Operation::Create
-            && attributes.is("", "nodes")
-            && let Some(node) = object
-        {
+    fn phases(&self, attributes: &Attributes<'_>, _: &Registry) -> Phases {
+        Phases::admit_if(attributes.operation == Operation::Create && attributes.is("", "nodes"))
+    }
+
+    async fn admit(&self, _: &Attributes<'_>, object: Option<&mut Value>, _: &Registry) -> Result<(), ApiError> {
+        if let Some(node) = object {
             add_not_ready(node);
         }
         Ok(())

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use gantry_api::{ApiError, meta};
 use serde_json::{Value, json};
 
-use super::{Attributes, Operation, Plugin};
+use super::{Attributes, Operation, Phases, Plugin};
 use crate::registry::Registry;
 
 /// How long a pod stays on a node that is not ready or not reachable.
@@ -18,17 +18,14 @@ impl Plugin for DefaultTolerationSeconds {
         "DefaultTolerationSeconds"
     }
 
-    async fn admit(
-        &self,
-        attributes: &Attributes<'_>,
-        object: Option<&mut Value>,
-        _: &Registry,
-    ) -> Result<(), ApiError> {
+    fn phases(&self, attributes: &Attributes<'_>, _: &Registry) -> Phases {
         // On an update too: what a client replaces a pod with need not hold what was added to the first.
-        if matches!(attributes.operation, Operation::Create | Operation::Update)
-            && attributes.is("", "pods")
-            && let Some(pod) = object
-        {
+        let writes = matches!(attributes.operation, Operation::Create | Operation::Update);
+        Phases::admit_if(writes && attributes.is("", "pods"))
+    }
+
+    async fn admit(&self, _: &Attributes<'_>, object: Option<&mut Value>, _: &Registry) -> Result<(), ApiError> {
+        if let Some(pod) = object {
             add_tolerations(pod);
         }
         Ok(())

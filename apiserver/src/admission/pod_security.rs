@@ -8,7 +8,7 @@ use gantry_api::policy::pod_security::{Level, Policy, Standard, details, evaluat
 use gantry_api::{ApiError, codec, meta};
 use serde_json::Value;
 
-use super::{Attributes, Operation, Plugin};
+use super::{Attributes, Operation, Phases, Plugin};
 use crate::registry::Registry;
 
 /// How many pods of a namespace are looked at when it becomes stricter; Kubernetes looks at as many.
@@ -24,16 +24,17 @@ impl Plugin for PodSecurity {
         "PodSecurity"
     }
 
+    fn phases(&self, attributes: &Attributes<'_>, _: &Registry) -> Phases {
+        Phases::validate_if(matches!(attributes.operation, Operation::Create | Operation::Update))
+    }
+
     async fn validate(
         &self,
         attributes: &Attributes<'_>,
         object: Option<&Value>,
         registry: &Registry,
     ) -> Result<(), ApiError> {
-        let writes = matches!(attributes.operation, Operation::Create | Operation::Update);
-        let Some(object) = object.filter(|_| writes) else {
-            return Ok(());
-        };
+        let Some(object) = object else { return Ok(()) };
         if attributes.is("", "namespaces") {
             return namespace(attributes, object, registry);
         }
@@ -85,11 +86,7 @@ fn is_significant(old: &Value, new: &Value) -> bool {
 }
 
 async fn pod(attributes: &Attributes<'_>, pod: &Value, enforce: bool, registry: &Registry) -> Result<(), ApiError> {
-    let catalog = registry.catalog();
-    let Some(namespaces) = catalog.resource("", "v1", "namespaces") else {
-        return Ok(());
-    };
-    let Some(found) = registry.find(namespaces, "", attributes.namespace).await? else {
+    let Some(found) = attributes.namespace_now(registry).await? else {
         return Ok(());
     };
     // Most namespaces ask for nothing and are not worth a parse.

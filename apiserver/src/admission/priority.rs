@@ -7,7 +7,7 @@ use gantry_api::kinds::Resource;
 use gantry_api::{ApiError, codec, meta};
 use serde_json::{Value, json};
 
-use super::{Attributes, Operation, Plugin};
+use super::{Attributes, Operation, Phases, Plugin};
 use crate::registry::Registry;
 
 const GROUP: &str = "scheduling.k8s.io";
@@ -22,23 +22,26 @@ impl Plugin for Priority {
         "Priority"
     }
 
+    fn phases(&self, attributes: &Attributes<'_>, _: &Registry) -> Phases {
+        let writes = matches!(attributes.operation, Operation::Create | Operation::Update);
+        Phases {
+            admit: writes && attributes.is("", "pods"),
+            validate: writes && attributes.is(GROUP, "priorityclasses"),
+        }
+    }
+
     async fn admit(
         &self,
         attributes: &Attributes<'_>,
         object: Option<&mut Value>,
         registry: &Registry,
     ) -> Result<(), ApiError> {
-        let Some(pod) = object.filter(|_| attributes.is("", "pods")) else {
-            return Ok(());
-        };
-        match attributes.operation {
-            Operation::Create => resolve(attributes, pod, registry).await,
-            Operation::Update => {
-                keep(attributes, pod);
-                Ok(())
-            }
-            _ => Ok(()),
+        let Some(pod) = object else { return Ok(()) };
+        if attributes.operation == Operation::Create {
+            return resolve(attributes, pod, registry).await;
         }
+        keep(attributes, pod);
+        Ok(())
     }
 
     async fn validate(
@@ -47,10 +50,7 @@ impl Plugin for Priority {
         object: Option<&Value>,
         registry: &Registry,
     ) -> Result<(), ApiError> {
-        let writes = matches!(attributes.operation, Operation::Create | Operation::Update);
-        let Some(class) =
-            object.filter(|class| writes && attributes.is(GROUP, "priorityclasses") && class["globalDefault"] == true)
-        else {
+        let Some(class) = object.filter(|class| class["globalDefault"] == true) else {
             return Ok(());
         };
         let present = default_class(registry)?;

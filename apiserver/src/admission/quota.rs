@@ -18,7 +18,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use tokio::sync::oneshot;
 
-use super::{Attributes, Operation, Plugin};
+use super::{Attributes, Operation, Phases, Plugin};
 use crate::registry::{AsOf, Registry, errors};
 
 /// How often a charge that another server was faster than is made again.
@@ -68,16 +68,17 @@ impl Plugin for ResourceQuota {
         "ResourceQuota"
     }
 
+    fn phases(&self, attributes: &Attributes<'_>, _: &Registry) -> Phases {
+        Phases::validate_if(!attributes.namespace.is_empty() && !is_ignored(attributes.resource))
+    }
+
     async fn validate(
         &self,
         attributes: &Attributes<'_>,
         object: Option<&Value>,
         registry: &Registry,
     ) -> Result<(), ApiError> {
-        let Some(object) = object.filter(|_| !attributes.namespace.is_empty() && !is_ignored(attributes.resource))
-        else {
-            return Ok(());
-        };
+        let Some(object) = object else { return Ok(()) };
         let evaluator = Evaluator::of(&attributes.resource.group, &attributes.resource.plural);
         if !handles(attributes, &evaluator, object) {
             return Ok(());

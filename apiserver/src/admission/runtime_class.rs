@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use gantry_api::{ApiError, meta, resources};
 use serde_json::{Value, json};
 
-use super::{Attributes, Operation, Plugin};
+use super::{Attributes, Operation, Phases, Plugin};
 use crate::registry::Registry;
 
 pub(super) struct RuntimeClass;
@@ -15,15 +15,17 @@ impl Plugin for RuntimeClass {
         "RuntimeClass"
     }
 
+    fn phases(&self, attributes: &Attributes<'_>, _: &Registry) -> Phases {
+        Phases::both_if(attributes.operation == Operation::Create && attributes.is("", "pods"))
+    }
+
     async fn admit(
         &self,
         attributes: &Attributes<'_>,
         object: Option<&mut Value>,
         registry: &Registry,
     ) -> Result<(), ApiError> {
-        let Some(pod) = object.filter(|_| concerns(attributes)) else {
-            return Ok(());
-        };
+        let Some(pod) = object else { return Ok(()) };
         let Some(class) = class_of(attributes, pod, registry).await? else {
             return Ok(());
         };
@@ -46,9 +48,7 @@ impl Plugin for RuntimeClass {
         object: Option<&Value>,
         registry: &Registry,
     ) -> Result<(), ApiError> {
-        let Some(pod) = object.filter(|_| concerns(attributes)) else {
-            return Ok(());
-        };
+        let Some(pod) = object else { return Ok(()) };
         let given = meta::get(pod, &["spec", "overhead"]).filter(|given| !is_empty(given));
         let class = class_of(attributes, pod, registry).await?;
         match (class.as_ref().and_then(overhead), given) {
@@ -58,10 +58,6 @@ impl Plugin for RuntimeClass {
             _ => Ok(()),
         }
     }
-}
-
-fn concerns(attributes: &Attributes<'_>) -> bool {
-    attributes.operation == Operation::Create && attributes.is("", "pods")
 }
 
 fn overhead(class: &Value) -> Option<&Value> {

@@ -4,12 +4,13 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use gantry_api::policy::secrets;
 use gantry_api::{ApiError, codec, meta};
 use rand::Rng;
 use serde_json::{Value, json};
 
-use super::{Attributes, Operation, Plugin};
+use super::{Attributes, Operation, Phases, Plugin};
 use crate::registry::Registry;
 
 const DEFAULT: &str = "default";
@@ -30,15 +31,19 @@ impl Plugin for ServiceAccount {
         "ServiceAccount"
     }
 
+    fn phases(&self, attributes: &Attributes<'_>, _: &Registry) -> Phases {
+        Phases {
+            admit: attributes.operation == Operation::Create && attributes.is("", "pods"),
+            validate: attributes.is_any("", "pods"),
+        }
+    }
+
     async fn admit(
         &self,
         attributes: &Attributes<'_>,
         object: Option<&mut Value>,
         registry: &Registry,
     ) -> Result<(), ApiError> {
-        if attributes.operation != Operation::Create || !attributes.is("", "pods") {
-            return Ok(());
-        }
         let Some(pod) = object else { return Ok(()) };
         if meta::annotation(pod, MIRROR).is_some() {
             return mirror(attributes, pod);
@@ -51,6 +56,7 @@ impl Plugin for ServiceAccount {
         spec.insert("serviceAccountName".to_owned(), json!(name));
         spec.insert("serviceAccount".to_owned(), json!(name));
         let account = find(attributes, registry, &name).await?;
+        let account = read_if_any(&account, &["automountServiceAccountToken", "imagePullSecrets"])?;
         if mounts_token(pod, &account) {
             mount_token(pod);
         }
@@ -77,12 +83,15 @@ impl Plugin for ServiceAccount {
             (Operation::Update, "ephemeralcontainers") => secrets::foreign_to_ephemeral,
             _ => return Ok(()),
         };
-        let Some(pod) = object.filter(|pod| attributes.is_any("", "pods") && meta::annotation(pod, MIRROR).is_none())
-        else {
+        let Some(pod) = object.filter(|pod| meta::annotation(pod, MIRROR).is_none()) else {
             return Ok(());
         };
         let account = find(attributes, registry, meta::str_at(pod, &["spec", "serviceAccountName"])).await?;
-        match foreign(&account, pod).filter(|_| secrets::is_enforced(&account)) {
+        let account = read_if_any(&account, &[secrets::ENFORCED])?;
+        if !secrets::is_enforced(&account) {
+            return Ok(());
+        }
+        match foreign(&account, pod) {
             Some(why) => Err(attributes.forbidden(why)),
             None => Ok(()),
         }
@@ -102,7 +111,7 @@ fn mirror(attributes: &Attributes<'_>, pod: &Value) -> Result<(), ApiError> {
     Ok(())
 }
 
-async fn find(attributes: &Attributes<'_>, registry: &Registry, name: &str) -> Result<Value, ApiError> {
+async fn find(attributes: &Attributes<'_>, registry: &Registry, name: &str) -> Result<Bytes, ApiError> {
     let missing = || {
         let namespace = attributes.namespace;
         attributes.forbidden(format!(
@@ -116,13 +125,21 @@ async fn find(attributes: &Attributes<'_>, registry: &Registry, name: &str) -> R
             tokio::time::sleep(DEFAULT_WAIT).await;
         }
         if let Some(entry) = registry.cached(accounts, attributes.namespace, name) {
-            return codec::decode(&entry.object);
+            return Ok(entry.object.clone());
         }
         if let Some(current) = registry.find(accounts, attributes.namespace, name).await? {
-            return codec::decode(&current.bytes);
+            return Ok(current.bytes);
         }
     }
     Err(missing())
+}
+
+/// An account, if one of these words occurs in it: most are not worth a parse.
+fn read_if_any(account: &Bytes, words: &[&str]) -> Result<Value, ApiError> {
+    match words.iter().any(|word| memchr::memmem::find(account, word.as_bytes()).is_some()) {
+        true => codec::decode(account),
+        false => Ok(Value::Null),
+    }
 }
 
 fn mounts_token(pod: &Value, account: &Value) -> bool {

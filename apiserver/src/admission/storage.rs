@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use gantry_api::{ApiError, meta, resources};
 use serde_json::{Value, json};
 
-use super::{Attributes, Operation, Plugin};
+use super::{Attributes, Operation, Phases, Plugin};
 use crate::registry::Registry;
 
 const GROUP: &str = "storage.k8s.io";
@@ -18,22 +18,18 @@ impl Plugin for StorageObjectInUseProtection {
         "StorageObjectInUseProtection"
     }
 
+    fn phases(&self, attributes: &Attributes<'_>, _: &Registry) -> Phases {
+        let creates = attributes.operation == Operation::Create && attributes.subresource.is_empty();
+        Phases::admit_if(creates && finalizer_of(attributes).is_some())
+    }
+
     async fn admit(
         &self,
         attributes: &Attributes<'_>,
         object: Option<&mut Value>,
         _: &Registry,
     ) -> Result<(), ApiError> {
-        if attributes.operation != Operation::Create || !attributes.subresource.is_empty() {
-            return Ok(());
-        }
-        let finalizer = match (attributes.resource.group.as_str(), attributes.resource.plural.as_str()) {
-            ("", "persistentvolumes") => "kubernetes.io/pv-protection",
-            ("", "persistentvolumeclaims") => "kubernetes.io/pvc-protection",
-            (GROUP, "volumeattributesclasses") => "kubernetes.io/vac-protection",
-            _ => return Ok(()),
-        };
-        let Some(object) = object else { return Ok(()) };
+        let (Some(object), Some(finalizer)) = (object, finalizer_of(attributes)) else { return Ok(()) };
         if !meta::finalizers(object).any(|present| present == finalizer) {
             let finalizers = meta::metadata_mut(object).entry("finalizers").or_insert_with(|| json!([]));
             if finalizers.is_null() {
@@ -47,6 +43,16 @@ impl Plugin for StorageObjectInUseProtection {
     }
 }
 
+/// What keeps an object of the resource while it is used.
+fn finalizer_of(attributes: &Attributes<'_>) -> Option<&'static str> {
+    Some(match (attributes.resource.group.as_str(), attributes.resource.plural.as_str()) {
+        ("", "persistentvolumes") => "kubernetes.io/pv-protection",
+        ("", "persistentvolumeclaims") => "kubernetes.io/pvc-protection",
+        (GROUP, "volumeattributesclasses") => "kubernetes.io/vac-protection",
+        _ => return None,
+    })
+}
+
 pub(super) struct PersistentVolumeClaimResize;
 
 #[async_trait]
@@ -55,16 +61,17 @@ impl Plugin for PersistentVolumeClaimResize {
         "PersistentVolumeClaimResize"
     }
 
+    fn phases(&self, attributes: &Attributes<'_>, _: &Registry) -> Phases {
+        Phases::validate_if(attributes.operation == Operation::Update && attributes.is("", "persistentvolumeclaims"))
+    }
+
     async fn validate(
         &self,
         attributes: &Attributes<'_>,
         object: Option<&Value>,
         registry: &Registry,
     ) -> Result<(), ApiError> {
-        let updates = attributes.operation == Operation::Update && attributes.is("", "persistentvolumeclaims");
-        let (Some(new), Some(old)) = (object.filter(|_| updates), attributes.old) else {
-            return Ok(());
-        };
+        let (Some(new), Some(old)) = (object, attributes.old) else { return Ok(()) };
         let size =
             |claim: &Value| resources::parse(meta::get(claim, &["spec", "resources", "requests"])).remove("storage");
         if size(new) <= size(old) {

@@ -80,12 +80,8 @@ impl Change {
         seen: Instant,
     ) -> Result<Self, gantry_api::ApiError> {
         let stored = &*codec::settled(resource, stored);
-        let object = codec::with_resource_version(stored, revision);
-        let frame = codec::watch_frame(kind.as_str(), &object);
         let facts = codec::facts(resource, stored)?;
-        // The frame ends in `<object>}\n`, so the object can be a view into it.
-        let end = frame.len() - 2;
-        let object = frame.slice(end - object.len()..end);
+        let (frame, object) = codec::stamped_frame(kind.as_str(), stored, revision);
         let key = previous.as_ref().map_or_else(|| Arc::from(key), |entry| Arc::clone(&entry.key));
         let entry = Arc::new(Entry { key, revision, object, facts });
         let (entered, left, messages) = <(OnceLock<_>, OnceLock<_>, [OnceLock<_>; 3])>::default();

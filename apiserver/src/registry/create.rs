@@ -23,11 +23,15 @@ impl Registry {
         format: BodyFormat,
         caller: &Caller,
     ) -> Result<Written, ApiError> {
-        let fresh = Fresh::new();
-        let mut context = fresh.context(caller);
-        let object = engine::decode(resource, body, format, &mut context)?;
-        let warnings = context.warnings;
-        let mut written = self.create_value(resource, namespace, object, caller).await?;
+        let read_body = || {
+            let fresh = Fresh::new();
+            let mut context = fresh.context(caller);
+            let object = engine::read(resource, body, format, &mut context)?;
+            Ok((object, context.warnings))
+        };
+        let (object, warnings) = read_body()?;
+        let again = || Ok(read_body()?.0);
+        let mut written = self.create_generated(resource, namespace, object, again, caller).await?;
         written.warnings.splice(0..0, warnings);
         Ok(written)
     }
@@ -40,12 +44,23 @@ impl Registry {
         object: Value,
         caller: &Caller,
     ) -> Result<Written, ApiError> {
-        if !meta::name(&object).is_empty() {
-            return self.create_once(resource, namespace, object, caller, false).await;
-        }
-        for _ in 1..NAME_ATTEMPTS_MAX {
-            match self.create_once(resource, namespace, object.clone(), caller, false).await {
-                Err(error) if error.reason == Reason::AlreadyExists => {}
+        let kept = object.clone();
+        self.create_generated(resource, namespace, object, || Ok(kept.clone()), caller).await
+    }
+
+    /// Creates an object, as it was given `again` under other names while a generated one is taken.
+    async fn create_generated(
+        &self,
+        resource: &Resource,
+        namespace: &str,
+        mut object: Value,
+        mut again: impl FnMut() -> Result<Value, ApiError>,
+        caller: &Caller,
+    ) -> Result<Written, ApiError> {
+        let attempts = if meta::name(&object).is_empty() { NAME_ATTEMPTS_MAX } else { 1 };
+        for _ in 1..attempts {
+            match self.create_once(resource, namespace, object, caller, false).await {
+                Err(error) if error.reason == Reason::AlreadyExists => object = again()?,
                 other => return other,
             }
         }

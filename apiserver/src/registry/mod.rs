@@ -22,6 +22,7 @@ mod service_address;
 mod update;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use gantry_api::engine::{Context, FieldValidation};
@@ -47,6 +48,8 @@ pub use update::{PatchRequest, Target};
 /// Letters and digits that cannot be mistaken for another nor spell words; generated names end in five of them.
 const SUFFIX_ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 const SUFFIX_LENGTH: usize = 5;
+/// How long a read waits for the cache to hear of the newest writes before it asks the store.
+const CATCH_UP_WAIT: Duration = Duration::from_millis(20);
 
 /// Who writes, and how it wants the write treated.
 #[derive(Debug, Clone)]
@@ -259,10 +262,19 @@ impl Registry {
         namespace: &str,
         name: &str,
     ) -> Result<Option<Current>, ApiError> {
+        self.find_as_of(resource, namespace, name, &AsOf::now()).await
+    }
+
+    /// An object as recent as `as_of`, or none.
+    pub(crate) async fn find_as_of(
+        &self,
+        resource: &Resource,
+        namespace: &str,
+        name: &str,
+        as_of: &AsOf,
+    ) -> Result<Option<Current>, ApiError> {
         let key = resource.key(namespace, name);
-        let revision = self.store.current_revision().await.map_err(errors::from_store)?;
-        if self.cacher.is_following()
-            && self.cacher.revision() >= revision
+        if self.is_cached(as_of).await?
             && let Some(cache) = self.cacher.resource(resource)
             && cache.unreadable(&key).is_none()
         {
@@ -273,6 +285,16 @@ impl Registry {
         Ok(found.map(|kv| Current::from_store(resource, kv)))
     }
 
+    /// Whether the cache is as recent as `as_of`. It is waited for, though not long: it hears of a write a moment after the
+    /// store has it, and a look into the store costs more than that moment.
+    async fn is_cached(&self, as_of: &AsOf) -> Result<bool, ApiError> {
+        let revision = as_of.revision(|| self.store.current_revision()).await.map_err(errors::from_store)?;
+        if !self.cacher.is_following() {
+            return Ok(false);
+        }
+        Ok(self.cacher.revision() >= revision || self.cacher.wait_for(revision, CATCH_UP_WAIT).await)
+    }
+
     /// All objects of a namespace, as recent as `as_of`.
     pub(crate) async fn find_all(
         &self,
@@ -281,9 +303,7 @@ impl Registry {
         as_of: &AsOf,
     ) -> Result<Vec<Current>, ApiError> {
         let prefix = resource.prefix(Some(namespace));
-        let revision = as_of.revision(|| self.store.current_revision()).await.map_err(errors::from_store)?;
-        if self.cacher.is_following()
-            && self.cacher.revision() >= revision
+        if self.is_cached(as_of).await?
             && let Some(cache) = self.cacher.resource(resource)
             && cache.unreadable(&prefix).is_none()
         {

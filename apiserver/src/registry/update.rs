@@ -69,7 +69,7 @@ impl Registry {
         let fresh = Fresh::new();
         let mut context = fresh.context(caller);
         let given = match target.sub() {
-            None => engine::decode(target.resource, body, format, &mut context)?,
+            None => engine::read(target.resource, body, format, &mut context)?,
             Some(sub) => engine::decode_subresource(target.resource, sub, body, format, &mut context)?,
         };
         let warnings = context.warnings;

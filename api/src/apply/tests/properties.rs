@@ -8,11 +8,11 @@ use super::*;
 
 fn element() -> impl Strategy<Value = PathElement> {
     prop_oneof![
-        "[a-c]".prop_map(PathElement::Field),
-        "[a-c]".prop_map(|n| PathElement::Key(vec![("name".to_owned(), json!(n))])),
+        "[a-c]".prop_map(|n| PathElement::Field(n.into())),
+        "[a-c]".prop_map(|n| PathElement::Key(vec![("name".into(), json!(n))])),
         (0i64..3, prop::bool::ANY).prop_map(|(p, tcp)| PathElement::Key(vec![
-            ("containerPort".to_owned(), json!(p)),
-            ("protocol".to_owned(), json!(if tcp { "TCP" } else { "UDP" })),
+            ("containerPort".into(), json!(p)),
+            ("protocol".into(), json!(if tcp { "TCP" } else { "UDP" })),
         ])),
         "[a-b\"{}]".prop_map(|v| PathElement::Value(json!(v))),
         (0i64..3).prop_map(PathElement::Index),

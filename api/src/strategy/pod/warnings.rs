@@ -150,19 +150,19 @@ impl<'p> Look<'p> {
 
     fn volumes(&self, warnings: &mut Vec<String>) {
         for (index, volume) in list(self.spec, "volumes").iter().enumerate() {
-            let here = format!("{}.volumes[{index}]", self.path);
+            let here = || format!("{}.volumes[{index}]", self.path);
             for (kind, why) in OLD_VOLUMES {
                 // Kubernetes' type writes this one in lower case.
-                let present = at(volume, kind).or_else(|| at(volume, &kind.replace("OS", "os")));
+                let present = at(volume, kind).or_else(|| at(volume, "storageos").filter(|_| kind == "storageOS"));
                 if present.is_some() {
-                    warnings.push(format!("{here}.{kind}: {why}"));
+                    warnings.push(format!("{}.{kind}: {why}", here()));
                 }
             }
             if let Some(claim) = deep(volume, &["ephemeral", "volumeClaimTemplate", "spec"]) {
                 for kind in ["requests", "limits"] {
                     let storage = deep(claim, &["resources", kind, "storage"]);
-                    let place = format!("{here}.ephemeral.volumeClaimTemplate.spec.resources.{kind}[storage]");
-                    fractional(storage, &place, warnings);
+                    let place = || format!("{}.ephemeral.volumeClaimTemplate.spec.resources.{kind}[storage]", here());
+                    fractional(storage, place, warnings);
                 }
             }
         }
@@ -192,7 +192,7 @@ impl<'p> Look<'p> {
             warnings.push(format!("{path}.imagePullSecrets[{at}].name: invalid empty name \"\""));
         }
         for kind in ["memory", "ephemeral-storage"] {
-            fractional(deep(self.spec, &["overhead", kind]), &format!("{path}.overhead[{kind}]"), warnings);
+            fractional(deep(self.spec, &["overhead", kind]), || format!("{path}.overhead[{kind}]"), warnings);
         }
     }
 
@@ -201,6 +201,8 @@ impl<'p> Look<'p> {
             let name = text(container, "name");
             let own = |field: &str| deep(container, &["securityContext", field]).is_some();
             let noted = |prefix: &str| {
+                // Few pods have annotations about their containers, and then the key is worth making.
+                self.annotations.as_object().filter(|map| !map.is_empty())?;
                 let key = format!("{prefix}{name}");
                 at(self.annotations, &key).and_then(Value::as_str).map(|value| (key, value))
             };
@@ -217,7 +219,7 @@ impl<'p> Look<'p> {
             for resource in ["memory", "ephemeral-storage"] {
                 for kind in ["limits", "requests"] {
                     let amount = deep(container, &["resources", kind, resource]);
-                    fractional(amount, &format!("{path}.resources.{kind}[{resource}]"), warnings);
+                    fractional(amount, || format!("{path}.resources.{kind}[{resource}]"), warnings);
                 }
             }
             hidden_variables(container, &path, warnings);
@@ -332,12 +334,12 @@ pub(in crate::strategy) fn ip_warning(path: &str, value: &str) -> Option<String>
 }
 
 /// Bytes do not come in parts.
-fn fractional(amount: Option<&Value>, path: &str, warnings: &mut Vec<String>) {
+fn fractional(amount: Option<&Value>, path: impl Fn() -> String, warnings: &mut Vec<String>) {
     if let Some(quantity) = amount.and_then(|amount| Quantity::from_value(amount).ok())
         && quantity.milli_value() % 1000 != 0
     {
         let shown = quote(amount.and_then(Value::as_str).unwrap_or_default());
-        warnings.push(format!("{path}: fractional byte value {shown} is invalid, must be an integer"));
+        warnings.push(format!("{}: fractional byte value {shown} is invalid, must be an integer", path()));
     }
 }
 

@@ -131,6 +131,11 @@ impl<P: Policy> Policies<P> {
         Self { policies: Compiled::new(GROUP, version, policies), bindings: Compiled::new(GROUP, version, bindings) }
     }
 
+    /// Whether there is any policy at all.
+    fn any(&self, registry: &Registry) -> bool {
+        self.policies.any(registry)
+    }
+
     /// What applies to the request; none if nothing does.
     async fn invoked(
         &self,

@@ -14,11 +14,11 @@ use gantry_api::{ApiError, Reason, engine, meta};
 use serde_json::Value;
 
 use super::{Common, Invocation, Policies, Policy, list, text};
-use crate::admission::Plugin;
 use crate::admission::attributes::{Attributes, Operation};
 use crate::admission::compiled::Item;
 use crate::admission::expressions::{Expression, Inputs, cause_of, with_named};
 use crate::admission::rules::{Constraint, Shown};
+use crate::admission::{Phases, Plugin};
 use crate::registry::Registry;
 
 /// How a mutation changes the object.
@@ -95,18 +95,18 @@ impl Plugin for MutatingPolicies {
         "MutatingAdmissionPolicy"
     }
 
+    fn phases(&self, attributes: &Attributes<'_>, registry: &Registry) -> Phases {
+        // What is deleted has no body to change.
+        Phases::admit_if(attributes.operation != Operation::Delete && self.0.any(registry))
+    }
+
     async fn admit(
         &self,
         attributes: &Attributes<'_>,
         object: Option<&mut Value>,
         registry: &Registry,
     ) -> Result<(), ApiError> {
-        // What is deleted has no body to change.
-        let (Some(rounds), Some(object), false) =
-            (attributes.rounds, object, attributes.operation == Operation::Delete)
-        else {
-            return Ok(());
-        };
+        let (Some(rounds), Some(object)) = (attributes.rounds, object) else { return Ok(()) };
         let Some(invoked) = self.0.invoked(attributes, Some(object), registry).await? else { return Ok(()) };
         rounds.enter(self.name(), Some(object));
         let mut failures = Vec::new();

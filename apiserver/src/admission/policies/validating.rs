@@ -11,11 +11,11 @@ use gantry_api::{ApiError, Reason};
 use serde_json::{Value, json};
 
 use super::{Binding, Common, Invocation, Policies, Policy, list, text};
-use crate::admission::Plugin;
 use crate::admission::attributes::Attributes;
 use crate::admission::compiled::Item;
 use crate::admission::expressions::{Expression, Inputs, cause_of, with_named};
 use crate::admission::rules::{Constraint, Shown};
+use crate::admission::{Phases, Plugin};
 use crate::registry::Registry;
 
 /// The longest message that an expression may make, as in Kubernetes.
@@ -169,6 +169,10 @@ impl Default for ValidatingPolicies {
 impl Plugin for ValidatingPolicies {
     fn name(&self) -> &'static str {
         "ValidatingAdmissionPolicy"
+    }
+
+    fn phases(&self, _: &Attributes<'_>, registry: &Registry) -> Phases {
+        Phases::validate_if(self.0.any(registry))
     }
 
     async fn validate(

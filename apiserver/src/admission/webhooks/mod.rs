@@ -23,7 +23,7 @@ use super::attributes::Attributes;
 use super::compiled::{Candidate, Compiled, is_exempt};
 use super::expressions::Inputs;
 use super::rules::Shown;
-use super::{Plugin, Rounds};
+use super::{Phases, Plugin, Rounds};
 use crate::registry::Registry;
 use crate::webhook::Client;
 use hook::Hook;
@@ -156,6 +156,10 @@ impl Plugin for MutatingWebhooks {
         "MutatingAdmissionWebhook"
     }
 
+    fn phases(&self, _: &Attributes<'_>, registry: &Registry) -> Phases {
+        Phases::admit_if(self.hooks.any(registry))
+    }
+
     async fn admit(
         &self,
         attributes: &Attributes<'_>,
@@ -236,6 +240,10 @@ impl MutatingWebhooks {
 impl Plugin for ValidatingWebhooks {
     fn name(&self) -> &'static str {
         "ValidatingAdmissionWebhook"
+    }
+
+    fn phases(&self, _: &Attributes<'_>, registry: &Registry) -> Phases {
+        Phases::validate_if(self.hooks.any(registry))
     }
 
     async fn validate(
