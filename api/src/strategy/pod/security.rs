@@ -31,14 +31,26 @@ pub(super) fn validate_pod(spec: &Value, path: &str, errors: &mut Vec<FieldError
         let path = format!("{path}.sysctls[{index}].name");
         if name.is_empty() {
             errors.push(FieldError::required(path, ""));
-        } else if !name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'/')) {
-            let detail = "must have at most 253 characters and match regex ^[a-z0-9]([-_a-z0-9]*[a-z0-9])?([\\./][a-z0-9]([-_a-z0-9]*[a-z0-9])?)*$";
+        } else if !is_sysctl(name) {
+            let detail = "must have at most 253 characters and match regex ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$";
             errors.push(FieldError::invalid(path, name, detail));
         } else if !seen.insert(name) {
             errors.push(FieldError::duplicate(path, name));
         }
     }
     seccomp(context, &path, errors);
+}
+
+/// Whether this may name a kernel parameter: parts between dots or slashes, each with a letter or digit at either end.
+fn is_sysctl(name: &str) -> bool {
+    let alphanumeric = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let is_part = |part: &str| {
+        let bytes = part.as_bytes();
+        bytes.first().is_some_and(alphanumeric)
+            && bytes.last().is_some_and(alphanumeric)
+            && bytes.iter().all(|byte| alphanumeric(byte) || matches!(byte, b'-' | b'_'))
+    };
+    name.len() <= 253 && name.split(['.', '/']).all(is_part)
 }
 
 pub(super) fn validate_container(container: &Value, path: &str, errors: &mut Vec<FieldError>) {
@@ -90,5 +102,20 @@ fn seccomp(context: &Value, path: &str, errors: &mut Vec<FieldError>) {
         }
         "" => errors.push(FieldError::required(format!("{path}.type"), "type is required when seccompProfile is set")),
         _ => one_of(profile, "type", &path, &["Localhost", "RuntimeDefault", "Unconfined"], errors),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_kernel_parameters_have_whole_parts() {
+        for good in ["kernel.shmmax", "net/ipv4/ip_local_port_range", "safe-and-unsafe", "a", "a_b.c1"] {
+            assert!(is_sysctl(good), "{good}");
+        }
+        for bad in ["foo-", "bar..", "", ".", "Kernel.x", "a.-b", "a b", "_a"] {
+            assert!(!is_sysctl(bad), "{bad}");
+        }
     }
 }
