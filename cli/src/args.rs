@@ -193,6 +193,32 @@ pub struct AgentFlags {
     /// How many pods may run on the node
     #[arg(long, default_value_t = 110, value_name = "N")]
     pub max_pods: u32,
+    /// A container's log is rotated when it has grown to this; a negative one lets logs grow
+    #[arg(long, default_value = "10Mi", value_name = "QUANTITY", value_parser = components::bytes, allow_hyphen_values = true)]
+    pub container_log_max_size: i64,
+    /// How many files of a container's log are kept, the one that is written included; 2 at least
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
+    pub container_log_max_files: u32,
+    /// How often logs are looked at
+    #[arg(long, default_value = "10s", value_name = "DURATION", value_parser = components::duration)]
+    pub container_log_monitor_interval: std::time::Duration,
+    /// When pods are evicted, such as `memory.available<100Mi,nodefs.available<10%`; signals: memory.available,
+    /// nodefs.available, nodefs.inodesFree, imagefs.available, imagefs.inodesFree, pid.available. By default less than
+    /// 100Mi of memory, 10% of the disk (or 5Gi, if that is less), 5% of its inodes or 1% of the processes; empty is never
+    #[arg(long, value_name = "THRESHOLDS", value_parser = components::thresholds)]
+    pub eviction_hard: Option<components::Thresholds>,
+    /// How long the node says that it was short of something after that is over
+    #[arg(long, default_value = "5m", value_name = "DURATION", value_parser = components::duration)]
+    pub eviction_pressure_transition_period: std::time::Duration,
+    /// Images that nobody uses are removed when the disk is so full, in percent; 100 is never
+    #[arg(long, default_value_t = 85, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub image_gc_high_threshold: u8,
+    /// How full the disk is then to be
+    #[arg(long, default_value_t = 80, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub image_gc_low_threshold: u8,
+    /// An image that came less than this ago is not removed
+    #[arg(long, default_value = "2m", value_name = "DURATION", value_parser = components::duration)]
+    pub minimum_image_ttl_duration: std::time::Duration,
 }
 
 /// Which of several processes that run the same loops does run them.

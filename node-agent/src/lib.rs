@@ -23,12 +23,18 @@ mod metrics;
 pub mod node;
 pub mod paths;
 pub mod pods;
+pub mod pressure;
 pub mod runtime;
 pub mod server;
 mod start;
+pub mod stats;
 
 pub use metrics::Metrics;
 pub use paths::Paths;
+pub use pods::rotation::Policy as LogPolicy;
+pub use pressure::Policy as PressurePolicy;
+pub use pressure::images::Policy as ImagePolicy;
+pub use pressure::plan::parse_thresholds;
 pub use runtime::images::ImportError;
 pub use start::run;
 
@@ -98,6 +104,10 @@ pub struct Options {
     pub max_pods: u32,
     /// Whether service addresses are served on this node.
     pub service_proxy: bool,
+    /// How large and how many the logs of a container may be.
+    pub logs: LogPolicy,
+    /// When the node runs short of something, and what is done about it.
+    pub pressure: PressurePolicy,
 }
 
 impl Default for Options {
@@ -115,6 +125,8 @@ impl Default for Options {
             cluster_domain: "cluster.local".into(),
             max_pods: 110,
             service_proxy: true,
+            logs: LogPolicy::default(),
+            pressure: PressurePolicy::default(),
         }
     }
 }

@@ -39,23 +39,28 @@ impl Metrics {
             pod_start: histogram(),
             pods: Gauge::default(),
         };
+        metrics.register(registry);
+        metrics
+    }
+
+    /// Registers the families in one more registry.
+    pub(crate) fn register(&self, registry: &mut Registry) {
         registry.register(
             "kubelet_runtime_operations_duration_seconds",
             "Duration of calls to the container runtime",
-            metrics.operations.clone(),
+            self.operations.clone(),
         );
         registry.register(
             "kubelet_runtime_operations_errors",
             "Failed calls to the container runtime",
-            metrics.failures.clone(),
+            self.failures.clone(),
         );
         registry.register(
             "kubelet_pod_start_duration_seconds",
             "Time from first seeing a pod to seeing all its containers started",
-            metrics.pod_start.clone(),
+            self.pod_start.clone(),
         );
-        registry.register("kubelet_desired_pods", "Pods this node has a worker for", metrics.pods.clone());
-        metrics
+        registry.register("kubelet_desired_pods", "Pods this node has a worker for", self.pods.clone());
     }
 
     pub(crate) fn observe(&self, operation: &str, took: Duration, ok: bool) {

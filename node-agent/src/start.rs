@@ -17,10 +17,12 @@ use crate::node::{self, Keeper, lease, machine};
 use crate::pods::config::{NodeSettings, parse_resolv_conf};
 use crate::pods::context::Context;
 use crate::pods::events::Recorder;
-use crate::pods::{Images, Manager, Objects, PodDirectory, Tokens};
+use crate::pods::{Images, Manager, Objects, PodDirectory, Tokens, rotation};
+use crate::pressure::{self, Pressure};
 use crate::runtime::instance::Instance;
 use crate::runtime::{Runtime, images};
 use crate::server::{self, ServerContext};
+use crate::stats::Collector;
 use crate::{Error, Metrics, Options, Paths, RuntimeChoice};
 
 /// How long pods wait for the first list of services; without it their environment would lack them.
@@ -58,16 +60,32 @@ pub async fn run(
         cancelled.run_until_cancelled(keep_services).await;
     });
     let context = context(&client, &options, &metrics, runtime.clone(), events.clone(), services);
+    let stats = Arc::new(Collector::new(
+        runtime.clone(),
+        context.directory.clone(),
+        paths.clone(),
+        options.cgroup_root.clone(),
+        options.node_name.clone(),
+    ));
     if let Some(server) = server {
-        let serving = ServerContext { runtime: runtime.clone(), pods: context.directory.clone(), paths: paths.clone() };
+        let pods = context.directory.clone();
+        let serving = ServerContext {
+            runtime: runtime.clone(),
+            pods,
+            paths: paths.clone(),
+            stats: stats.clone(),
+            metrics: metrics.clone(),
+        };
         let cancelled = stop.clone();
         parts.spawn(async move { ("the node's API", server.serve(serving, cancelled).await.map_err(Error::Server)) });
     }
 
+    let (pressure, under_pressure) = watch::channel(Pressure::new());
     let (shared, node) = watch::channel(None);
     let (pod_cidrs, cidrs) = watch::channel(Vec::new());
     let settings = node_settings(&options, port, &context.host_ips);
-    let keeper = Keeper::new(client.clone(), runtime.clone(), events, settings, shared, pod_cidrs);
+    let told = node::Told { node: shared, pod_cidrs };
+    let keeper = Keeper::new(client.clone(), runtime.clone(), events, settings, told, under_pressure.clone());
     let (registered, is_registered) = tokio::sync::oneshot::channel();
     spawn(&mut parts, "the node's status", keeper.run(move || _ = registered.send(()), stop.clone()));
     spawn(
@@ -79,7 +97,12 @@ pub async fn run(
         start_proxy(&mut parts, &client, &instance, cidrs, stop.clone());
     }
 
-    let manager = Manager::new(context.clone(), node, stop.clone());
+    spawn(&mut parts, "the rotation of logs", rotation::run(context.clone(), options.logs, stop.clone()));
+
+    let manager = Manager::new(context.clone(), node, under_pressure, stop.clone());
+    let policy = options.pressure.clone();
+    let keeper = pressure::Keeper::new(context.clone(), stats, policy, manager.orders(), pressure);
+    spawn(&mut parts, "the watch over the node's resources", keeper.run(stop.clone()));
     let folder = paths.images();
     let cancelled = stop.clone();
     spawn(&mut parts, "the pods' manager", async move {
@@ -199,7 +222,6 @@ fn node_settings(options: &Options, port: u16, ips: &[IpAddr]) -> node::Settings
         ips: ips.to_vec(),
         port,
         max_pods: options.max_pods,
-        data_dir: options.data_dir.clone(),
         machine: machine::read(&options.data_dir),
     }
 }

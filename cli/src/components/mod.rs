@@ -99,8 +99,42 @@ pub fn agent_options(
     serving: gantry_node_agent::ServingIdentity,
 ) -> gantry_node_agent::Options {
     use gantry_node_agent::RuntimeChoice;
-    let AgentFlags { node_name: _, node_ip, node_labels, containerd, agent_listen, cgroup_root, max_pods } =
-        flags.clone();
+    let AgentFlags {
+        node_name: _,
+        node_ip,
+        node_labels,
+        containerd,
+        agent_listen,
+        cgroup_root,
+        max_pods,
+        container_log_max_size,
+        container_log_max_files,
+        container_log_monitor_interval,
+        eviction_hard,
+        eviction_pressure_transition_period,
+        image_gc_high_threshold,
+        image_gc_low_threshold,
+        minimum_image_ttl_duration,
+    } = flags.clone();
+    let images = gantry_node_agent::ImagePolicy {
+        high_percent: image_gc_high_threshold,
+        low_percent: image_gc_low_threshold.min(image_gc_high_threshold),
+        age_min: minimum_image_ttl_duration,
+    };
+    let mut pressure = gantry_node_agent::PressurePolicy {
+        transition: eviction_pressure_transition_period,
+        images,
+        ..Default::default()
+    };
+    if let Some(Thresholds(thresholds)) = eviction_hard {
+        pressure.thresholds = thresholds;
+    }
+    let logs = gantry_node_agent::LogPolicy {
+        bytes_max: u64::try_from(container_log_max_size).ok(),
+        files_max: usize::try_from(container_log_max_files).unwrap_or(usize::MAX),
+        // A log that was put aside is named after the second.
+        look_every: container_log_monitor_interval.max(Duration::from_secs(1)),
+    };
     gantry_node_agent::Options {
         node_name,
         data_dir,
@@ -111,6 +145,8 @@ pub fn agent_options(
         node_ip,
         labels: node_labels.into_iter().collect(),
         max_pods,
+        logs,
+        pressure,
         ..Default::default()
     }
 }
@@ -122,6 +158,21 @@ pub fn outward_ip() -> Option<std::net::IpAddr> {
     // An address that documentation reserves: a route to it is the default route.
     socket.connect("192.0.2.1:9").ok()?;
     Some(socket.local_addr().ok()?.ip())
+}
+
+/// When pods are evicted.
+#[derive(Clone, Debug)]
+pub struct Thresholds(Vec<gantry_node_agent::pressure::plan::Threshold>);
+
+/// Parses thresholds of evictions.
+pub fn thresholds(text: &str) -> Result<Thresholds, String> {
+    gantry_node_agent::parse_thresholds(text).map(Thresholds)
+}
+
+/// Parses an amount of bytes such as `10Mi`.
+pub fn bytes(text: &str) -> Result<i64, String> {
+    let quantity = gantry_api::quantity::Quantity::parse(text);
+    quantity.map(|quantity| quantity.value()).map_err(|error| format!("`{text}` is not an amount of bytes: {error}"))
 }
 
 /// Parses `90`, `90s`, `500ms`, `2m`, `1h` or a sum such as `1m30s`.

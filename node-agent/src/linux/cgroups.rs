@@ -64,15 +64,15 @@ pub enum CgroupError {
 
 /// A mounted cgroup file system.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Hierarchy {
-    mount: PathBuf,
+pub(super) struct Hierarchy {
+    pub(super) mount: PathBuf,
     /// Empty for v2, else the mount's options: controllers among others.
-    v1_options: Vec<String>,
-    v2: bool,
+    pub(super) v1_options: Vec<String>,
+    pub(super) v2: bool,
 }
 
 impl Hierarchy {
-    fn has_v1(&self, controller: &str) -> bool {
+    pub(super) fn has_v1(&self, controller: &str) -> bool {
         self.v1_options.iter().any(|option| option == controller)
     }
 }
@@ -149,7 +149,7 @@ pub fn has_hugetlb() -> bool {
     })
 }
 
-fn mounted() -> Result<Vec<Hierarchy>, CgroupError> {
+pub(super) fn mounted() -> Result<Vec<Hierarchy>, CgroupError> {
     let text = fs::read_to_string("/proc/self/mountinfo").map_err(CgroupError::Mounts)?;
     Ok(hierarchies(&text))
 }
@@ -182,7 +182,7 @@ fn hierarchies(mountinfo: &str) -> Vec<Hierarchy> {
 
 /// The cgroup's path below a mount. Anything but a plain absolute path is refused, because
 /// what this names gets removed.
-fn relative(cgroup: &str) -> Result<PathBuf, CgroupError> {
+pub(super) fn relative(cgroup: &str) -> Result<PathBuf, CgroupError> {
     let wrong = || CgroupError::Name(cgroup.to_owned());
     let inner = Path::new(cgroup).strip_prefix("/").map_err(|_| wrong())?;
     let plain = inner.components().all(|part| matches!(part, Component::Normal(_)));

@@ -3,3 +3,4 @@
 pub mod cgroups;
 pub mod netlink;
 pub mod services;
+pub mod usage;

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::path::Path;
 
 use crate::pods::resources::Amounts;
+use crate::runtime::{InterfaceUsage, Usage};
 
 /// Kept back from pods for the machine itself, as the kubelet's eviction threshold does.
 const MEMORY_RESERVED: i64 = 100 << 20;
@@ -37,10 +38,6 @@ pub struct Machine {
 pub struct Load {
     /// Bytes of memory that can still be had, if known.
     pub memory_available: Option<i64>,
-    /// Bytes left on the data directory's file system, if known.
-    pub storage_available: Option<i64>,
-    /// Free inodes there and how many there are, if known.
-    pub inodes: Option<(u64, u64)>,
     /// Processes and how many there may be, if known.
     pub pids: Option<(i64, i64)>,
 }
@@ -94,16 +91,24 @@ pub fn read(data_dir: &Path) -> Machine {
     machine
 }
 
+/// Reads what the whole machine uses, and what its interfaces have carried.
+pub fn usage() -> (Usage, Vec<InterfaceUsage>) {
+    system::usage()
+}
+
 /// Reads what is left.
-pub fn load(data_dir: &Path) -> Load {
-    system::load(data_dir)
+pub fn load() -> Load {
+    system::load()
 }
 
 #[cfg(target_os = "linux")]
 mod system {
     use std::path::Path;
 
-    use super::{Load, Machine};
+    use super::{InterfaceUsage, Load, Machine, Usage};
+
+    /// Nanoseconds of a tick in `/proc/stat`, whatever the kernel's own are.
+    const TICK_NS: u64 = 10_000_000;
 
     fn text(path: &str) -> String {
         std::fs::read_to_string(path).unwrap_or_default().trim().to_owned()
@@ -143,19 +148,44 @@ mod system {
         machine.boot_id = text("/proc/sys/kernel/random/boot_id");
     }
 
-    pub fn load(data_dir: &Path) -> Load {
-        let stat = rustix::fs::statvfs(data_dir).ok();
+    pub fn usage() -> (Usage, Vec<InterfaceUsage>) {
+        let stat = text("/proc/stat");
+        let cpu = stat.lines().next().and_then(|line| line.strip_prefix("cpu ")).unwrap_or_default();
+        let ticks: Vec<u64> = cpu.split_whitespace().filter_map(|field| field.parse().ok()).collect();
+        let spent = |fields: &[usize]| fields.iter().filter_map(|field| ticks.get(*field)).sum::<u64>() * TICK_NS;
+        // user, nice, system, idle, iowait, irq, softirq, steal
+        let (user, system) = (spent(&[0, 1]), spent(&[2, 5, 6]));
+        let vmstat = text("/proc/vmstat");
+        let faults = |name: &str| {
+            let line = vmstat.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+            line.and_then(|value| value.parse().ok()).unwrap_or(0)
+        };
+        let of = |name: &str| meminfo(name).and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0);
+        let memory_bytes = of("MemTotal").saturating_sub(of("MemFree"));
+        let running = text("/proc/loadavg");
+        let processes = running.split(' ').nth(3).and_then(|part| part.split('/').nth(1)?.parse().ok());
+        let usage = Usage {
+            cpu_ns: user + system,
+            cpu_user_ns: user,
+            cpu_system_ns: system,
+            memory_bytes,
+            working_set_bytes: memory_bytes.saturating_sub(of("Inactive(file)")),
+            rss_bytes: of("AnonPages"),
+            cache_bytes: of("Cached"),
+            swap_bytes: of("SwapTotal").saturating_sub(of("SwapFree")),
+            page_faults: faults("pgfault"),
+            major_page_faults: faults("pgmajfault"),
+            processes: processes.unwrap_or(0),
+            ..Usage::default()
+        };
+        (usage, crate::linux::usage::own_interfaces())
+    }
+
+    pub fn load() -> Load {
         let loadavg = text("/proc/loadavg");
         let pids = loadavg.split(' ').nth(3).and_then(|part| part.split('/').nth(1)?.parse().ok());
         let pid_max = text("/proc/sys/kernel/pid_max").parse().ok();
-        Load {
-            memory_available: meminfo("MemAvailable"),
-            storage_available: stat
-                .as_ref()
-                .map(|stat| i64::try_from(stat.f_bavail.saturating_mul(stat.f_frsize)).unwrap_or(i64::MAX)),
-            inodes: stat.filter(|stat| stat.f_files > 0).map(|stat| (stat.f_favail, stat.f_files)),
-            pids: pids.zip(pid_max),
-        }
+        Load { memory_available: meminfo("MemAvailable"), pids: pids.zip(pid_max) }
     }
 }
 
@@ -163,13 +193,17 @@ mod system {
 mod system {
     use std::path::Path;
 
-    use super::{Load, Machine};
+    use super::{InterfaceUsage, Load, Machine, Usage};
 
     pub fn fill(machine: &mut Machine, _data_dir: &Path) {
         machine.os_image = std::env::consts::OS.to_owned();
     }
 
-    pub fn load(_data_dir: &Path) -> Load {
+    pub fn usage() -> (Usage, Vec<InterfaceUsage>) {
+        Default::default()
+    }
+
+    pub fn load() -> Load {
         Load::default()
     }
 }

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::pods::events::{Kind, Recorder};
+use crate::pressure::Pressure;
 use crate::runtime::{ImageRecord, Runtime, RuntimeVersion};
 use machine::Machine;
 
@@ -50,10 +50,16 @@ pub struct Settings {
     pub port: u16,
     /// How many pods it takes.
     pub max_pods: u32,
-    /// Whose file system is watched.
-    pub data_dir: PathBuf,
     /// The machine.
     pub machine: Machine,
+}
+
+/// Whom the keeper tells what it learns.
+pub struct Told {
+    /// Of the Node.
+    pub node: watch::Sender<SharedNode>,
+    /// Of its pods' addresses.
+    pub pod_cidrs: watch::Sender<Vec<String>>,
 }
 
 /// Keeps the Node.
@@ -64,6 +70,7 @@ pub struct Keeper {
     settings: Settings,
     shared: watch::Sender<SharedNode>,
     pod_cidrs: watch::Sender<Vec<String>>,
+    pressure: watch::Receiver<Pressure>,
     version: Option<RuntimeVersion>,
     images: Vec<ImageRecord>,
     images_at: Option<Instant>,
@@ -73,15 +80,16 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// A keeper that tells of the Node through `shared`, and of its pods' addresses through `pod_cidrs`.
+    /// A keeper of a node that has the conditions of `pressure`.
     pub fn new(
         client: Client,
         runtime: Arc<dyn Runtime>,
         events: Recorder,
         settings: Settings,
-        shared: watch::Sender<SharedNode>,
-        pod_cidrs: watch::Sender<Vec<String>>,
+        told: Told,
+        pressure: watch::Receiver<Pressure>,
     ) -> Self {
+        let Told { node: shared, pod_cidrs } = told;
         Self {
             client,
             runtime,
@@ -89,6 +97,7 @@ impl Keeper {
             settings,
             shared,
             pod_cidrs,
+            pressure,
             version: None,
             images: Vec::new(),
             images_at: None,
@@ -219,6 +228,7 @@ impl Keeper {
             loop {
                 let event = tokio::select! {
                     () = tokio::time::sleep_until(deadline) => break,
+                    Ok(()) = self.pressure.changed() => break,
                     event = nodes.next() => event,
                 };
                 match event {
@@ -263,13 +273,14 @@ impl Keeper {
             self.images_at = Some(Instant::now());
         }
         let runtime = self.runtime.status().await.map_err(|error| error.to_string());
+        let pressure = self.pressure.borrow_and_update().clone();
         status::compute(&status::Sources {
             name: &self.settings.name,
             ips: &self.settings.ips,
             port: self.settings.port,
             max_pods: self.settings.max_pods,
             machine: &self.settings.machine,
-            load: machine::load(&self.settings.data_dir),
+            pressure: &pressure,
             version: self.version.as_ref(),
             runtime: &runtime,
             images: &self.images,

@@ -10,18 +10,16 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::machine::{Load, Machine};
+use super::machine::Machine;
 use crate::pods::resources::Amounts;
+use crate::pressure::Pressure;
+use crate::pressure::plan::Condition;
 use crate::runtime::{ImageRecord, RuntimeStatus, RuntimeVersion};
 
 /// The version of Kubernetes whose node behaviour this is.
 pub const KUBELET_VERSION: &str = concat!("v1.35.0+gantry-", env!("CARGO_PKG_VERSION"));
 /// How many images a Node names.
 const IMAGES_MAX: usize = 50;
-/// A machine with less memory left than this is under pressure.
-const MEMORY_LOW: i64 = 100 << 20;
-/// So is one with less than a tenth of its disk, unless that tenth is more than this.
-const STORAGE_LOW_MAX: i64 = 5 << 30;
 
 /// What the status is made from.
 #[derive(Clone)]
@@ -36,8 +34,8 @@ pub struct Sources<'a> {
     pub max_pods: u32,
     /// The machine.
     pub machine: &'a Machine,
-    /// What is left of it.
-    pub load: Load,
+    /// What it is short of.
+    pub pressure: &'a Pressure,
     /// The runtime's name and version, if it answered.
     pub version: Option<&'a RuntimeVersion>,
     /// The runtime's state, or why it did not say.
@@ -119,32 +117,24 @@ fn images(records: &[ImageRecord]) -> Vec<ContainerImage> {
 }
 
 fn conditions(from: &Sources<'_>) -> Vec<NodeCondition> {
-    let load = from.load;
-    let low_memory = load.memory_available.is_some_and(|left| left < MEMORY_LOW);
-    let threshold = (from.machine.storage_bytes / 10).min(STORAGE_LOW_MAX);
-    let low_storage = load.storage_available.is_some_and(|left| left < threshold)
-        || load.inodes.is_some_and(|(free, all)| free < all / 20);
-    let low_pids = load.pids.is_some_and(|(used, max)| max - used < max / 100);
-    let pressure = |kind, is, bad: (&str, &str), good: (&str, &str)| {
+    let pressure = |kind: Condition, bad: (&str, &str), good: (&str, &str)| {
+        let is = from.pressure.contains(&kind);
         let (reason, message) = if is { bad } else { good };
-        condition(from, kind, is, reason, message.to_owned())
+        condition(from, kind.name(), is, reason, message.to_owned())
     };
     vec![
         pressure(
-            "MemoryPressure",
-            low_memory,
+            Condition::MemoryPressure,
             ("KubeletHasInsufficientMemory", "kubelet has insufficient memory available"),
             ("KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
         ),
         pressure(
-            "DiskPressure",
-            low_storage,
+            Condition::DiskPressure,
             ("KubeletHasDiskPressure", "kubelet has disk pressure"),
             ("KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
         ),
         pressure(
-            "PIDPressure",
-            low_pids,
+            Condition::PidPressure,
             ("KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
             ("KubeletHasSufficientPID", "kubelet has sufficient PID available"),
         ),
@@ -212,14 +202,14 @@ mod tests {
         let good = Readiness { ready: true, reason: String::new(), message: String::new() };
         let bad = Readiness { ready: false, reason: "NetworkPluginNotReady".into(), message: "no CNI".into() };
         let machine = Machine { cpus: 2, memory_bytes: 4 << 30, storage_bytes: 100 << 30, ..Machine::default() };
-        let status_of = |runtime: Result<RuntimeStatus, String>, load: Load| {
+        let status_of = |runtime: Result<RuntimeStatus, String>, pressure: Pressure| {
             compute(&Sources {
                 name: "n",
                 ips: &[],
                 port: 10250,
                 max_pods: 110,
                 machine: &machine,
-                load,
+                pressure: &pressure,
                 version: None,
                 runtime: &runtime,
                 images: &[],
@@ -233,14 +223,14 @@ mod tests {
             (found.status.clone(), found.reason.clone().unwrap())
         };
         let ok = RuntimeStatus { runtime: good.clone(), network: good.clone() };
-        let status = status_of(Ok(ok.clone()), Load::default());
+        let status = status_of(Ok(ok.clone()), Pressure::new());
         assert_eq!(of(&status, "Ready"), ("True".into(), "KubeletReady".into()));
         assert_eq!(status.capacity.unwrap()["cpu"].0, "2");
         assert_eq!(status.allocatable.unwrap()["memory"].0, "4091904Ki");
-        let no_network = status_of(Ok(RuntimeStatus { runtime: good, network: bad }), Load::default());
+        let no_network = status_of(Ok(RuntimeStatus { runtime: good, network: bad }), Pressure::new());
         assert_eq!(of(&no_network, "Ready"), ("False".into(), "KubeletNotReady".into()));
-        assert_eq!(of(&status_of(Err("gone".into()), Load::default()), "Ready").0, "False");
-        let full = Load { storage_available: Some(1 << 30), ..Load::default() };
+        assert_eq!(of(&status_of(Err("gone".into()), Pressure::new()), "Ready").0, "False");
+        let full = Pressure::from([Condition::DiskPressure]);
         assert_eq!(of(&status_of(Ok(ok), full), "DiskPressure"), ("True".into(), "KubeletHasDiskPressure".into()));
     }
 }

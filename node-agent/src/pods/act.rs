@@ -259,6 +259,8 @@ impl Task {
         let hook = spec::container(&self.pod, &kill.name)
             .and_then(|container| container.spec.lifecycle.as_ref())
             .and_then(|lifecycle| lifecycle.pre_stop.clone());
+        let own = kill.grace_s.and_then(|seconds| u64::try_from(seconds).ok());
+        let grace = own.map_or(grace, Duration::from_secs);
         let mut left = grace;
         if let Some(hook) = hook {
             if let Err(error) = self.hook(&kill.name, &kill.id, &hook, grace).await {
@@ -290,7 +292,7 @@ impl Task {
             return Ok(());
         };
         let target = Target { container_id: id.to_owned(), ip: self.pod_ip(), spec: Arc::new(container.spec.clone()) };
-        match tokio::time::timeout(timeout, check::ask(&self.context, &target, &question, timeout)).await {
+        match tokio::time::timeout(timeout, check::tell(&self.context, &target, &question, timeout)).await {
             Ok(result) => result,
             Err(_) => Err(format!("timed out after {}", go_duration(timeout))),
         }
@@ -391,8 +393,11 @@ impl Task {
         }
         // Their logs go with them; those of the kept instances stay.
         let gone = self.record.containers.iter().filter(|container| containers.contains(&container.id));
-        for log in gone.filter_map(|container| container.log_path.as_ref()) {
-            let _ = tokio::fs::remove_file(log).await;
+        for log in gone.filter_map(|container| container.log_path.clone()) {
+            let removed = tokio::task::spawn_blocking(move || super::rotation::remove_all(&log)).await;
+            if let Ok(Err(error)) = removed {
+                warn!(%error, "cannot remove a container's log");
+            }
         }
         Vec::new()
     }

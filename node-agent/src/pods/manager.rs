@@ -14,11 +14,12 @@ use kube::Api;
 use kube::api::ObjectMeta;
 use kube::runtime::watcher::{self, Event};
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::Order;
 use super::admission;
 use super::config::{ANNOTATION_GRACE, cgroup_parent};
 use super::context::Context;
@@ -27,6 +28,7 @@ use super::memory::Waiting;
 use super::resources::pod_requests;
 use super::worker::{Inbox, Wanted, Worker};
 use super::{resize, spec};
+use crate::pressure::{Pressure, plan};
 use crate::runtime::{PodRecord, RuntimeEvent};
 
 /// How often everything is listed, in case an event was lost.
@@ -34,9 +36,16 @@ const RELIST_EVERY: Duration = Duration::from_secs(45);
 /// How soon a failed watch or list is tried again.
 const RETRY: Duration = Duration::from_millis(500);
 
+/// Orders that may wait: the node sends one at a time, or one to each pod when it goes down.
+const ORDERS_LEN: usize = 256;
+
+/// An order, and the UID of the pod that it is for.
+pub type Addressed = (String, Order);
+
 struct Handle {
     wanted: watch::Sender<Wanted>,
     changed: Arc<Notify>,
+    order: watch::Sender<Option<Order>>,
 }
 
 /// Keeps the workers.
@@ -49,12 +58,21 @@ pub struct Manager {
     seen: HashMap<String, u64>,
     listed: bool,
     initial: Vec<Pod>,
+    /// A sender to hand out, and where what is sent arrives.
+    orders: (mpsc::Sender<Addressed>, mpsc::Receiver<Addressed>),
+    /// The conditions because of which pods are not taken.
+    pressure: watch::Receiver<Pressure>,
     shutdown: CancellationToken,
 }
 
 impl Manager {
-    /// A manager without workers. `node` is the Node object as the API has it.
-    pub fn new(context: Arc<Context>, node: watch::Receiver<Option<Arc<Node>>>, shutdown: CancellationToken) -> Self {
+    /// A manager without workers. `node` is the Node object as the API has it, `pressure` what it is short of.
+    pub fn new(
+        context: Arc<Context>,
+        node: watch::Receiver<Option<Arc<Node>>>,
+        pressure: watch::Receiver<Pressure>,
+        shutdown: CancellationToken,
+    ) -> Self {
         Self {
             context,
             node,
@@ -63,8 +81,15 @@ impl Manager {
             seen: HashMap::new(),
             listed: false,
             initial: Vec::new(),
+            orders: mpsc::channel(ORDERS_LEN),
+            pressure,
             shutdown,
         }
+    }
+
+    /// Where to send what the node wants of a pod, by its UID.
+    pub fn orders(&self) -> mpsc::Sender<Addressed> {
+        self.orders.0.clone()
     }
 
     /// Runs until shutdown; `synced` is called when the API's pods and the runtime's are first known.
@@ -101,6 +126,11 @@ impl Manager {
                     Ok(RuntimeEvent::Relist) | Err(RecvError::Lagged(_)) => self.relist().await,
                     Err(RecvError::Closed) => tokio::time::sleep(RETRY).await,
                 },
+                Some((uid, order)) = self.orders.1.recv() => {
+                    if let Some(worker) = self.workers.get(&uid) {
+                        worker.order.send_replace(Some(order));
+                    }
+                }
                 _ = relist.tick() => self.relist().await,
                 Some(ended) = self.tasks.join_next() => match ended {
                     Ok(uid) => self.ended(&uid),
@@ -186,8 +216,11 @@ impl Manager {
         }
         let used = self.context.ledger.used();
         let node = self.node.borrow().clone();
-        let refused = admission::refuse(pod, node.as_deref(), &self.context.allocatable, &used)?;
+        let short = plan::refuse(pod, &self.pressure.borrow());
+        let short = short.map(|why| Waiting { reason: "Evicted".into(), message: format!("Pod was rejected: {why}") });
+        let refused = short.or_else(|| admission::refuse(pod, node.as_deref(), &self.context.allocatable, &used))?;
         let reason = match refused.reason.as_str() {
+            "Evicted" => "Evicted",
             "NodeAffinity" => "NodeAffinity",
             "OutOfcpu" => "OutOfcpu",
             "OutOfmemory" => "OutOfmemory",
@@ -202,8 +235,9 @@ impl Manager {
     fn start(&mut self, uid: String, wanted: Wanted, rejected: Option<Waiting>) {
         let (sender, receiver) = watch::channel(wanted);
         let changed = Arc::new(Notify::new());
-        let inbox = Inbox { wanted: receiver, changed: changed.clone() };
-        let handle = Handle { wanted: sender, changed };
+        let (order, ordered) = watch::channel(None);
+        let inbox = Inbox { wanted: receiver, changed: changed.clone(), order: ordered };
+        let handle = Handle { wanted: sender, changed, order };
         let worker = Worker::new(self.context.clone(), inbox, rejected);
         let (id, shutdown) = (uid.clone(), self.shutdown.child_token());
         self.tasks.spawn(async move {

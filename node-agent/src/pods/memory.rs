@@ -7,6 +7,7 @@ use jiff::Timestamp;
 
 use k8s_openapi::api::core::v1::ResourceRequirements;
 
+use super::Order;
 use super::backoff::{BackOff, RESTART_BASE, RESTART_MAX};
 use super::ledger::Short;
 
@@ -41,6 +42,8 @@ pub enum Volumes {
 pub struct Condemned {
     /// The message of the Killing event.
     pub message: String,
+    /// Seconds it gets to end, if not the pod's.
+    pub grace_s: Option<i64>,
 }
 
 /// A worker's memory.
@@ -82,6 +85,8 @@ pub struct Memory {
     pub short: Option<Short>,
     /// When a container last could not be given what it was granted, and why.
     pub resize_failed: Option<(Timestamp, String)>,
+    /// The node wants it to end.
+    pub order: Option<Order>,
     /// Volumes unmounted, cgroup gone.
     pub cleaned: bool,
     /// The last `DELETE` failed; when to try again.
@@ -110,6 +115,7 @@ impl Default for Memory {
             given: HashMap::new(),
             short: None,
             resize_failed: None,
+            order: None,
             cleaned: false,
             delete_retry_at: None,
         }

@@ -26,6 +26,7 @@ mod probes;
 mod publish;
 mod resize;
 pub mod resources;
+pub mod rotation;
 mod spec;
 mod start;
 mod status;
@@ -41,6 +42,19 @@ pub use ledger::Ledger;
 pub use manager::Manager;
 pub use objects::Objects;
 pub use volumes::Tokens;
+
+/// A word of the node to one of its pods: it has to go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Order {
+    /// The reason in its status, such as `Evicted`.
+    pub reason: String,
+    /// A sentence.
+    pub message: String,
+    /// Seconds that its containers get at most.
+    pub grace_s: i64,
+    /// Whether it is the node's doing, not the pod's own: then it has the condition DisruptionTarget.
+    pub disrupts: bool,
+}
 
 /// What the agent knows of one pod.
 #[derive(Clone, Debug)]

@@ -44,6 +44,8 @@ pub struct Kill {
     pub name: String,
     /// What the Killing event says; `None` is the usual "Stopping container".
     pub message: Option<String>,
+    /// Seconds it gets, if not the pod's.
+    pub grace_s: Option<i64>,
 }
 
 /// The next thing to do.
@@ -141,6 +143,7 @@ pub fn is_ending(seen: &Observed<'_>) -> bool {
         || seen.pod.metadata.deletion_timestamp.is_some()
         || seen.memory.rejected.is_some()
         || seen.memory.deadline_exceeded
+        || seen.memory.order.is_some()
         || matches!(phase, Some("Succeeded" | "Failed"))
         || has_run_its_course(seen.pod, seen.record)
 }
@@ -247,7 +250,7 @@ fn running(record: &PodRecord) -> impl Iterator<Item = &ContainerRecord> {
 }
 
 fn kill(container: &ContainerRecord, message: Option<String>) -> Kill {
-    Kill { id: container.id.clone(), name: container.name.clone(), message }
+    Kill { id: container.id.clone(), name: container.name.clone(), message, grace_s: None }
 }
 
 /// What runs and should not: in an older sandbox, an older instance of its name, of a name the spec does not have, or in
@@ -267,7 +270,8 @@ fn condemned(seen: &Observed<'_>, sandbox: &SandboxRecord) -> Vec<Kill> {
     let mut kills = Vec::new();
     for container in running(seen.record).filter(|container| container.sandbox_id == sandbox.id) {
         if let Some(condemned) = seen.memory.condemned.get(&container.id) {
-            kills.push(kill(container, Some(condemned.message.clone())));
+            let kill = kill(container, Some(condemned.message.clone()));
+            kills.push(Kill { grace_s: condemned.grace_s, ..kill });
             continue;
         }
         let Some(wanted) = spec::container(seen.pod, &container.name) else { continue };
@@ -484,7 +488,7 @@ fn plan_end(seen: &Observed<'_>, now: Timestamp) -> Plan {
     let alive: Vec<_> = running(seen.record).collect();
     if !alive.is_empty() {
         let (sidecars, containers) = split_sidecars(seen.pod, &alive);
-        return plan.then(Step::KillPod { containers, sidecars, grace_s: spec::grace_s(seen.pod) });
+        return plan.then(Step::KillPod { containers, sidecars, grace_s: grace_s(seen) });
     }
     let ready: Vec<_> = seen.record.sandboxes.iter().filter(|s| s.ready).map(|s| s.id.clone()).collect();
     if !ready.is_empty() {
@@ -508,6 +512,12 @@ fn plan_end(seen: &Observed<'_>, now: Timestamp) -> Plan {
         return plan.then(Step::Finalize);
     }
     plan
+}
+
+/// Seconds that all of the pod's containers get together.
+pub fn grace_s(seen: &Observed<'_>) -> i64 {
+    let own = spec::grace_s(seen.pod);
+    seen.memory.order.as_ref().map_or(own, |order| own.min(order.grace_s.max(1)))
 }
 
 fn split_sidecars(pod: &Pod, alive: &[&ContainerRecord]) -> (Vec<Kill>, Vec<Kill>) {

@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, Probe};
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::check::{self, Question, Target};
+use super::check::{self, Answer, Question, Target};
 use super::context::Context;
 use super::events::Kind as EventKind;
 use super::memory::{Condemned, Memory};
@@ -20,6 +20,9 @@ use crate::runtime::{ContainerState, PodRecord};
 
 /// Reports that may wait: each probe of a pod has at most one under way, and no pod has so many.
 const QUEUE_LEN: usize = 64;
+
+/// How often a question is put that could not be put, before the probe waits for its next turn.
+const TRIES: usize = 3;
 
 /// What a probe decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -57,6 +60,8 @@ pub struct Report {
     container: String,
     kind: Kind,
     ok: bool,
+    /// How long the container gets to end, if the probe says so itself.
+    grace_s: Option<i64>,
 }
 
 /// The probes of one pod.
@@ -164,7 +169,7 @@ pub fn apply(report: Report, memory: &mut Memory) {
         (kind @ (Kind::Startup | Kind::Liveness), false) => {
             let word = kind.name().to_lowercase();
             let message = format!("Container {} failed {word} probe, will be restarted", report.container);
-            memory.condemned.insert(report.container_id, Condemned { message });
+            memory.condemned.insert(report.container_id, Condemned { message, grace_s: report.grace_s });
         }
     }
 }
@@ -191,18 +196,13 @@ impl Prober {
         let wait = delay.duration_since(crate::clock::now());
         tokio::time::sleep(Duration::try_from(wait).unwrap_or_default()).await;
         let mut ticks = tokio::time::interval(seconds(self.probe.period_seconds, 10));
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         let timeout = seconds(self.probe.timeout_seconds, 1);
         let mut run: (bool, u64) = (true, 0);
         loop {
             ticks.tick().await;
-            let result = check::ask(&self.context, &self.target, &question, timeout).await;
-            let ok = result.is_ok();
-            if let Err(output) = result {
-                let message = format!("{} probe failed: {output}", self.kind.name());
-                let name = &self.target.spec.name;
-                self.context.events.container(&self.pod, name, EventKind::Warning, "Unhealthy", message);
-            }
+            // What could not be asked says nothing of the container, and does not count.
+            let Some(ok) = self.ask(&question, timeout).await else { continue };
             run = if run.0 == ok { (ok, run.1 + 1) } else { (ok, 1) };
             let threshold = match ok {
                 true => seconds(self.probe.success_threshold, 1),
@@ -217,6 +217,7 @@ impl Prober {
                 container: self.target.spec.name.clone(),
                 kind: self.kind,
                 ok,
+                grace_s: self.probe.termination_grace_period_seconds,
             };
             if self.reports.send(report).await.is_err()
                 || (self.kind != Kind::Readiness && !ok)
@@ -227,6 +228,31 @@ impl Prober {
         }
     }
 
+    /// Whether the container does well; none if that could not be found out.
+    async fn ask(&self, question: &Question, timeout: Duration) -> Option<bool> {
+        let (kind, name) = (self.kind.name(), &self.target.spec.name);
+        let tell = |reason, message| {
+            self.context.events.container(&self.pod, name, EventKind::Warning, reason, message);
+        };
+        let mut failed = String::new();
+        for _ in 0..TRIES {
+            match check::ask(&self.context, &self.target, question, timeout).await {
+                Ok(Answer::Good) => return Some(true),
+                Ok(Answer::Odd(output)) => {
+                    tell("ProbeWarning", format!("{kind} probe warning: {output}"));
+                    return Some(true);
+                }
+                Ok(Answer::Bad(output)) => {
+                    tell("Unhealthy", format!("{kind} probe failed: {output}"));
+                    return Some(false);
+                }
+                Err(error) => failed = error,
+            }
+        }
+        tell("Unhealthy", format!("{kind} probe errored and resulted in unknown state: {failed}"));
+        None
+    }
+
     fn question(&self) -> Option<Question> {
         if let Some(action) = &self.probe.exec {
             return Some(Question::Exec(action.clone()));
@@ -234,6 +260,9 @@ impl Prober {
         if let Some(action) = &self.probe.http_get {
             return Some(Question::Http(action.clone()));
         }
-        self.probe.tcp_socket.as_ref().map(|action| Question::Tcp(action.clone()))
+        if let Some(action) = &self.probe.tcp_socket {
+            return Some(Question::Tcp(action.clone()));
+        }
+        self.probe.grpc.as_ref().map(|action| Question::Grpc(action.clone()))
     }
 }

@@ -89,6 +89,10 @@ pub fn compute(from: &Sources<'_>) -> PodStatus {
         phase = if old == "Succeeded" { "Succeeded" } else { "Failed" };
         status.reason.clone_from(&from.old.reason);
         status.message.clone_from(&from.old.message);
+    } else if let Some(order) = &from.memory.order {
+        phase = "Failed";
+        status.reason = Some(order.reason.clone());
+        status.message = Some(order.message.clone());
     } else if from.memory.deadline_exceeded {
         phase = "Failed";
         status.reason = Some("DeadlineExceeded".into());
@@ -364,7 +368,12 @@ fn conditions(from: &Sources<'_>, status: &PodStatus, inits: &Statuses<'_>, apps
         false => Verdict { kind: "Ready", ..self::containers_ready("Ready", phase, inits, apps) },
     };
     let all = [to_start, initialized, ready, containers_ready, Verdict::yes("PodScheduled")];
-    all.into_iter().chain(resizing(from)).map(|verdict| condition(from, verdict)).collect()
+    let ordered = from.memory.order.as_ref().filter(|order| order.disrupts).map(|order| Verdict {
+        reason: Some("TerminationByKubelet"),
+        message: Some(order.message.clone()),
+        ..Verdict::yes("DisruptionTarget")
+    });
+    all.into_iter().chain(resizing(from)).chain(ordered).map(|verdict| condition(from, verdict)).collect()
 }
 
 /// What is told of resources that the pod is to get and does not have yet.

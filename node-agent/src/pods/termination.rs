@@ -1,6 +1,7 @@
 //! Reads what an ended container left as its last words.
 
 use std::path::Path;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 
@@ -16,6 +17,13 @@ const FILE_MAX: usize = 4096;
 const LOG_MAX: usize = 2048;
 /// Nor more lines of it.
 const LOG_LINES_MAX: usize = 80;
+
+/// A container that ended longer ago than this has all its lines in its log.
+const LOG_RECENT: jiff::SignedDuration = jiff::SignedDuration::from_secs(5);
+/// How long the last lines may take to be written.
+const LOG_SETTLE_MAX: Duration = Duration::from_millis(500);
+/// Looks at whether they are.
+const LOG_SETTLE_POLL: Duration = Duration::from_millis(50);
 
 /// Reads the messages of those containers whose message is not yet known.
 pub async fn read(record: &PodRecord, memory: &mut Memory, pod: &Pod, paths: &Paths) {
@@ -38,9 +46,26 @@ async fn message(container: &ContainerRecord, pod: &Pod, paths: &Paths) -> Strin
     if !text.is_empty() || fallback != Some("FallbackToLogsOnError") || container.exit_code == 0 {
         return text;
     }
-    match &container.log_path {
-        Some(log) => log_tail(&read_tail(log).await),
-        None => String::new(),
+    let Some(log) = &container.log_path else { return String::new() };
+    let recently = |at: jiff::Timestamp| crate::clock::now().duration_since(at) < LOG_RECENT;
+    if container.finished_at.is_none_or(recently) {
+        settled(log).await;
+    }
+    log_tail(&read_tail(log).await)
+}
+
+/// Waits until a log has something in it and does not grow, for a moment at most: the runtime may write the last lines after
+/// it has said that the container ended.
+async fn settled(log: &Path) {
+    let deadline = tokio::time::Instant::now() + LOG_SETTLE_MAX;
+    let mut before = None;
+    while tokio::time::Instant::now() < deadline {
+        let len = tokio::fs::metadata(log).await.map_or(0, |found| found.len());
+        if len > 0 && before == Some(len) {
+            return;
+        }
+        before = Some(len);
+        tokio::time::sleep(LOG_SETTLE_POLL).await;
     }
 }
 
@@ -84,6 +109,21 @@ fn log_tail(raw: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_last_lines_are_waited_for_but_not_for_long() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("0.log");
+        let (file, began) = (log.clone(), tokio::time::Instant::now());
+        let writing = tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(120)).await;
+            std::fs::write(&file, "line").unwrap();
+        });
+        settled(&log).await;
+        writing.await.unwrap();
+        assert!(log.exists() && began.elapsed() < LOG_SETTLE_MAX);
+        settled(&dir.path().join("none")).await;
+    }
 
     #[test]
     fn the_tail_of_a_log_is_its_text() {

@@ -26,7 +26,7 @@ use super::plan::{self, Observed, Plan, Step};
 use super::probes::{self, Probes};
 use super::resize::{self, Granted};
 use super::status::{self, Sources};
-use super::{PodEntry, publish, resources, spec, start, termination, volumes};
+use super::{Order, PodEntry, publish, resources, spec, start, termination, volumes};
 use crate::runtime::{ContainerState, PodRecord};
 
 /// How long a look is put off while a step runs: what the step itself changes need not be seen twice.
@@ -52,6 +52,8 @@ pub struct Inbox {
     pub wanted: watch::Receiver<Wanted>,
     /// Something of the pod changed in the runtime.
     pub changed: Arc<Notify>,
+    /// What the node wants of it.
+    pub order: watch::Receiver<Option<Order>>,
 }
 
 struct Running {
@@ -156,6 +158,14 @@ impl Worker {
                 (status, result) = optional(&mut patch) => {
                     patch = None;
                     patch_after = self.patched(status, result);
+                }
+                Ok(()) = self.inbox.order.changed() => {
+                    self.memory.order.clone_from(&self.inbox.order.borrow_and_update());
+                    // What is under way and no end is pointless now, and an end has to come sooner.
+                    if let Some(step) = &step {
+                        step.cancel.cancel();
+                    }
+                    look = true;
                 }
                 Ok(()) = self.freed.changed(), if matches!(self.memory.short, Some(Short::Deferred(_))) => look = true,
                 changed = self.inbox.wanted.changed() => {
@@ -304,7 +314,8 @@ impl Worker {
 
     fn begin(&mut self, step: Step) -> Running {
         let cancel = CancellationToken::new();
-        let grace_s = spec::grace_s(&self.wanted.pod);
+        let (pod, gone) = (&self.wanted.pod, self.wanted.gone);
+        let grace_s = plan::grace_s(&Observed { pod, gone, record: &self.record, memory: &self.memory });
         let is_kill = matches!(step, Step::KillPod { .. } | Step::Kill { .. });
         if let Step::MountVolumes = step {
             self.memory.refresh_at = volumes::next_refresh(&self.wanted.pod, crate::clock::now());
@@ -447,7 +458,7 @@ impl Worker {
                 memory.waiting.insert(name, waiting);
             }
             Change::Condemned { id, message } => {
-                memory.condemned.insert(id, super::memory::Condemned { message });
+                memory.condemned.insert(id, super::memory::Condemned { message, grace_s: None });
             }
             Change::NotPruned { containers } => memory.stuck.extend(containers),
             Change::Resized { id, resources } => {

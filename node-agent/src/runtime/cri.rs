@@ -11,12 +11,14 @@ mod errors;
 mod events;
 mod records;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use containerd_client::services::v1::ListImagesRequest;
+use containerd_client::services::v1::images_client::ImagesClient;
 use futures::future::{try_join, try_join_all};
 use k8s_cri::v1;
 use k8s_cri::v1::image_service_client::ImageServiceClient;
@@ -26,12 +28,14 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint, Uri};
 
 use self::errors::{Call, translate};
-use super::images::Importer;
+use super::images::{Importer, LABEL_ARCHIVE};
 use super::{
-    ContainerConfig, ContainerRecord, EVENT_QUEUE_LEN, ExecOutput, ExecRequest, ImageRecord, LABEL_POD_UID,
-    PodIdentity, PodRecord, Readiness, RegistryAuth, Resources, Result, Runtime, RuntimeError, RuntimeEvent,
+    ContainerConfig, ContainerRecord, EVENT_QUEUE_LEN, ExecOutput, ExecRequest, ImageRecord, ImageStore, LABEL_POD_UID,
+    PodIdentity, PodRecord, PodUsage, Readiness, RegistryAuth, Resources, Result, Runtime, RuntimeError, RuntimeEvent,
     RuntimeStatus, RuntimeVersion, SandboxConfig, StreamEndpoint, StreamOptions,
 };
+
+use crate::stats::disk::Taken;
 
 /// containerd's namespace for everything that CRI manages.
 const NAMESPACE: &str = "k8s.io";
@@ -106,6 +110,16 @@ impl CriRuntime {
     /// Imports images into this containerd.
     pub fn importer(&self) -> Importer {
         Importer::new(self.channel.clone(), self.options.snapshotter.clone(), self.options.temporary.clone())
+    }
+
+    /// Ids of the images that came from archives.
+    async fn archived_images(&self) -> Result<HashSet<String>> {
+        let (label, value) = LABEL_ARCHIVE;
+        let request = ListImagesRequest { filters: vec![format!("labels.\"{label}\"=={value}")] };
+        let mut client = ImagesClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_SIZE_MAX);
+        let found = client.list(namespaced(request)).await.map_err(|status| translate(Call::Image, &status))?;
+        // Among an image's names is the one that CRI calls it by.
+        Ok(found.into_inner().images.into_iter().map(|image| image.name).collect())
     }
 
     fn publish(&self, event: RuntimeEvent) {
@@ -517,7 +531,12 @@ impl Runtime for CriRuntime {
             .list_images(timed(READ_TIMEOUT, v1::ListImagesRequest::default()))
             .await
             .map_err(|status| translate(Call::Image, &status))?;
-        Ok(response.into_inner().images.into_iter().map(records::image_record).collect())
+        let mut images: Vec<_> = response.into_inner().images.into_iter().map(records::image_record).collect();
+        let archived = self.archived_images().await?;
+        for image in &mut images {
+            image.pinned |= archived.contains(&image.id);
+        }
+        Ok(images)
     }
 
     async fn pull_image(&self, reference: &str, auth: Option<&RegistryAuth>) -> Result<String> {
@@ -594,6 +613,45 @@ impl Runtime for CriRuntime {
             let _ = cgroup_root;
             Ok(Vec::new())
         }
+    }
+
+    async fn usage(&self, pods: &[(String, Vec<String>)]) -> Result<Vec<PodUsage>> {
+        #[cfg(target_os = "linux")]
+        {
+            // A container's cgroup is named after it, below its pod's.
+            let pods = pods.to_vec();
+            let read = move || pods.iter().map(|(cgroup, members)| crate::linux::usage::pod(cgroup, members)).collect();
+            tokio::task::spawn_blocking(read).await.map_err(|error| RuntimeError::Failed(error.to_string()))
+        }
+        #[cfg(not(target_os = "linux"))]
+        Ok(vec![PodUsage::default(); pods.len()])
+    }
+
+    async fn layers(&self) -> Result<HashMap<String, Taken>> {
+        let mut client = self.runtime.clone();
+        let request = timed(READ_TIMEOUT, v1::ListContainerStatsRequest { filter: None });
+        let answer = client.list_container_stats(request).await.map_err(|status| translate(Call::Other, &status))?;
+        let value = |number: Option<v1::UInt64Value>| number.map_or(0, |number| number.value);
+        let layer = |stats: v1::ContainerStats| {
+            let layer = stats.writable_layer?;
+            let taken = Taken { bytes: value(layer.used_bytes), inodes: value(layer.inodes_used) };
+            Some((stats.attributes?.id, taken))
+        };
+        Ok(answer.into_inner().stats.into_iter().filter_map(layer).collect())
+    }
+
+    async fn image_store(&self) -> Result<ImageStore> {
+        let mut client = self.image.clone();
+        let request = timed(READ_TIMEOUT, v1::ImageFsInfoRequest {});
+        let answer = client.image_fs_info(request).await.map_err(|status| translate(Call::Other, &status))?;
+        let found = answer.into_inner().image_filesystems.into_iter().next();
+        let found = found.ok_or_else(|| empty_answer("ImageFsInfo"))?;
+        let value = |number: Option<v1::UInt64Value>| number.map_or(0, |number| number.value);
+        Ok(ImageStore {
+            path: found.fs_id.map(|id| PathBuf::from(id.mountpoint)).unwrap_or_default(),
+            bytes: value(found.used_bytes),
+            inodes: value(found.inodes_used),
+        })
     }
 }
 

@@ -54,6 +54,9 @@ const NOTICE_TIME_MAX: Duration = Duration::from_secs(10);
 /// The label by which CRI knows its images.
 const LABEL_MANAGED: (&str, &str) = ("io.cri-containerd.image", "managed");
 
+/// The label of images that came from an archive: nobody could pull them again, so they are not removed to make room.
+pub(super) const LABEL_ARCHIVE: (&str, &str) = ("io.gantry.origin", "archive");
+
 /// Why an archive could not be imported.
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
@@ -186,6 +189,7 @@ impl Importer {
             }
             all.extend(image.names.iter().cloned());
             if self.is_listed(&image).await? {
+                self.label_image(&image.config.0.digest).await?;
                 continue;
             }
             let lease = self.take_lease().await?;
@@ -387,11 +391,11 @@ impl Importer {
 
     async fn name_image(&self, name: &str, image: &ArchivedImage) -> Result<(), ImportError> {
         let mut client = ImagesClient::new(self.channel.clone());
-        let (label, value) = LABEL_MANAGED;
+        let labels = [LABEL_MANAGED, LABEL_ARCHIVE].map(|(label, value)| (label.to_owned(), value.to_owned()));
         let target = &image.manifest.0;
         let image = Image {
             name: name.to_owned(),
-            labels: HashMap::from([(label.to_owned(), value.to_owned())]),
+            labels: HashMap::from(labels),
             target: Some(types::Descriptor {
                 media_type: target.media_type.clone(),
                 digest: target.digest.clone(),
@@ -409,6 +413,22 @@ impl Importer {
         let request = UpdateImageRequest { image: Some(image), ..Default::default() };
         client.update(namespaced(request)).await.map_err(|status| containerd("rename an image", status))?;
         Ok(())
+    }
+
+    /// Says of an image that was there already that it is in an archive too.
+    async fn label_image(&self, name: &str) -> Result<(), ImportError> {
+        let (label, value) = LABEL_ARCHIVE;
+        let labels = HashMap::from([(label.to_owned(), value.to_owned())]);
+        let request = UpdateImageRequest {
+            image: Some(Image { name: name.to_owned(), labels, ..Default::default() }),
+            update_mask: Some(prost_types::FieldMask { paths: vec![format!("labels.{label}")] }),
+            ..Default::default()
+        };
+        let mut client = ImagesClient::new(self.channel.clone());
+        match client.update(namespaced(request)).await {
+            Err(status) if status.code() != Code::NotFound => Err(containerd("label an image", status)),
+            _ => Ok(()),
+        }
     }
 
     /// Whether CRI knows the image under all its names.

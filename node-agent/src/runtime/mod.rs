@@ -6,7 +6,7 @@
 //!
 //! An implementation keeps no truth of its own: what it lists is what there is, also after a restart of the agent.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,6 +14,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use tokio::sync::broadcast;
+
+use crate::stats::disk::Taken;
 
 #[cfg(target_os = "linux")]
 pub mod cni;
@@ -513,6 +515,86 @@ pub struct StreamEndpoint {
     pub url: String,
 }
 
+/// What a cgroup's processes have used since it was made, and use now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Processor time in nanoseconds.
+    pub cpu_ns: u64,
+    /// What of it was spent in programs.
+    pub cpu_user_ns: u64,
+    /// What of it was spent in the kernel.
+    pub cpu_system_ns: u64,
+    /// Periods in which processor time was limited.
+    pub cpu_periods: u64,
+    /// Those of them in which the limit was reached.
+    pub cpu_periods_throttled: u64,
+    /// How long processes were held back.
+    pub cpu_throttled_ns: u64,
+    /// Memory, caches included.
+    pub memory_bytes: u64,
+    /// What of it cannot be had back easily.
+    pub working_set_bytes: u64,
+    /// What of it is no cache.
+    pub rss_bytes: u64,
+    /// What of it is cache.
+    pub cache_bytes: u64,
+    /// Swap.
+    pub swap_bytes: u64,
+    /// The limit of memory, if there is one.
+    pub memory_limit_bytes: Option<u64>,
+    /// Page faults.
+    pub page_faults: u64,
+    /// Those that a disk was asked for.
+    pub major_page_faults: u64,
+    /// Processes and threads that exist.
+    pub processes: u64,
+}
+
+/// What a network interface has carried.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct InterfaceUsage {
+    /// Such as `eth0`.
+    pub name: String,
+    /// Bytes that came in.
+    pub rx_bytes: u64,
+    /// Packets that came in.
+    pub rx_packets: u64,
+    /// What came in damaged.
+    pub rx_errors: u64,
+    /// What came in and was thrown away.
+    pub rx_dropped: u64,
+    /// Bytes that went out.
+    pub tx_bytes: u64,
+    /// Packets that went out.
+    pub tx_packets: u64,
+    /// What could not be sent.
+    pub tx_errors: u64,
+    /// What was thrown away instead of sent.
+    pub tx_dropped: u64,
+}
+
+/// What a pod has used.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PodUsage {
+    /// All of it.
+    pub pod: Usage,
+    /// Its sandbox and containers, by the runtime's id; what has ended is not in it.
+    pub members: HashMap<String, Usage>,
+    /// Its network's interfaces but the loopback.
+    pub interfaces: Vec<InterfaceUsage>,
+}
+
+/// Where images are kept and what they take up there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ImageStore {
+    /// A folder on their file system.
+    pub path: PathBuf,
+    /// Bytes taken up.
+    pub bytes: u64,
+    /// Inodes taken up.
+    pub inodes: u64,
+}
+
 /// A container runtime. All calls may be cancelled by dropping them; all are idempotent where it says so.
 #[async_trait]
 pub trait Runtime: Send + Sync + 'static {
@@ -608,4 +690,13 @@ pub trait Runtime: Send + Sync + 'static {
 
     /// UIDs of the pods that have a parent cgroup below `cgroup_root` (leftovers included).
     async fn pod_cgroups(&self, cgroup_root: &str) -> Result<Vec<String>>;
+
+    /// What pods have used: for each of `pods`, its parent cgroup and the ids of its sandbox and containers, one answer.
+    async fn usage(&self, pods: &[(String, Vec<String>)]) -> Result<Vec<PodUsage>>;
+
+    /// What containers have written into their own layer, by id.
+    async fn layers(&self) -> Result<HashMap<String, Taken>>;
+
+    /// Where images are kept.
+    async fn image_store(&self) -> Result<ImageStore>;
 }

@@ -15,10 +15,11 @@ use tokio::sync::broadcast;
 
 use super::{
     ContainerConfig, ContainerRecord, ContainerState, EVENT_QUEUE_LEN, ExecOutput, ExecRequest, ImageRecord,
-    PodIdentity, PodRecord, Readiness, RegistryAuth, Resources, Result, Runtime, RuntimeError, RuntimeEvent,
-    RuntimeStatus, RuntimeVersion, SandboxConfig, SandboxRecord, StreamEndpoint, StreamOptions,
+    ImageStore, PodIdentity, PodRecord, PodUsage, Readiness, RegistryAuth, Resources, Result, Runtime, RuntimeError,
+    RuntimeEvent, RuntimeStatus, RuntimeVersion, SandboxConfig, SandboxRecord, StreamEndpoint, StreamOptions, Usage,
 };
 use crate::clock;
+use crate::stats::disk::Taken;
 
 /// What goes wrong with a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +81,10 @@ struct State {
     /// What containers were given after they were made.
     updated: HashMap<String, Resources>,
     pod_cidrs: Vec<String>,
+    /// What pods use, by their cgroup.
+    usages: HashMap<String, Usage>,
+    /// What containers have written, by id.
+    layers: HashMap<String, Taken>,
     happenings: Vec<Happening>,
 }
 
@@ -136,6 +141,16 @@ impl Simulated {
     /// What a container was given after it was made.
     pub fn given(&self, container_id: &str) -> Option<Resources> {
         self.state().updated.get(container_id).cloned()
+    }
+
+    /// Makes the pod with this cgroup use so much.
+    pub fn set_usage(&self, cgroup: &str, usage: Usage) {
+        self.state().usages.insert(cgroup.to_owned(), usage);
+    }
+
+    /// Makes a container have written so much.
+    pub fn set_layer(&self, container_id: &str, taken: Taken) {
+        self.state().layers.insert(container_id.to_owned(), taken);
     }
 
     /// Whether nothing is left, not even a cgroup.
@@ -535,5 +550,25 @@ impl Runtime for Simulated {
         let state = self.state();
         let prefix = format!("{cgroup_root}/pod");
         Ok(state.cgroups.keys().filter_map(|name| name.strip_prefix(&prefix)).map(str::to_owned).collect())
+    }
+
+    async fn usage(&self, pods: &[(String, Vec<String>)]) -> Result<Vec<PodUsage>> {
+        let state = self.state();
+        let of = |(cgroup, members): &(String, Vec<String>)| {
+            let pod = state.usages.get(cgroup).copied().unwrap_or_default();
+            // Who uses what is not simulated: all of it is the first container's.
+            let member = |(index, id): (usize, &String)| (id.clone(), if index == 1 { pod } else { Usage::default() });
+            PodUsage { pod, members: members.iter().enumerate().map(member).collect(), interfaces: Vec::new() }
+        };
+        Ok(pods.iter().map(of).collect())
+    }
+
+    async fn layers(&self) -> Result<HashMap<String, Taken>> {
+        Ok(self.state().layers.clone())
+    }
+
+    async fn image_store(&self) -> Result<ImageStore> {
+        let bytes = self.state().images.values().map(|image| image.size_bytes).sum();
+        Ok(ImageStore { path: "/".into(), bytes, inodes: 0 })
     }
 }

@@ -24,6 +24,8 @@ const LINE_LEN_MAX: usize = 256 << 10;
 const HEAD_LEN_MAX: usize = 96;
 /// First and longest pause between looks at a file that does not grow.
 const POLL_DELAY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(200));
+/// How long a runtime may still write into a log that was rotated, after it has made the new one.
+const ROTATION_SETTLE: Duration = Duration::from_millis(200);
 
 /// What is asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -246,7 +248,27 @@ pub(super) trait Writer: Send {
     fn is_running(&mut self) -> impl Future<Output = bool> + Send;
 }
 
-/// Sends the log to `out`. When following, `writer` is asked at the file's end whether to wait.
+/// Whether another file has taken this one's place.
+async fn is_replaced(path: &Path, file: &File) -> bool {
+    match (tokio::fs::metadata(path).await, file.metadata().await) {
+        (Ok(there), Ok(ours)) => identity(&there) != identity(&ours),
+        _ => false,
+    }
+}
+
+#[cfg(unix)]
+fn identity(file: &std::fs::Metadata) -> (u64, u64) {
+    use std::os::unix::fs::MetadataExt as _;
+    (file.dev(), file.ino())
+}
+
+#[cfg(not(unix))]
+fn identity(file: &std::fs::Metadata) -> Option<std::time::SystemTime> {
+    file.created().ok()
+}
+
+/// Sends the log to `out`. When following, `writer` is asked at the file's end whether to wait, and a log that was rotated
+/// is read to its end before the one that took its place.
 pub(super) async fn stream(
     path: &Path,
     options: &LogOptions,
@@ -265,22 +287,31 @@ pub(super) async fn stream(
     let mut pending = Vec::new();
     let mut delay = POLL_DELAY.0;
     let mut ended = !options.follow;
+    let mut rotated = false;
     loop {
         let mut buffer = vec![0; READ_LEN];
         let len = file.read(&mut buffer).await?;
         pending.extend_from_slice(&buffer[..len]);
-        let used = take_lines(&pending, &mut filter, ended && len == 0);
+        let used = take_lines(&pending, &mut filter, (ended || rotated) && len == 0);
         pending.drain(..used);
         let full = filter.is_full();
         let due = len == 0 || full || filter.out.len() >= PIECE_LEN;
         if due && !filter.out.is_empty() && out.send(Ok(filter.take())).await.is_err() {
             return Ok(());
         }
-        if full || (len == 0 && ended) {
+        if full {
             return Ok(());
         }
         if len > 0 {
             delay = POLL_DELAY.0;
+        } else if rotated {
+            file = File::open(path).await?.take(u64::MAX);
+            rotated = false;
+        } else if options.follow && is_replaced(path, file.get_ref()).await {
+            rotated = true;
+            tokio::time::sleep(ROTATION_SETTLE).await;
+        } else if ended {
+            return Ok(());
         } else if writer.is_running().await {
             tokio::select! {
                 () = out.closed() => return Ok(()),
@@ -447,6 +478,45 @@ mod tests {
         std::io::Write::write_all(&mut log, b"lf\n").unwrap();
         assert_eq!(receiver.recv().await.unwrap().unwrap(), "half\n");
         std::io::Write::write_all(&mut log, b"2026-11-22T10:00:00Z stdout F last\n").unwrap();
+        running.store(false, std::sync::atomic::Ordering::SeqCst);
+        assert_eq!(receiver.recv().await.unwrap().unwrap(), "last\n");
+        assert!(receiver.recv().await.is_none());
+        reading.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn following_goes_on_in_the_file_that_took_a_rotated_ones_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("0.log");
+        let line = |text: &str| format!("2026-11-22T10:00:00Z stdout F {text}\n");
+        std::fs::write(&path, line("one")).unwrap();
+        let (sender, mut receiver) = mpsc::channel(1);
+        let running = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
+        let (asked, file) = (running.clone(), path.clone());
+        let reading = tokio::spawn(async move {
+            let options = LogOptions { follow: true, ..Default::default() };
+            stream(&file, &options, asked, sender).await
+        });
+        assert_eq!(receiver.recv().await.unwrap().unwrap(), "one\n");
+        for round in 0..3 {
+            let aside = folder.path().join(format!("0.log.{round}"));
+            std::fs::rename(&path, &aside).unwrap();
+            // Written before the runtime lets go of the old file, with and without a new one.
+            let mut old = std::fs::File::options().append(true).open(&aside).unwrap();
+            std::io::Write::write_all(&mut old, line("late").as_bytes()).unwrap();
+            std::fs::write(&path, "").unwrap();
+            std::io::Write::write_all(&mut old, line("later").as_bytes()).unwrap();
+            let mut new = std::fs::File::options().append(true).open(&path).unwrap();
+            std::io::Write::write_all(&mut new, line("new").as_bytes()).unwrap();
+            let mut text = String::new();
+            while !text.ends_with("new\n") {
+                text += std::str::from_utf8(&receiver.recv().await.unwrap().unwrap()).unwrap();
+            }
+            assert_eq!(text, "late\nlater\nnew\n");
+        }
+        // What is written after the last rotation is not lost to the container's end.
+        std::fs::rename(&path, folder.path().join("0.log.3")).unwrap();
+        std::fs::write(&path, line("last")).unwrap();
         running.store(false, std::sync::atomic::Ordering::SeqCst);
         assert_eq!(receiver.recv().await.unwrap().unwrap(), "last\n");
         assert!(receiver.recv().await.is_none());

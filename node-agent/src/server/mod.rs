@@ -1,4 +1,4 @@
-//! The node's HTTPS API, the kubelet's: logs, exec, attach, port-forward.
+//! The node's HTTPS API, the kubelet's: logs, exec, attach, port-forward, what pods use.
 //!
 //! ```text
 //! API server ── client certificate ──▶ tls ──▶ routes ─┬─▶ logs: the files that CRI writes
@@ -34,7 +34,8 @@ use tower::ServiceExt;
 
 use crate::pods::PodDirectory;
 use crate::runtime::Runtime;
-use crate::{Paths, ServingIdentity};
+use crate::stats::Collector;
+use crate::{Metrics, Paths, ServingIdentity};
 
 /// Connections at the same time. Each is a log or a session of somebody; a thousand people
 /// on one node are an attack.
@@ -53,6 +54,10 @@ pub struct ServerContext {
     pub pods: PodDirectory,
     /// The data directory.
     pub paths: Paths,
+    /// What pods use.
+    pub stats: Arc<Collector>,
+    /// What the agent counts.
+    pub metrics: Metrics,
 }
 
 /// Why it cannot serve.

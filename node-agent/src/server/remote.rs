@@ -8,9 +8,11 @@
 //! containerd's own WebSocket server knows no version 5, and version 4 cannot close standard
 //! input, which `kubectl exec -i` and `kubectl cp` depend on; SPDY can.
 
+use std::borrow::Cow;
 use std::io;
 use std::time::Duration;
 
+use base64::Engine as _;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt, StreamExt};
@@ -25,8 +27,56 @@ use super::spdy::{Frame, Receiver, Sender};
 use super::websocket::Socket;
 use crate::runtime::StreamOptions;
 
-/// The versions that are spoken. 5 is 4 with channel 255.
-pub(super) const PROTOCOLS: [&str; 2] = ["v5.channel.k8s.io", "v4.channel.k8s.io"];
+/// The versions that are spoken. 5 is 4 with channel 255; the oldest say how it ended in words, and only if it ended badly.
+pub(super) const PROTOCOLS: [&str; 5] =
+    ["v5.channel.k8s.io", "v4.channel.k8s.io", "v4.base64.channel.k8s.io", "channel.k8s.io", "base64.channel.k8s.io"];
+
+/// How a version puts messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Dialect {
+    /// As text: the channel's digit, and its bytes in base64.
+    base64: bool,
+    /// Whether the end is told as a Status.
+    status: bool,
+}
+
+impl Dialect {
+    /// Of a version; the empty one is the oldest.
+    fn of(protocol: &str) -> Self {
+        Self { base64: protocol.contains("base64"), status: protocol.starts_with('v') }
+    }
+
+    fn message(self, channel: u8, data: &[u8]) -> Message {
+        if self.base64 {
+            let text = base64::engine::general_purpose::STANDARD.encode(data);
+            return Message::Text(format!("{channel}{text}").into());
+        }
+        let mut bytes = BytesMut::with_capacity(1 + data.len());
+        bytes.put_u8(channel);
+        bytes.put_slice(data);
+        Message::Binary(bytes.freeze())
+    }
+
+    /// Takes a message apart; none if it is not one.
+    fn parse(self, data: &[u8]) -> Option<(u8, Cow<'_, [u8]>)> {
+        let (first, rest) = data.split_first()?;
+        if !self.base64 {
+            return Some((*first, rest.into()));
+        }
+        let payload = base64::engine::general_purpose::STANDARD.decode(rest).ok()?;
+        Some((first.checked_sub(b'0')?, payload.into()))
+    }
+
+    /// How the end is told, if it is.
+    fn end(self, status: &[u8]) -> Option<Cow<'_, [u8]>> {
+        if self.status {
+            return Some(status.into());
+        }
+        let status: serde_json::Value = serde_json::from_slice(status).unwrap_or_default();
+        (status["status"] != "Success")
+            .then(|| status["message"].as_str().unwrap_or_default().as_bytes().to_vec().into())
+    }
+}
 
 const STDIN: u8 = 0;
 const STDOUT: u8 = 1;
@@ -55,14 +105,14 @@ struct Streams {
 }
 
 /// Carries a session until it ends on either side.
-pub(super) async fn run(socket: Socket, runtime: Connection, options: StreamOptions) {
-    match session(socket, runtime, options).await {
+pub(super) async fn run(socket: Socket, protocol: &str, runtime: Connection, options: StreamOptions) {
+    match session(socket, Dialect::of(protocol), runtime, options).await {
         Ok(()) => {}
         Err(error) => tracing::debug!(%error, "an exec or attach broke off"),
     }
 }
 
-async fn session(mut socket: Socket, runtime: Connection, options: StreamOptions) -> io::Result<()> {
+async fn session(mut socket: Socket, dialect: Dialect, runtime: Connection, options: StreamOptions) -> io::Result<()> {
     let (reader, writer) = tokio::io::split(runtime);
     let mut sender = Sender::new(writer)?;
     let streams = open(&mut sender, options).await?;
@@ -74,11 +124,12 @@ async fn session(mut socket: Socket, runtime: Connection, options: StreamOptions
     } else {
         ERROR
     };
-    socket.send(message(first, &[])).await.map_err(io::Error::other)?;
+    socket.send(dialect.message(first, &[])).await.map_err(io::Error::other)?;
     let (mut to_client, mut from_client) = socket.split();
     let (pings, pings_due) = mpsc::channel(PINGS_WAITING_MAX);
-    let mut input = Input { streams, sender, pings_due };
+    let mut input = Input { dialect, streams, sender, pings_due };
     let mut output = Output {
+        dialect,
         streams,
         receiver: Receiver::new(reader),
         pings,
@@ -92,7 +143,7 @@ async fn session(mut socket: Socket, runtime: Connection, options: StreamOptions
         ended = input.carry(&mut from_client) => ended,
         ended = output.carry(&mut to_client) => {
             ended?;
-            let goodbye = say_goodbye(&output.status, &mut to_client, &mut from_client);
+            let goodbye = say_goodbye(dialect, &output.status, &mut to_client, &mut from_client);
             let _ = tokio::time::timeout(GOODBYE_TIME_MAX, goodbye).await;
             let _ = input.sender.shutdown().await;
             Ok(())
@@ -120,6 +171,7 @@ async fn open(sender: &mut Sender<WriteHalf<Connection>>, options: StreamOptions
 
 /// What goes from the client to the runtime.
 struct Input {
+    dialect: Dialect,
     streams: Streams,
     sender: Sender<WriteHalf<Connection>>,
     pings_due: mpsc::Receiver<u32>,
@@ -143,10 +195,10 @@ impl Input {
     }
 
     async fn hand_on(&mut self, data: &[u8]) -> io::Result<()> {
-        let Some((&channel, payload)) = data.split_first() else { return Ok(()) };
+        let Some((channel, payload)) = self.dialect.parse(data) else { return Ok(()) };
         match (channel, self.streams.stdin, self.streams.resize) {
-            (STDIN, Some(stdin), _) => self.sender.data(stdin, payload, false).await,
-            (RESIZE, _, Some(resize)) => self.sender.data(resize, payload, false).await,
+            (STDIN, Some(stdin), _) => self.sender.data(stdin, &payload, false).await,
+            (RESIZE, _, Some(resize)) => self.sender.data(resize, &payload, false).await,
             (CLOSE, Some(stdin), _) if payload.first() == Some(&STDIN) => {
                 // Closed once; what else a client sends there has nowhere to go.
                 self.streams.stdin = None;
@@ -160,6 +212,7 @@ impl Input {
 
 /// What goes from the runtime to the client.
 struct Output {
+    dialect: Dialect,
     streams: Streams,
     receiver: Receiver<ReadHalf<Connection>>,
     pings: mpsc::Sender<u32>,
@@ -214,7 +267,7 @@ impl Output {
             _ => return Ok(()),
         };
         if !data.is_empty() {
-            to_client.send(message(channel, &data)).await?;
+            to_client.send(self.dialect.message(channel, &data)).await?;
         }
         if ended {
             self.open_outputs -= 1;
@@ -228,22 +281,39 @@ impl Output {
 /// Tells the client how it ended, and waits for it to leave: were the connection closed with
 /// input unread, the client could lose what it was sent.
 async fn say_goodbye(
+    dialect: Dialect,
     status: &[u8],
     to_client: &mut SplitSink<Socket, Message>,
     from_client: &mut SplitStream<Socket>,
 ) -> tungstenite::Result<()> {
     const NOTHING_SAID: &[u8] = br#"{"metadata":{},"status":"Failure","reason":"InternalError","code":500,"message":"the container runtime ended the stream without saying how the command ended"}"#;
     let status = if status.is_empty() { NOTHING_SAID } else { status };
-    to_client.send(message(ERROR, status)).await?;
+    if let Some(end) = dialect.end(status) {
+        to_client.send(dialect.message(ERROR, &end)).await?;
+    }
     let frame = CloseFrame { code: CloseCode::Normal, reason: "".into() };
     to_client.send(Message::Close(Some(frame))).await?;
     while let Some(Ok(_)) = from_client.next().await {}
     Ok(())
 }
 
-fn message(channel: u8, data: &[u8]) -> Message {
-    let mut bytes = BytesMut::with_capacity(1 + data.len());
-    bytes.put_u8(channel);
-    bytes.put_slice(data);
-    Message::Binary(bytes.freeze())
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_version_puts_messages_its_own_way() {
+        let (binary, text) = (Dialect::of("channel.k8s.io"), Dialect::of("v4.base64.channel.k8s.io"));
+        assert_eq!(Dialect::of(""), binary);
+        for dialect in [binary, text, Dialect::of("v5.channel.k8s.io")] {
+            let message = dialect.message(STDOUT, b"out").into_data();
+            assert_eq!(dialect.parse(&message), Some((STDOUT, b"out".as_slice().into())));
+        }
+        assert_eq!(text.message(STDERR, b"hi"), Message::Text("2aGk=".into()));
+        assert_eq!((text.parse(b"0!"), text.parse(b""), binary.parse(b"")), (None, None, None));
+        let failed = br#"{"status":"Failure","message":"exit code 7"}"#;
+        assert_eq!(binary.end(failed).as_deref(), Some(b"exit code 7".as_slice()));
+        assert_eq!(binary.end(br#"{"status":"Success"}"#), None);
+        assert_eq!(text.end(failed).as_deref(), Some(failed.as_slice()));
+    }
 }

@@ -21,6 +21,8 @@ use super::{ServerContext, backend, remote, tunnel, websocket};
 use crate::pods::PodEntry;
 use crate::runtime::{ContainerRecord, ContainerState, ExecRequest, PodRecord, Runtime, RuntimeEvent, StreamOptions};
 
+use crate::stats::{exposition, summary};
+
 /// Pieces of a log that wait for a slow reader.
 const LOG_PIECES_WAITING: usize = 4;
 /// The subprotocols in which WebSocket clients name ports by number.
@@ -38,6 +40,10 @@ struct Shared {
 pub(super) fn router(context: ServerContext, stop: CancellationToken) -> Router {
     let guarded = Router::new()
         .route("/pods", get(pods))
+        .route("/metrics", get(metrics))
+        .route("/stats/summary", get(stats_summary))
+        .route("/metrics/resource", get(metrics_resource))
+        .route("/metrics/cadvisor", get(metrics_cadvisor))
         .route("/containerLogs/{namespace}/{pod}/{container}", get(container_logs))
         .route("/exec/{namespace}/{pod}/{container}", any(exec))
         .route("/exec/{namespace}/{pod}/{uid}/{container}", any(exec_by_uid))
@@ -64,6 +70,32 @@ async fn pods(State(shared): State<Shared>) -> Response {
     Json(list).into_response()
 }
 
+async fn stats_summary(State(shared): State<Shared>, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
+    let only = query_pairs(query).iter().any(|(name, value)| name == "only_cpu_and_memory" && value == "true");
+    Ok(Json(summary::summary(&shared.context.stats, only).await?).into_response())
+}
+
+async fn metrics(State(shared): State<Shared>) -> Result<Response, ApiError> {
+    let mut registry = prometheus_client::registry::Registry::default();
+    shared.context.metrics.register(&mut registry);
+    let mut text = String::new();
+    let encoded = prometheus_client::encoding::text::encode(&mut text, &registry);
+    encoded.map_err(|error| ApiError::internal(error.to_string()))?;
+    Ok(exposed(text))
+}
+
+async fn metrics_resource(State(shared): State<Shared>) -> Response {
+    exposed(exposition::resource(&shared.context.stats).await)
+}
+
+async fn metrics_cadvisor(State(shared): State<Shared>) -> Result<Response, ApiError> {
+    Ok(exposed(exposition::cadvisor(&shared.context.stats).await?))
+}
+
+fn exposed(text: String) -> Response {
+    ([(header::CONTENT_TYPE, exposition::CONTENT_TYPE)], text).into_response()
+}
+
 fn find(shared: &Shared, namespace: &str, name: &str, uid: Option<&str>) -> Result<PodEntry, ApiError> {
     let matches = |entry: &PodEntry| uid.is_none() || entry.pod.metadata.uid.as_deref() == uid;
     let found = shared.context.pods.find(namespace, name).filter(matches);
@@ -83,6 +115,7 @@ async fn container_logs(
     State(shared): State<Shared>,
     Path((namespace, name, container)): Path<(String, String, String)>,
     RawQuery(query): RawQuery,
+    mut request: Request<Body>,
 ) -> Result<Response, ApiError> {
     let options = LogOptions::parse(&query_pairs(query), Timestamp::now()).map_err(ApiError::bad_request)?;
     let entry = find(&shared, &namespace, &name, None)?;
@@ -103,6 +136,18 @@ async fn container_logs(
             let _ = failed.send(Err(error)).await;
         }
     });
+    if websocket::is_requested(request.headers()) {
+        let protocol =
+            websocket::choose_or_none(request.headers(), &websocket::STREAM_PROTOCOLS).ok_or_else(unknown_protocol)?;
+        let (response, upgrade) = websocket::accept(&mut request, protocol).ok_or_else(backend::not_upgradable)?;
+        let sending = websocket::send_stream(upgrade, protocol, receiver);
+        tokio::spawn(shared.stop.run_until_cancelled_owned(async move {
+            if let Err(error) = sending.await {
+                tracing::debug!(%error, "a client left before its log had ended");
+            }
+        }));
+        return Ok(response);
+    }
     let mut response = Response::new(Body::from_stream(ReceiverStream::new(receiver)));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     Ok(response)
@@ -301,12 +346,12 @@ async fn remote_command(
     if !websocket::is_requested(request.headers()) {
         return Err(ApiError::bad_request("you must use the SPDY/3.1 or WebSocket protocol"));
     }
-    let protocol = websocket::choose(request.headers(), &remote::PROTOCOLS).ok_or_else(unknown_protocol)?;
+    let protocol = websocket::choose_or_none(request.headers(), &remote::PROTOCOLS).ok_or_else(unknown_protocol)?;
     let (response, upgrade) = websocket::accept(&mut request, protocol).ok_or_else(backend::not_upgradable)?;
     let connection = backend::remote_command(&endpoint.url).await?;
     tokio::spawn(shared.stop.run_until_cancelled_owned(async move {
         match websocket::socket(upgrade).await {
-            Ok(socket) => remote::run(socket, connection, streams).await,
+            Ok(socket) => remote::run(socket, protocol, connection, streams).await,
             Err(error) => tracing::debug!(%error, "a client left before its stream began"),
         }
     }));

@@ -2,12 +2,16 @@
 
 use axum::body::Body;
 use axum::response::Response;
+use base64::Engine as _;
+use bytes::Bytes;
+use futures::{SinkExt as _, StreamExt as _};
 use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{self, Message};
 
 /// Largest message accepted. Clients send their input in pieces of some tens of kilobytes.
 const MESSAGE_LEN_MAX: usize = 4 << 20;
@@ -46,8 +50,8 @@ pub(super) fn choose<'known>(headers: &HeaderMap, known: &[&'known str]) -> Opti
         .find_map(|offered| known.iter().find(|known| **known == offered).copied())
 }
 
-/// The answer that makes it a WebSocket, and the connection that it becomes after the answer.
-/// None if the request lacks what that takes.
+/// The answer that makes it a WebSocket of that subprotocol (none if it is empty), and the connection that it becomes after
+/// the answer. None if the request lacks what that takes.
 pub(super) fn accept(request: &mut Request<Body>, protocol: &'static str) -> Option<(Response, OnUpgrade)> {
     let headers = request.headers();
     let version = headers.get(header::SEC_WEBSOCKET_VERSION)?;
@@ -63,7 +67,9 @@ pub(super) fn accept(request: &mut Request<Body>, protocol: &'static str) -> Opt
     headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
-    headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol));
+    if !protocol.is_empty() {
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol));
+    }
     Some((response, upgrade))
 }
 
@@ -75,9 +81,65 @@ pub(super) async fn socket(upgrade: OnUpgrade) -> hyper::Result<Socket> {
     Ok(WebSocketStream::from_raw_socket(upgraded, Role::Server, Some(config)).await)
 }
 
+/// The subprotocol in which a stream is sent as it is.
+const BINARY: &str = "binary.k8s.io";
+/// The same as text.
+const BASE64: &str = "base64.binary.k8s.io";
+
+/// The subprotocols for a stream that only goes to the client.
+pub(super) const STREAM_PROTOCOLS: [&str; 2] = [BINARY, BASE64];
+
+/// One that the client offers and we know, or the nameless one if it offers none.
+pub(super) fn choose_or_none<'known>(headers: &HeaderMap, known: &[&'known str]) -> Option<&'known str> {
+    match headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL) {
+        true => choose(headers, known),
+        false => Some(""),
+    }
+}
+
+/// Sends a stream, a message a piece, and closes.
+pub(super) async fn send_stream(
+    upgrade: OnUpgrade,
+    protocol: &'static str,
+    mut pieces: tokio::sync::mpsc::Receiver<std::io::Result<Bytes>>,
+) -> Result<(), tungstenite::Error> {
+    let Ok(socket) = socket(upgrade).await else { return Ok(()) };
+    let (mut out, mut input) = socket.split();
+    let message = |piece: Bytes| match protocol {
+        BASE64 => Message::Text(base64::engine::general_purpose::STANDARD.encode(piece).into()),
+        _ => Message::Binary(piece),
+    };
+    // Something at once, so that a client knows that the stream has begun.
+    out.send(message(Bytes::new())).await?;
+    loop {
+        tokio::select! {
+            piece = pieces.recv() => match piece {
+                Some(Ok(piece)) => out.send(message(piece)).await?,
+                Some(Err(_)) | None => break,
+            },
+            // What the client says is not listened to, but that it goes.
+            said = input.next() => match said {
+                Some(Ok(Message::Close(_)) | Err(_)) | None => return Ok(()),
+                Some(Ok(_)) => {}
+            },
+        }
+    }
+    out.close().await
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_stream_is_sent_in_an_offered_protocol_or_in_none() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(choose_or_none(&headers, &STREAM_PROTOCOLS), Some(""));
+        headers.insert("sec-websocket-protocol", HeaderValue::from_static("x, base64.binary.k8s.io"));
+        assert_eq!(choose_or_none(&headers, &STREAM_PROTOCOLS), Some(BASE64));
+        headers.insert("sec-websocket-protocol", HeaderValue::from_static("v4.channel.k8s.io"));
+        assert_eq!(choose_or_none(&headers, &STREAM_PROTOCOLS), None);
+    }
 
     #[test]
     fn the_client_s_first_choice_that_we_know_is_taken() {

@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use futures::{SinkExt, StreamExt};
 use gantry_node_agent::pods::{PodDirectory, PodEntry};
-use gantry_node_agent::runtime::PodRecord;
+use gantry_node_agent::runtime::{PodRecord, Runtime};
 use gantry_node_agent::server::{self, ServerContext};
-use gantry_node_agent::{Paths, ServingIdentity};
+use gantry_node_agent::stats::Collector;
+use gantry_node_agent::{Metrics, Paths, ServingIdentity};
+use prometheus_client::registry::Registry;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -50,8 +52,16 @@ impl Served {
             ServingIdentity { cert_chain_pem: leaf.pem(), key_pem: key.serialize_pem(), client_ca_pem: ca_pem.clone() };
         let server = server::bind(([127, 0, 0, 1], 0).into(), &identity).await.unwrap();
         let (port, shutdown, pods) = (server.port(), CancellationToken::new(), PodDirectory::default());
-        let context =
-            ServerContext { runtime: node.runtime.clone(), pods: pods.clone(), paths: Paths::new(node.data.as_path()) };
+        let paths = Paths::new(node.data.as_path());
+        let runtime: Arc<dyn Runtime> = node.runtime.clone();
+        let stats = Collector::new(runtime, pods.clone(), paths.clone(), "/gantry".into(), "test-node".into());
+        let context = ServerContext {
+            runtime: node.runtime.clone(),
+            pods: pods.clone(),
+            paths,
+            stats: Arc::new(stats),
+            metrics: Metrics::new(&mut Registry::default()),
+        };
         let stop = shutdown.clone();
         let task = tokio::spawn(async move { server.serve(context, stop).await.unwrap() });
         Self { node, pods, port, issuer, ca_pem, shutdown, task }

@@ -21,7 +21,7 @@ use super::super::context::Context;
 use super::super::events::Recorder;
 use super::super::resources::Amounts;
 use super::super::worker::{Inbox, Wanted, Worker};
-use super::super::{Images, Objects, PodDirectory, Tokens};
+use super::super::{Images, Objects, Order, PodDirectory, Tokens};
 use crate::runtime::simulated::Simulated;
 use crate::runtime::{DnsConfig, Runtime, RuntimeEvent};
 use crate::{Metrics, Paths};
@@ -49,6 +49,7 @@ pub struct Node {
     pub context: Arc<Context>,
     wanted: watch::Sender<Wanted>,
     changed: Arc<Notify>,
+    order: watch::Sender<Option<Order>>,
     stop: CancellationToken,
     worker: Option<JoinHandle<()>>,
     _dir: tempfile::TempDir,
@@ -184,6 +185,7 @@ impl Node {
             metrics: Metrics::new(&mut prometheus_client::registry::Registry::default()),
             start_slots: Semaphore::new(8),
         });
+        let (order, _) = watch::channel(None);
         let (wanted, _) = watch::channel(Wanted { pod: Arc::new(pod), gone: false });
         let changed = Arc::new(Notify::new());
         let mut events = runtime.subscribe();
@@ -194,7 +196,7 @@ impl Node {
             }
         }));
         let mut node =
-            Self { api, runtime, context, wanted, changed, stop, worker: None, _dir: dir, _services: keeper };
+            Self { api, runtime, context, wanted, changed, order, stop, worker: None, _dir: dir, _services: keeper };
         node.start_agent();
         node
     }
@@ -203,7 +205,8 @@ impl Node {
     pub fn start_agent(&mut self) {
         self.kill_agent();
         self.sync();
-        let inbox = Inbox { wanted: self.wanted.subscribe(), changed: self.changed.clone() };
+        let order = self.order.subscribe();
+        let inbox = Inbox { wanted: self.wanted.subscribe(), changed: self.changed.clone(), order };
         let worker = Worker::new(self.context.clone(), inbox, None);
         self.worker = Some(tokio::spawn(worker.run(self.stop.clone())));
     }
@@ -238,6 +241,11 @@ impl Node {
             pod["metadata"]["deletionTimestamp"] = json!("2023-11-15T00:00:00Z");
             pod["metadata"]["deletionGracePeriodSeconds"] = json!(grace_s);
         });
+    }
+
+    /// Tells the pod to go.
+    pub fn order(&self, order: Order) {
+        self.order.send_replace(Some(order));
     }
 
     /// The pod as the API has it.

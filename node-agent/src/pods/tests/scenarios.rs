@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use super::super::Order;
 use super::harness::{Node, UID, pod};
 use crate::runtime::simulated::Happening;
 
@@ -184,4 +185,23 @@ async fn a_failing_liveness_probe_restarts_and_readiness_follows_its_probe() {
     node.until(10, "ready by its probe", |node| node.container("good").ready).await;
     node.until(20, "restarted by its probe", |node| node.container("bad").restart_count > 0).await;
     assert!(node.reasons().contains(&"Unhealthy".to_owned()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_the_node_sends_away_ends_soon_and_says_why() {
+    let mut node = Node::new(pod(json!({"terminationGracePeriodSeconds": 600, "containers": [
+        {"name": "app", "lifecycle": {"preStop": {"sleep": {"seconds": 500}}}}]})));
+    node.until(2, "runs", |node| node.phase() == "Running").await;
+    let order = Order { reason: "Evicted".into(), message: "The node was low.".into(), grace_s: 1, disrupts: true };
+    node.order(order);
+    node.until(10, "ended", |node| node.phase() == "Failed" && node.runs().is_empty()).await;
+    let status = node.pod().unwrap().status.unwrap();
+    assert_eq!((status.reason.as_deref(), status.message.as_deref()), (Some("Evicted"), Some("The node was low.")));
+    assert!(node.condition("DisruptionTarget") && !node.condition("Ready"));
+    // It stays so, also for an agent that does not remember.
+    node.start_agent();
+    node.settle().await;
+    let status = node.pod().unwrap().status.unwrap();
+    assert_eq!(status.reason.as_deref(), Some("Evicted"));
+    assert!(node.runs().is_empty());
 }

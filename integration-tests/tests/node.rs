@@ -1,0 +1,245 @@
+//! What a node does for its pods beside running them: it keeps their logs small, tells what they use, and sends those away
+//! that take more than they may.
+
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use gantry_integration_tests::{Cluster, Options, cluster, eventually};
+use serde_json::Value;
+
+const MINUTE: Duration = Duration::from_secs(60);
+/// Evictions wait for the next look at what is left, and for the runtime's own count of what was written.
+const PATIENCE: Duration = Duration::from_secs(150);
+
+fn start(flags: &[&str]) -> Option<Cluster> {
+    Cluster::start(Options { flags: flags.iter().map(|flag| (*flag).to_owned()).collect(), ..Options::default() })
+}
+
+fn pod(namespace: &str, name: &str, more: &str, script: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec:\n  \
+         terminationGracePeriodSeconds: 1\n  {more}\n  containers:\n  - name: c\n    \
+         image: gantry.local/busybox:1.35\n    command: [sh, -c, '{script}']\n"
+    )
+}
+
+fn apply(cluster: &Cluster, yaml: &str) {
+    cluster.kubectl_with(&["apply", "-f", "-"], yaml.as_bytes()).ok();
+}
+
+fn wait_running(cluster: &Cluster, namespace: &str, name: &str) {
+    cluster.kubectl(&["wait", "-n", namespace, &format!("pod/{name}"), "--for=condition=Ready", "--timeout=90s"]).ok();
+}
+
+fn raw(cluster: &Cluster, path: &str) -> Result<String, String> {
+    let outcome = cluster.kubectl(&["get", "--raw", &format!("/api/v1/nodes/node-1/proxy/{path}")]);
+    if outcome.code == 0 { Ok(outcome.stdout) } else { Err(outcome.stderr) }
+}
+
+/// The files of a container's log, the oldest first.
+fn log_files(cluster: &Cluster, pod: &str) -> Vec<PathBuf> {
+    let below = |folder: &Path, wanted: &str| {
+        let found =
+            std::fs::read_dir(folder).expect("the folder is there").map(|entry| entry.expect("an entry").path());
+        found.filter(|path| path.to_string_lossy().contains(wanted)).collect::<Vec<_>>()
+    };
+    let folders = below(&cluster.data_dir().join("logs/pods"), &format!("_{pod}_"));
+    let mut files = below(&folders[0].join("c"), "0.log");
+    // `0.log` itself is the newest.
+    files.sort_by_key(|path| (path.ends_with("0.log"), path.clone()));
+    files
+}
+
+fn content(file: &Path) -> String {
+    let bytes = std::fs::read(file).expect("the file can be read");
+    let mut text = String::new();
+    match file.extension().is_some_and(|extension| extension == "gz") {
+        true => {
+            flate2::read::GzDecoder::new(bytes.as_slice()).read_to_string(&mut text).expect("it is compressed text")
+        }
+        false => bytes.as_slice().read_to_string(&mut text).expect("it is text"),
+    };
+    text
+}
+
+fn numbers(text: &str) -> Vec<u32> {
+    text.lines().filter_map(|line| line.split_once("line ")?.1.split(' ').next()?.parse().ok()).collect()
+}
+
+#[test]
+fn logs_are_rotated_and_followed_across_it() {
+    let flags = ["--container-log-max-size=64Ki", "--container-log-max-files=3", "--container-log-monitor-interval=1s"];
+    let Some(cluster) = start(&flags) else { return };
+    let namespace = cluster.namespace("logs");
+    let filler = "x".repeat(120);
+    let script = format!(
+        "while [ ! -e /tmp/go ]; do sleep 0.1; done; i=0; while [ $i -lt 6000 ]; do echo line $i {filler}; \
+         i=$((i+1)); [ $((i % 100)) = 0 ] && sleep 0.1; done; echo that was all; sleep 3600"
+    );
+    apply(&cluster, &pod(&namespace, "writer", "", &script));
+    wait_running(&cluster, &namespace, "writer");
+    let mut follow = cluster.kubectl_command(&["logs", "-n", &namespace, "-f", "writer"]);
+    let out = cluster.scratch().join("followed");
+    let file = std::fs::File::create(&out).expect("a file can be made");
+    let mut follow = follow.stdout(file).spawn().expect("kubectl starts");
+    cluster.kubectl(&["exec", "-n", &namespace, "writer", "--", "touch", "/tmp/go"]).ok();
+
+    let followed = eventually("the last line to be followed", PATIENCE, || {
+        let text = std::fs::read_to_string(&out).expect("it can be read");
+        if text.contains("that was all") { Ok(text) } else { Err(format!("{} lines", text.lines().count())) }
+    });
+    let _ = follow.kill();
+    let _ = follow.wait();
+    assert_eq!(numbers(&followed), (0..6000).collect::<Vec<_>>(), "every line, once, in order");
+
+    let files = log_files(&cluster, "writer");
+    assert!((2..=3).contains(&files.len()), "{files:?}");
+    assert!(files.iter().any(|file| file.extension().is_some_and(|extension| extension == "gz")), "{files:?}");
+    let kept = numbers(&files.iter().map(|file| content(file)).collect::<String>());
+    assert_eq!(kept, (kept[0]..6000).collect::<Vec<_>>(), "what is kept has no gap");
+    // What kubectl shows without -f is the file that is written.
+    let shown = cluster.kubectl(&["logs", "-n", &namespace, "--tail=1", "writer"]).ok();
+    assert_eq!(shown, "that was all\n");
+}
+
+fn entry<'a>(list: &'a Value, name: &str) -> Option<&'a Value> {
+    list.as_array()?.iter().find(|entry| entry["name"] == name || entry["podRef"]["name"] == name)
+}
+
+#[test]
+fn the_node_tells_what_its_pods_use() {
+    let Some(cluster) = start(&[]) else { return };
+    let namespace = cluster.namespace("stats");
+    let volumes = "volumes: [{name: v, emptyDir: {}}]";
+    let script = "dd if=/dev/zero of=/v/file bs=1M count=8 2>/dev/null; i=0; while :; do i=$((i+1)); done";
+    let mut text = pod(&namespace, "user", volumes, script);
+    text += "    volumeMounts: [{name: v, mountPath: /v}]\n    resources: {limits: {memory: 64Mi, cpu: 100m}}\n";
+    apply(&cluster, &text);
+    wait_running(&cluster, &namespace, "user");
+
+    eventually("the summary to tell of the pod", MINUTE, || {
+        let summary: Value =
+            serde_json::from_str(&raw(&cluster, "stats/summary")?).map_err(|error| error.to_string())?;
+        let text = || summary.to_string();
+        let pod = entry(&summary["pods"], "user").ok_or_else(text)?;
+        let container = entry(&pod["containers"], "c").ok_or_else(text)?;
+        let volume = entry(&pod["volume"], "v").ok_or_else(text)?;
+        let number = |value: &Value| value.as_u64().unwrap_or(0);
+        let told = number(&container["cpu"]["usageCoreNanoSeconds"]) > 0
+            && number(&container["cpu"]["usageNanoCores"]) > 0
+            && (1..=64 << 20).contains(&number(&container["memory"]["workingSetBytes"]))
+            && number(&container["memory"]["availableBytes"]) < 64 << 20
+            && number(&volume["usedBytes"]) >= 8 << 20
+            && number(&pod["ephemeral-storage"]["usedBytes"]) >= 8 << 20
+            && pod["network"]["name"] == "eth0"
+            && number(&summary["node"]["memory"]["workingSetBytes"]) > 0
+            && number(&summary["node"]["fs"]["capacityBytes"]) > 0
+            && number(&summary["node"]["runtime"]["imageFs"]["usedBytes"]) > 0
+            && summary["node"]["nodeName"] == "node-1";
+        if told { Ok(()) } else { Err(text()) }
+    });
+    let short: Value =
+        serde_json::from_str(&raw(&cluster, "stats/summary?only_cpu_and_memory=true").expect("it is told"))
+            .expect("it is JSON");
+    assert!(short["pods"][0]["volume"].is_null() && short["node"]["fs"].is_null(), "{short}");
+
+    let resource = raw(&cluster, "metrics/resource").expect("it is told");
+    let labels = format!("{{container=\"c\",namespace=\"{namespace}\",pod=\"user\"}}");
+    for name in
+        ["container_cpu_usage_seconds_total", "container_memory_working_set_bytes", "container_start_time_seconds"]
+    {
+        let line = resource.lines().find(|line| line.starts_with(&format!("{name}{labels} ")));
+        let value: f64 = line.and_then(|line| line.split(' ').nth(1)?.parse().ok()).unwrap_or(0.0);
+        assert!(value > 0.0, "{name}: {resource}");
+    }
+    for name in [
+        "node_cpu_usage_seconds_total ",
+        "node_memory_working_set_bytes ",
+        "pod_cpu_usage_seconds_total{",
+        "resource_scrape_error 0",
+    ] {
+        assert!(resource.contains(name), "{name}: {resource}");
+    }
+    let cadvisor = raw(&cluster, "metrics/cadvisor").expect("it is told");
+    for name in [
+        "container_cpu_usage_seconds_total{",
+        "container_network_receive_bytes_total{",
+        "container_fs_usage_bytes{",
+        "machine_memory_bytes ",
+    ] {
+        assert!(cadvisor.contains(name), "{name}: {cadvisor}");
+    }
+}
+
+fn evicted(cluster: &Cluster, namespace: &str, name: &str) -> String {
+    eventually(&format!("{name} to be evicted"), PATIENCE, || {
+        let pod = cluster.object(&["pod", name, "-n", namespace])?;
+        let status = &pod["status"];
+        let running = status["containerStatuses"][0]["state"]["running"].is_object();
+        if status["phase"] == "Failed" && status["reason"] == "Evicted" && !running {
+            return Ok(status["message"].as_str().unwrap_or_default().to_owned());
+        }
+        Err(status.to_string())
+    })
+}
+
+#[test]
+fn who_writes_more_than_it_may_is_sent_away() {
+    let Some(cluster) = start(&[]) else { return };
+    let namespace = cluster.namespace("writers");
+    let volumes = "volumes: [{name: v, emptyDir: {sizeLimit: 2Mi}}]";
+    let mounts = "    volumeMounts: [{name: v, mountPath: /v}]\n";
+    let fill = |count: u32, path: &str| format!("dd if=/dev/zero of={path} bs=1M count={count}; sleep 3600");
+    apply(&cluster, &(pod(&namespace, "volume", volumes, &fill(8, "/v/file")) + mounts));
+    apply(&cluster, &(pod(&namespace, "modest", volumes, &fill(1, "/v/file")) + mounts));
+    let limits = "    resources: {limits: {ephemeral-storage: 2Mi}}\n";
+    apply(&cluster, &(pod(&namespace, "layer", "", &fill(8, "/file")) + limits));
+    let message = evicted(&cluster, &namespace, "volume");
+    assert_eq!(message, "Usage of EmptyDir volume \"v\" exceeds the limit \"2Mi\". ");
+    let message = evicted(&cluster, &namespace, "layer");
+    assert!(message.contains("exceed"), "{message}");
+    let modest = cluster.object(&["pod", "modest", "-n", &namespace]).expect("it is there");
+    assert_eq!(modest["status"]["phase"], "Running", "{modest:#}");
+    let events = cluster.kubectl(&["get", "events", "-n", &namespace]).ok();
+    assert!(events.contains("Evicted"), "{events}");
+}
+
+#[test]
+fn a_node_short_of_memory_sends_pods_away_and_takes_no_more() {
+    let Some(mut cluster) = start(&[]) else { return };
+    let namespace = cluster.namespace("short");
+    let asks = "    resources: {requests: {memory: 1Gi}}\n";
+    apply(&cluster, &pod(&namespace, "greedy", "", "sleep 3600"));
+    apply(&cluster, &(pod(&namespace, "modest", "", "sleep 3600") + asks));
+    apply(&cluster, &pod("kube-system", "needed", "priorityClassName: system-node-critical", "sleep 3600"));
+    for (namespace, name) in [(namespace.as_str(), "greedy"), (&namespace, "modest"), ("kube-system", "needed")] {
+        wait_running(&cluster, namespace, name);
+    }
+    // No machine has so much: the node is short of memory from now on.
+    cluster.server().terminate();
+    cluster.up_with(&["--eviction-hard=memory.available<1000Ti"]);
+    cluster.wait_ready();
+    let message = evicted(&cluster, &namespace, "greedy");
+    assert!(
+        message.starts_with("The node was low on resource: memory. Threshold quantity: 1000Ti, available: "),
+        "{message}"
+    );
+    assert!(message.contains("Container c was using "), "{message}");
+    let greedy = cluster.object(&["pod", "greedy", "-n", &namespace]).expect("it is there");
+    let disrupted = cluster::condition(&greedy, "DisruptionTarget").expect("the condition is there");
+    assert_eq!((&disrupted["status"], &disrupted["reason"]), (&"True".into(), &"TerminationByKubelet".into()));
+    eventually("the node to say so", MINUTE, || {
+        let node = cluster.object(&["node", "node-1"])?;
+        let short = cluster::condition(&node, "MemoryPressure").is_some_and(|condition| condition["status"] == "True");
+        let tainted = node["spec"]["taints"].to_string().contains("node.kubernetes.io/memory-pressure");
+        if short && tainted { Ok(()) } else { Err(node["status"]["conditions"].to_string()) }
+    });
+    // One that is bound in spite of it is turned away.
+    apply(&cluster, &pod(&namespace, "late", "nodeName: node-1", "sleep 3600"));
+    let message = evicted(&cluster, &namespace, "late");
+    assert_eq!(message, "Pod was rejected: The node had condition: [MemoryPressure]. ");
+    evicted(&cluster, &namespace, "modest");
+    let needed = cluster.object(&["pod", "needed", "-n", "kube-system"]).expect("it is there");
+    assert_eq!(needed["status"]["phase"], "Running", "what the cluster cannot do without stays");
+}
