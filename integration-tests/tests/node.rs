@@ -5,7 +5,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use gantry_integration_tests::{Cluster, Options, cluster, eventually};
+use gantry_integration_tests::{Cluster, Options, cluster, command, docs, eventually};
 use serde_json::Value;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -139,6 +139,13 @@ fn the_node_tells_what_its_pods_use() {
             && summary["node"]["nodeName"] == "node-1";
         if told { Ok(()) } else { Err(text()) }
     });
+    let page = docs::Page::read("nodes.md");
+    for title in page.sections() {
+        for commands in page.section(title) {
+            let told = command::run(cluster.shell(&[], &[]).args(["-euo", "pipefail", "-c", commands]), b"").ok();
+            assert!(title == "When something runs out" || !told.is_empty(), "{title}: {commands}");
+        }
+    }
     let short: Value =
         serde_json::from_str(&raw(&cluster, "stats/summary?only_cpu_and_memory=true").expect("it is told"))
             .expect("it is JSON");

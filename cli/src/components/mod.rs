@@ -25,6 +25,10 @@ pub fn default_data_dir() -> PathBuf {
     }
 }
 
+/// Room for a loop that asks the API server of its own process: without optimisation, the frames of both take more than the
+/// usual two megabytes. What is not used costs addresses only.
+const STACK_LEN: usize = 8 << 20;
+
 /// The executor for a command. Client commands wait for one answer at a time and need no threads.
 pub fn runtime(command: &Command) -> Result<tokio::runtime::Runtime> {
     let mut builder = if command.is_server() {
@@ -32,7 +36,7 @@ pub fn runtime(command: &Command) -> Result<tokio::runtime::Runtime> {
     } else {
         tokio::runtime::Builder::new_current_thread()
     };
-    builder.enable_all().build().context("cannot start the executor")
+    builder.thread_stack_size(STACK_LEN).enable_all().build().context("cannot start the executor")
 }
 
 /// The scheduler's options from its flags.
