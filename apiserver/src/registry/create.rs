@@ -85,9 +85,9 @@ impl Registry {
         let target = Target { resource, subresource: "", namespace, name: &name };
         let as_of = AsOf::now();
         let attributes = Attributes::new(Operation::Create, target, caller).as_of(&as_of);
-        let given = object["metadata"].clone();
+        let given = SYSTEM_FIELDS.map(|key| object["metadata"].get(key).cloned());
         self.admission.admit(&attributes, Some(&mut object), self).await?;
-        keep_system_fields(resource, &given, &mut object)?;
+        keep_system_fields(resource, given, &mut object)?;
         engine::finish_create(resource, &mut object, &mut context)?;
         self.admission.validate(&attributes, Some(&object), self).await?;
         let warnings = std::mem::take(&mut context.warnings);
@@ -141,24 +141,30 @@ impl Registry {
     }
 }
 
+/// What the server sets of an object's metadata before admission: first what identifies it.
+const SYSTEM_FIELDS: [&str; 5] = ["name", "namespace", "uid", "creationTimestamp", "generation"];
+/// How many of them identify the object.
+const IDENTITY_FIELDS: usize = 2;
+
 /// Admission may complete an object, but not turn it into another: a name that it changed is refused, and what the server
-/// has set stays.
-fn keep_system_fields(resource: &Resource, given: &Value, object: &mut Value) -> Result<(), ApiError> {
-    for key in ["name", "namespace"] {
-        if object["metadata"].get(key) != given.get(key) {
+/// has set (`given`, by [`SYSTEM_FIELDS`]) stays.
+fn keep_system_fields(resource: &Resource, given: [Option<Value>; 5], object: &mut Value) -> Result<(), ApiError> {
+    for (key, given_value) in SYSTEM_FIELDS.iter().zip(&given).take(IDENTITY_FIELDS) {
+        if object["metadata"].get(key) != given_value.as_ref() {
             let error = gantry_api::FieldError::invalid(
                 format!("metadata.{key}"),
                 object["metadata"].get(key).cloned().unwrap_or_default(),
                 "may not be changed by admission",
             );
-            let name = given["name"].as_str().unwrap_or_default();
+            let name = given[0].as_ref().and_then(Value::as_str).unwrap_or_default();
             return Err(ApiError::invalid(&resource.group, &resource.kind, name, vec![error]));
         }
     }
     let metadata = meta::metadata_mut(object);
-    for key in ["uid", "creationTimestamp", "generation"] {
-        match given.get(key) {
-            Some(value) => drop(metadata.insert(key.to_owned(), value.clone())),
+    for (key, value) in SYSTEM_FIELDS.into_iter().zip(given).skip(IDENTITY_FIELDS) {
+        match value {
+            Some(value) if metadata.get(key) != Some(&value) => drop(metadata.insert(key.to_owned(), value)),
+            Some(_) => {}
             None => drop(metadata.remove(key)),
         }
     }
