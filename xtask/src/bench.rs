@@ -23,14 +23,15 @@ enum Name {
     Spine,
     /// Durable writes beside bare redb and etcd on the same disk; opening, memory and latencies up to a million objects
     Store,
-    /// Decisions of the scheduler's core on the workloads of Kubernetes' scheduler benchmark, and how they scale
+    /// Decisions of the scheduler's core on the workloads of Kubernetes' scheduler benchmark, and how they scale; pods
+    /// bound a second through the API server
     Scheduler,
 }
 
 /// Runs a bench.
 pub fn run(args: &Args) -> Result<()> {
     match args.name {
-        Name::Api => api(),
+        Name::Api => api(&[]),
         Name::Spine => {
             setup::ensure(setup::For::Demo)?;
             spine(&host::build_gantry(true)?)
@@ -40,14 +41,14 @@ pub fn run(args: &Args) -> Result<()> {
     }
 }
 
-/// The API server in a process of its own; requests come from `h2load`.
-fn api() -> Result<()> {
+/// The API server in a process of its own; requests come from `h2load`. `more`: what else the program is told.
+fn api(more: &[&str]) -> Result<()> {
     setup::ensure(setup::For::Bench)?;
     // Both in one go: apart, they would want the same libraries with different features.
     let program = example("gantry-apiserver", "bench_api", &["--package", "gantry", "--bin", "gantry"])?;
     std::fs::create_dir_all(host::work_dir())?;
     let gantry = host::target_dir().join("release").join("gantry");
-    host::run(Command::new(program).arg(host::work_dir()).env("GANTRY_BINARY", gantry))
+    host::run(Command::new(program).arg(host::work_dir()).args(more).env("GANTRY_BINARY", gantry))
 }
 
 /// Builds an example as what it measures is built, and what else is given.
@@ -65,9 +66,10 @@ fn store() -> Result<()> {
     host::run(Command::new(program).arg(host::work_dir()))
 }
 
-/// The scheduler's core alone, in process.
+/// The scheduler's core alone, in process; then from a pod's create to its binding, through the API server.
 fn scheduler() -> Result<()> {
-    host::run(&mut Command::new(example("gantry-scheduler", "bench_scheduler", &[])?))
+    host::run(&mut Command::new(example("gantry-scheduler", "bench_scheduler", &[])?))?;
+    api(&["1", "1", "scheduling"])
 }
 
 fn spine(gantry: &std::path::Path) -> Result<()> {

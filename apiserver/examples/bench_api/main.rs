@@ -1,6 +1,6 @@
 //! `cargo xtask bench api`: what the API server answers beside a bare axum server that sends the same bytes over the same
 //! TLS and HTTP/2, taking turns in one run; how far a change's cost depends on the number of watchers; and what it keeps
-//! in memory.
+//! in memory. `cargo xtask bench scheduler` has it measure how fast pods get bound.
 //!
 //! `bench_api DIR [ROUNDS [PODS]]` keeps its data in a directory of its own under DIR, which names the disk. `GANTRY_BINARY`
 //! is the server that is measured, and `h2load` sends the requests.
@@ -12,7 +12,9 @@ mod client;
 mod fanout;
 mod h2load;
 mod memory;
+mod paced;
 mod requests;
+mod scheduling;
 mod server;
 
 use std::error::Error;
@@ -48,6 +50,10 @@ async fn run() -> Result<()> {
     }
     if wanted("memory") {
         memory::run(&dir.path().join("memory"), pods).await?;
+    }
+    // A part of `cargo xtask bench scheduler`, so only if it is asked for.
+    if parts.iter().any(|name| name == "scheduling") {
+        scheduling::run(&dir.path().join("scheduling")).await?;
     }
     Ok(())
 }

@@ -29,7 +29,7 @@ impl Server {
         std::fs::create_dir_all(dir)?;
         let tokens = dir.join("tokens.csv");
         std::fs::write(&tokens, format!("{TOKEN},bench,1,\"system:masters\"\n"))?;
-        let gantry = std::env::var("GANTRY_BINARY").map_err(|_| "GANTRY_BINARY names no program")?;
+        let gantry = gantry_binary()?;
         let address = free_address()?;
         let log = dir.join("gantry.log");
         let mut command = Command::new(gantry);
@@ -37,6 +37,17 @@ impl Server {
         command.arg("--token-auth-file").arg(tokens);
         let server = Self { child: spawn(command, &log)?, address, ca: dir.join("pki").join("ca.crt"), log };
         server.ready("/readyz").await
+    }
+
+    /// `gantry scheduler` of a server whose data is in `dir`, ended when dropped.
+    pub fn scheduler(dir: &Path) -> Result<Companion> {
+        let mut command = Command::new(gantry_binary()?);
+        command
+            .arg("scheduler")
+            .arg("--kubeconfig")
+            .arg(dir.join("admin.kubeconfig"))
+            .args(["--health-listen", "127.0.0.1:0"]);
+        Ok(Companion(spawn(command, &dir.join("scheduler.log"))?))
     }
 
     /// The bare server with the bodies that were put into `dir`.
@@ -120,6 +131,20 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A process beside a server, ended when dropped.
+pub struct Companion(Child);
+
+impl Drop for Companion {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn gantry_binary() -> Result<String> {
+    std::env::var("GANTRY_BINARY").map_err(|_| "GANTRY_BINARY names no program".into())
 }
 
 fn spawn(mut command: Command, log: &Path) -> Result<Child> {
