@@ -219,6 +219,12 @@ pub struct AgentFlags {
     /// An image that came less than this ago is not removed
     #[arg(long, default_value = "2m", value_name = "DURATION", value_parser = components::duration)]
     pub minimum_image_ttl_duration: std::time::Duration,
+    /// Instead of this machine, be so many nodes that only keep records of their containers: NAME-0, NAME-1, …
+    #[arg(long, value_name = "N", conflicts_with = "containerd", value_parser = clap::value_parser!(u32).range(1..))]
+    pub simulate: Option<u32>,
+    /// How long a container of a simulated node takes to start
+    #[arg(long, default_value = "0s", value_name = "DURATION", value_parser = components::duration, requires = "simulate")]
+    pub simulate_start_delay: std::time::Duration,
 }
 
 /// Which of several processes that run the same loops does run them.

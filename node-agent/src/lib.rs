@@ -26,6 +26,7 @@ pub mod pods;
 pub mod pressure;
 pub mod runtime;
 pub mod server;
+pub mod simulate;
 mod start;
 pub mod stats;
 
@@ -36,6 +37,7 @@ pub use pressure::Policy as PressurePolicy;
 pub use pressure::images::Policy as ImagePolicy;
 pub use pressure::plan::parse_thresholds;
 pub use runtime::images::ImportError;
+pub use simulate::{Simulation, simulate};
 pub use start::run;
 
 /// The certificate with which the agent serves, and the authority its callers must come from.

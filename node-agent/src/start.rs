@@ -33,8 +33,29 @@ const RETRY: Duration = Duration::from_millis(500);
 /// Runs the agent until `shutdown`. `ready` is called once the Node is registered and what runs has been adopted.
 pub async fn run(
     client: Client,
+    options: Options,
+    metrics: Metrics,
+    ready: impl FnOnce() + Send + 'static,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
+    let (services, keep_services) = watch_services(client.clone());
+    let (stop, cancelled) = (shutdown.child_token(), shutdown.clone());
+    // It ends with the agent, whether or not that was asked to.
+    let _guard = stop.clone().drop_guard();
+    let keeping = tokio::spawn(async move { stop.run_until_cancelled(keep_services).await });
+    let agent = run_node(client, options, metrics, services, ready, cancelled);
+    tokio::select! {
+        result = agent => result,
+        _ = keeping => Err(Error::Ended("the service watch")),
+    }
+}
+
+/// The same with the cluster's services as somebody else keeps them.
+pub(crate) async fn run_node(
+    client: Client,
     mut options: Options,
     metrics: Metrics,
+    services: reflector::Store<Service>,
     ready: impl FnOnce() + Send + 'static,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
@@ -54,11 +75,6 @@ pub async fn run(
 
     let (events, recorder) = Recorder::new(client.clone(), options.node_name.clone(), stop.clone());
     spawn(&mut parts, "the event writer", recorder);
-    let (services, keep_services) = watch_services(client.clone());
-    let cancelled = stop.clone();
-    spawn(&mut parts, "the service watch", async move {
-        cancelled.run_until_cancelled(keep_services).await;
-    });
     let context = context(&client, &options, &metrics, runtime.clone(), events.clone(), services);
     let stats = Arc::new(Collector::new(
         runtime.clone(),
@@ -227,7 +243,7 @@ fn node_settings(options: &Options, port: u16, ips: &[IpAddr]) -> node::Settings
 }
 
 /// A store of all services, and the future that keeps it.
-fn watch_services(client: Client) -> (reflector::Store<Service>, impl Future<Output = ()> + Send + 'static) {
+pub(crate) fn watch_services(client: Client) -> (reflector::Store<Service>, impl Future<Output = ()> + Send + 'static) {
     let (store, writer) = reflector::store();
     let api: Api<Service> = Api::all(client);
     let events = watcher::watcher(api, watcher::Config::default()).then(|event| async {

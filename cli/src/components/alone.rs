@@ -58,14 +58,25 @@ pub async fn scheduler(options: args::Scheduler, flags: &ClientFlags) -> Result<
 pub async fn agent(options: args::Agent, flags: &ClientFlags) -> Result<()> {
     let shutdown = shutdown_on_signal()?;
     let client = flags.client().await?;
-    let serving = serving_identity(&flags.kubeconfig()?)?;
+    let simulation = simulation(&options.agent);
+    // Simulated nodes serve nothing, and one user may be all of them: who may write any Node.
+    let serving = match simulation {
+        Some(_) => None,
+        None => Some(serving_identity(&flags.kubeconfig()?)?),
+    };
     let mut registry = Registry::default();
     let metrics = gantry_node_agent::Metrics::new(&mut registry);
     let health = serve_health(options.health, registry, &shutdown).await?;
     let ready = move || health.ready("agent");
     let name = node_name(&options.agent)?;
     let agent = agent_options(&options.agent, name, options.data.data_dir, serving);
-    gantry_node_agent::run(client, agent, metrics, ready, shutdown).await?;
+    match simulation {
+        Some(simulation) => {
+            let client_of = |_: &str| client.clone();
+            gantry_node_agent::simulate(client_of, agent, simulation, metrics, ready, shutdown).await?;
+        }
+        None => gantry_node_agent::run(client, agent, metrics, ready, shutdown).await?,
+    }
     Ok(())
 }
 

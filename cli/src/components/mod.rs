@@ -95,12 +95,18 @@ pub fn host_name() -> Option<String> {
     name
 }
 
+/// What is simulated instead of this machine, if anything is.
+pub fn simulation(flags: &AgentFlags) -> Option<gantry_node_agent::Simulation> {
+    let nodes = usize::try_from(flags.simulate?).unwrap_or(usize::MAX);
+    Some(gantry_node_agent::Simulation { nodes, start_delay: flags.simulate_start_delay })
+}
+
 /// What the agent is told by the command line.
 pub fn agent_options(
     flags: &AgentFlags,
     node_name: String,
     data_dir: PathBuf,
-    serving: gantry_node_agent::ServingIdentity,
+    serving: Option<gantry_node_agent::ServingIdentity>,
 ) -> gantry_node_agent::Options {
     use gantry_node_agent::RuntimeChoice;
     let AgentFlags {
@@ -119,6 +125,8 @@ pub fn agent_options(
         image_gc_high_threshold,
         image_gc_low_threshold,
         minimum_image_ttl_duration,
+        simulate: _,
+        simulate_start_delay: _,
     } = flags.clone();
     let images = gantry_node_agent::ImagePolicy {
         high_percent: image_gc_high_threshold,
@@ -144,7 +152,7 @@ pub fn agent_options(
         data_dir,
         runtime: containerd.map_or(RuntimeChoice::Own, RuntimeChoice::Attach),
         cgroup_root,
-        serving: Some(serving),
+        serving,
         listen: agent_listen,
         node_ip,
         labels: node_labels.into_iter().collect(),

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::health::Readiness;
 use super::leading::{Component, Health, Leading};
-use super::{agent_options, identity, node_name, outward_ip, scheduler_options, shutdown_on_signal};
+use super::{agent_options, identity, node_name, outward_ip, scheduler_options, shutdown_on_signal, simulation};
 use crate::args;
 use crate::election::{CONTROLLERS_LEASE, SCHEDULER_LEASE};
 
@@ -65,17 +65,25 @@ pub async fn run(options: args::Up) -> Result<()> {
     }
     if let Some(metrics) = agent_metrics {
         let name = node_name(&options.agent)?;
-        let client = client(&format!("system:node:{name}"), &["system:nodes"]);
-        let certificate =
-            server.pki().authority().keep_node(&name, options.agent.node_ip.as_slice(), Timestamp::now())?;
-        let serving = gantry_node_agent::ServingIdentity {
-            cert_chain_pem: certificate.chain_pem,
-            key_pem: certificate.key_pem,
-            client_ca_pem: server.pki().ca_pem().to_owned(),
-        };
-        let agent = agent_options(&options.agent, name, options.data.data_dir.clone(), serving);
-        let run = gantry_node_agent::run(client, agent, metrics, ready("agent"), loops.clone());
-        parts.spawn(async move { ("agent", run.await.map_err(Into::into)) });
+        let client = |name: &str| client(&format!("system:node:{name}"), &["system:nodes"]);
+        let data_dir = options.data.data_dir.clone();
+        if let Some(simulation) = simulation(&options.agent) {
+            let agents = agent_options(&options.agent, name, data_dir, None);
+            let run = gantry_node_agent::simulate(client, agents, simulation, metrics, ready("agents"), loops.clone());
+            parts.spawn(async move { ("simulated agents", run.await.map_err(Into::into)) });
+        } else {
+            let client = client(&name);
+            let certificate =
+                server.pki().authority().keep_node(&name, options.agent.node_ip.as_slice(), Timestamp::now())?;
+            let serving = gantry_node_agent::ServingIdentity {
+                cert_chain_pem: certificate.chain_pem,
+                key_pem: certificate.key_pem,
+                client_ca_pem: server.pki().ca_pem().to_owned(),
+            };
+            let agent = agent_options(&options.agent, name, data_dir, Some(serving));
+            let run = gantry_node_agent::run(client, agent, metrics, ready("agent"), loops.clone());
+            parts.spawn(async move { ("agent", run.await.map_err(Into::into)) });
+        }
     }
 
     // In this order: the parts that end because they were told to have not failed.

@@ -234,6 +234,12 @@ impl Prober {
         let tell = |reason, message| {
             self.context.events.container(&self.pod, name, EventKind::Warning, reason, message);
         };
+        if let Some(good) = self.context.runtime.answers(&self.target.container_id, kind).await {
+            if !good {
+                tell("Unhealthy", format!("{kind} probe failed: the simulation has it fail"));
+            }
+            return Some(good);
+        }
         let mut failed = String::new();
         for _ in 0..TRIES {
             match check::ask(&self.context, &self.target, question, timeout).await {

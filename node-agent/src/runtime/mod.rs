@@ -26,6 +26,7 @@ pub mod images;
 pub mod instance;
 pub mod oci;
 pub mod pause;
+pub mod script;
 pub mod simulated;
 
 /// Label on every sandbox and container: the pod's name.
@@ -651,6 +652,12 @@ pub trait Runtime: Send + Sync + 'static {
 
     /// Makes the runtime open the container's log file anew, after the file was rotated.
     async fn reopen_log(&self, container_id: &str) -> Result<()>;
+
+    /// What a container answers to a probe of this kind (`Startup`, `Readiness`, `Liveness`), where it has neither processes
+    /// nor an address that could be asked, as in simulations. None: it is to be asked itself.
+    async fn answers(&self, _container_id: &str, _kind: &str) -> Option<bool> {
+        None
+    }
 
     /// Runs a command in a container to its end.
     async fn exec_sync(&self, container_id: &str, command: &[String], timeout: Duration) -> Result<ExecOutput>;

@@ -1,18 +1,19 @@
 //! A runtime in memory: sandboxes and containers that are nothing but their records. For tests of what drives a runtime, and
 //! for agents by the thousand on one machine.
 //!
-//! A container runs until someone ends it. Faults can be put in: a call that fails before it has done anything, or one
-//! that does its work and then loses the answer.
+//! A container runs until someone ends it, or as its pod's [`Script`] says. Faults can be put in: a call that fails before it
+//! has done anything, or one that does its work and then loses the answer.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::broadcast;
 
+use super::script::Script;
 use super::{
     ContainerConfig, ContainerRecord, ContainerState, EVENT_QUEUE_LEN, ExecOutput, ExecRequest, ImageRecord,
     ImageStore, PodIdentity, PodRecord, PodUsage, Readiness, RegistryAuth, Resources, Result, Runtime, RuntimeError,
@@ -88,26 +89,52 @@ struct State {
     happenings: Vec<Happening>,
 }
 
+impl State {
+    /// What the pod of a container is to do.
+    fn script_of(&self, container_id: &str) -> Script {
+        let sandbox = self.containers.get(container_id).and_then(|(_, record)| self.sandboxes.get(&record.sandbox_id));
+        sandbox.map(|(_, sandbox)| Script::of(&sandbox.annotations)).unwrap_or_default()
+    }
+
+    /// An address that no sandbox has: the first one of the node's range, as far as there is one.
+    fn free_address(&self) -> IpAddr {
+        let network = self.pod_cidrs.iter().find_map(|cidr| cidr.split_once('/')?.0.parse::<Ipv4Addr>().ok());
+        let first = u32::from(network.unwrap_or(Ipv4Addr::new(10, 0, 0, 0)));
+        let taken: HashSet<IpAddr> = self.sandboxes.values().flat_map(|(_, sandbox)| sandbox.ips.clone()).collect();
+        // The network's own address and that of its bridge are nobody's.
+        let mut addresses = (2..).map(|number| IpAddr::V4(Ipv4Addr::from(first.wrapping_add(number))));
+        addresses.find(|address| !taken.contains(address)).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
+    }
+}
+
 /// The runtime.
 pub struct Simulated {
+    /// Itself, for what it does later.
+    me: Weak<Self>,
     state: Mutex<State>,
     faults: Mutex<Option<Faults>>,
     events: broadcast::Sender<RuntimeEvent>,
     /// How long each call that starts something takes.
     latency: Duration,
+    /// Whether it stands in for a whole node: it has every image, and keeps no record of what happened.
+    is_node: bool,
 }
 
 impl Default for Simulated {
     fn default() -> Self {
-        Self::new(Duration::ZERO)
+        Self::new(Duration::ZERO, false, Weak::new())
     }
 }
 
 impl Simulated {
-    /// An empty one whose starting calls take `latency`.
-    pub fn new(latency: Duration) -> Self {
+    /// That of a simulated node, whose containers take `start_delay` to start unless their script says otherwise.
+    pub fn of_node(start_delay: Duration) -> Arc<Self> {
+        Arc::new_cyclic(|me| Self::new(start_delay, true, me.clone()))
+    }
+
+    fn new(latency: Duration, is_node: bool, me: Weak<Self>) -> Self {
         let (events, _) = broadcast::channel(EVENT_QUEUE_LEN);
-        Self { state: Mutex::default(), faults: Mutex::default(), events, latency }
+        Self { me, state: Mutex::default(), faults: Mutex::default(), events, latency, is_node }
     }
 
     /// Puts faults in, or takes them out.
@@ -227,9 +254,15 @@ impl Simulated {
             exit_code,
             asked,
         };
-        state.happenings.push(happening);
+        self.record_happening(&mut state, happening);
         drop(state);
         self.tell(&uid);
+    }
+
+    fn record_happening(&self, state: &mut State, happening: Happening) {
+        if !self.is_node {
+            state.happenings.push(happening);
+        }
     }
 
     async fn call<T>(&self, name: &'static str, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
@@ -239,9 +272,6 @@ impl Simulated {
         };
         if fault == Fault::Refused {
             return Err(RuntimeError::Failed(format!("{name}: refused by the simulation")));
-        }
-        if !self.latency.is_zero() && matches!(name, "run_sandbox" | "create_container" | "start_container") {
-            tokio::time::sleep(self.latency).await;
         }
         let result = work();
         if fault == Fault::LostReply {
@@ -260,18 +290,19 @@ impl Simulated {
         }
         state.next_id += 1;
         let id = format!("sandbox-{}", state.next_id);
-        let [_, b, c, d] = u32::try_from(state.next_id).unwrap_or(u32::MAX).to_be_bytes();
+        let ip = state.free_address();
         let record = SandboxRecord {
             id: id.clone(),
             attempt: config.attempt,
             ready: true,
             created_at: clock::now(),
-            ips: vec![IpAddr::V4(Ipv4Addr::new(10, b, c, d))],
+            ips: vec![ip],
             labels: config.labels.clone(),
             annotations: config.annotations.clone(),
         };
         state.sandboxes.insert(id.clone(), (config.pod.clone(), record));
-        state.happenings.push(Happening::SandboxStarted { uid: config.pod.uid.clone(), sandbox: id.clone() });
+        let happening = Happening::SandboxStarted { uid: config.pod.uid.clone(), sandbox: id.clone() };
+        self.record_happening(&mut state, happening);
         Ok(id)
     }
 
@@ -331,9 +362,17 @@ impl Simulated {
             name: record.name.clone(),
             attempt: record.attempt,
         };
-        state.happenings.push(happening);
+        self.record_happening(&mut state, happening);
+        let script = state.script_of(container_id);
         drop(state);
         self.tell(&uid);
+        if let (Some(time), Some(me)) = (script.runs_for, self.me.upgrade()) {
+            let id = container_id.to_owned();
+            tokio::spawn(async move {
+                tokio::time::sleep(time).await;
+                me.finish(&id, script.exit_code, false);
+            });
+        }
         Ok(())
     }
 
@@ -453,6 +492,11 @@ impl Runtime for Simulated {
     }
 
     async fn start_container(&self, container_id: &str) -> Result<()> {
+        let script = self.state().script_of(container_id);
+        tokio::time::sleep(script.start_delay.unwrap_or(self.latency)).await;
+        if let Some(why) = script.start_error {
+            return Err(RuntimeError::RunContainer(why));
+        }
         self.call("start_container", || self.launch(container_id)).await
     }
 
@@ -489,6 +533,10 @@ impl Runtime for Simulated {
         Ok(())
     }
 
+    async fn answers(&self, container_id: &str, kind: &str) -> Option<bool> {
+        self.is_node.then(|| !self.state().script_of(container_id).fails(kind))
+    }
+
     async fn exec_sync(&self, container_id: &str, _command: &[String], _timeout: Duration) -> Result<ExecOutput> {
         self.container(container_id).await.map(|_| ExecOutput::default())
     }
@@ -518,6 +566,10 @@ impl Runtime for Simulated {
     async fn pull_image(&self, reference: &str, _auth: Option<&RegistryAuth>) -> Result<String> {
         match self.image(reference).await? {
             Some(image) => Ok(image.id),
+            None if self.is_node => {
+                self.add_image(reference);
+                Ok(format!("sha256:{reference}"))
+            }
             None => Err(RuntimeError::ImageNotFound(format!("{reference}: not found"))),
         }
     }
