@@ -81,7 +81,9 @@ pub async fn simulate(
             () = shutdown.cancelled() => break Ok(()),
             () = all_started.notified() => {
                 info!(nodes = simulation.nodes, "all simulated nodes are registered");
-                ready.take().map_or((), |ready| ready());
+                if let Some(ready) = ready.take() {
+                    ready();
+                }
             }
             Some(ended) = parts.join_next() => match ended {
                 Ok(Err(error)) => break Err(error),

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::health::{self, Readiness};
 use super::leading::{Component, Health, Leading};
-use super::{agent_options, node_name, scheduler_options, shutdown_on_signal, up};
+use super::{agent_options, node_name, scheduler_options, shutdown_on_signal, simulation, up};
 use crate::args;
 use crate::client::ClientFlags;
 use crate::election::{CONTROLLERS_LEASE, SCHEDULER_LEASE};
