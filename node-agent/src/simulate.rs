@@ -29,12 +29,20 @@ pub struct Simulation {
     pub start_delay: Duration,
 }
 
-/// Runs nodes named `NAME-0`, `NAME-1`, … by `options.node_name` until `shutdown`. `client_of` makes the client of a node;
-/// `ready` is called once all are registered.
+impl Simulation {
+    /// The names of the nodes: `NAME-0`, `NAME-1`, …
+    pub fn node_names(&self, name: &str) -> impl Iterator<Item = String> + use<> {
+        let name = name.to_owned();
+        (0..self.nodes).map(move |number| format!("{name}-{number}"))
+    }
+}
+
+/// Runs nodes of these names, each with a client of its own, until `shutdown`. `ready` is called once all are registered.
+/// `start_delay` is that of a [`Simulation`]; the options are each node's, where they say something about a simulated one.
 pub async fn simulate(
-    client_of: impl Fn(&str) -> Client,
+    nodes: Vec<(String, Client)>,
     options: Options,
-    simulation: Simulation,
+    start_delay: Duration,
     metrics: Metrics,
     ready: impl FnOnce() + Send,
     shutdown: CancellationToken,
@@ -42,7 +50,8 @@ pub async fn simulate(
     let stop = shutdown.child_token();
     let _guard = stop.clone().drop_guard();
     let mut parts: JoinSet<Result<(), Error>> = JoinSet::new();
-    let (services, keep_services) = watch_services(client_of(&node_name(&options, 0)));
+    let Some((_, first)) = nodes.first() else { return Ok(()) };
+    let (services, keep_services) = watch_services(first.clone());
     let cancelled = stop.clone();
     parts.spawn(async move {
         let kept = cancelled.run_until_cancelled(keep_services).await;
@@ -50,13 +59,12 @@ pub async fn simulate(
     });
     let starting = Arc::new(Semaphore::new(STARTING_MAX));
     let (started, all_started) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
-    for number in 0..simulation.nodes {
-        let name = node_name(&options, number);
-        let client = client_of(&name);
+    let count = nodes.len();
+    for (name, client) in nodes {
         let mut options = options.clone();
         options.data_dir = options.data_dir.join("simulated").join(&name);
         options.node_name = name;
-        options.runtime = RuntimeChoice::Given(Simulated::of_node(simulation.start_delay));
+        options.runtime = RuntimeChoice::Given(Simulated::of_node(start_delay));
         options.serving = None;
         options.service_proxy = false;
         // Whatever this machine is short of, the simulated ones are not.
@@ -67,7 +75,7 @@ pub async fn simulate(
             let Some(Ok(turn)) = stop.run_until_cancelled(starting.acquire_owned()).await else { return Ok(()) };
             let registered = move || {
                 drop(turn);
-                if started.fetch_add(1, Ordering::Relaxed) + 1 == simulation.nodes {
+                if started.fetch_add(1, Ordering::Relaxed) + 1 == count {
                     all_started.notify_one();
                 }
             };
@@ -80,7 +88,7 @@ pub async fn simulate(
             biased;
             () = shutdown.cancelled() => break Ok(()),
             () = all_started.notified() => {
-                info!(nodes = simulation.nodes, "all simulated nodes are registered");
+                info!(nodes = count, "all simulated nodes are registered");
                 if let Some(ready) = ready.take() {
                     ready();
                 }
@@ -94,8 +102,4 @@ pub async fn simulate(
     stop.cancel();
     while parts.join_next().await.is_some() {}
     result
-}
-
-fn node_name(options: &Options, number: usize) -> String {
-    format!("{}-{number}", options.node_name)
 }

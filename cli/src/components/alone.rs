@@ -72,8 +72,8 @@ pub async fn agent(options: args::Agent, flags: &ClientFlags) -> Result<()> {
     let agent = agent_options(&options.agent, name, options.data.data_dir, serving);
     match simulation {
         Some(simulation) => {
-            let client_of = |_: &str| client.clone();
-            gantry_node_agent::simulate(client_of, agent, simulation, metrics, ready, shutdown).await?;
+            let nodes = simulation.node_names(&agent.node_name).map(|name| (name, client.clone())).collect();
+            gantry_node_agent::simulate(nodes, agent, simulation.start_delay, metrics, ready, shutdown).await?;
         }
         None => gantry_node_agent::run(client, agent, metrics, ready, shutdown).await?,
     }

@@ -68,8 +68,9 @@ pub async fn run(options: args::Up) -> Result<()> {
         let client = |name: &str| client(&format!("system:node:{name}"), &["system:nodes"]);
         let data_dir = options.data.data_dir.clone();
         if let Some(simulation) = simulation(&options.agent) {
-            let agents = agent_options(&options.agent, name, data_dir, None);
-            let run = gantry_node_agent::simulate(client, agents, simulation, metrics, ready("agents"), loops.clone());
+            let nodes = simulation.node_names(&name).map(|name| (name.clone(), client(&name))).collect();
+            let (agents, delay) = (agent_options(&options.agent, name, data_dir, None), simulation.start_delay);
+            let run = gantry_node_agent::simulate(nodes, agents, delay, metrics, ready("agents"), loops.clone());
             parts.spawn(async move { ("simulated agents", run.await.map_err(Into::into)) });
         } else {
             let client = client(&name);
