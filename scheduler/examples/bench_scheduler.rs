@@ -46,7 +46,7 @@ fn asking(milli_cpu: i64, mebibytes: i64) -> ClassSpec {
             scoring_milli_cpu: milli_cpu,
             scoring_memory: mebibytes << 20,
             requests,
-            ports: Vec::new(),
+            ..PodDemand::default()
         },
         ..ClassSpec::default()
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::core::resources::GPU_MILLI;
 use crate::core::{PodSelector, Scoring, Spread, SpreadMode, Strategy};
 use crate::driver::queue::Delays;
 
@@ -225,18 +226,26 @@ fn scoring(path: &str, view: StrategyView) -> Result<Scoring, ConfigError> {
     }
     let strategy = match view.type_.as_str() {
         "BinPacking" => Strategy::BinPacking,
+        "BestFit" => Strategy::BestFit,
+        "DotProduct" => Strategy::DotProduct,
+        "FGD" => Strategy::Fragmentation,
         "MostAllocated" => Strategy::MostAllocated,
         "LeastAllocated" => Strategy::LeastAllocated,
         "RequestedToCapacityRatio" => {
             Strategy::RequestedToCapacityRatio(points(&format!("{path}.requestedToCapacityRatio.shape"), shape)?)
         }
         other => {
-            let known = "BinPacking, LeastAllocated, MostAllocated, RequestedToCapacityRatio";
+            let known = "BestFit, BinPacking, DotProduct, FGD, LeastAllocated, MostAllocated, RequestedToCapacityRatio";
             return refuse(format!("{path}.type"), format!("Unsupported value: {other:?}: supported: {known}"));
         }
     };
-    if strategy == Strategy::BinPacking && view.resources.is_some() {
-        return refuse(format!("{path}.resources"), "BinPacking weighs CPU, memory and all that a pod asks for alike");
+    let problem = match strategy {
+        Strategy::BinPacking => "BinPacking weighs CPU, memory and all that a pod asks for alike",
+        Strategy::Fragmentation => "FGD looks at devices, and at CPU as far as they need it",
+        _ => "",
+    };
+    if !problem.is_empty() && view.resources.is_some() {
+        return refuse(format!("{path}.resources"), problem);
     }
     let mut resources = Vec::new();
     for (index, resource) in view.resources.into_iter().flatten().enumerate() {
@@ -248,9 +257,15 @@ fn scoring(path: &str, view: StrategyView) -> Result<Scoring, ConfigError> {
         }
         resources.push((resource.name, weight));
     }
-    if resources.is_empty() && strategy != Strategy::BinPacking {
-        resources = vec![("cpu".into(), 1), ("memory".into(), 1)];
-    }
+    let defaults: &[&str] = match strategy {
+        _ if !resources.is_empty() => &[],
+        Strategy::BinPacking | Strategy::Fragmentation => &[],
+        Strategy::BestFit | Strategy::DotProduct => &["cpu", "memory", GPU_MILLI],
+        Strategy::MostAllocated | Strategy::LeastAllocated | Strategy::RequestedToCapacityRatio(_) => {
+            &["cpu", "memory"]
+        }
+    };
+    resources.extend(defaults.iter().map(|name| ((*name).to_owned(), 1)));
     Ok(Scoring { strategy, resources })
 }
 

@@ -160,6 +160,9 @@ async fn bind(State(api): State<Api>, Path(name): Path<String>, Json(binding): J
         Some(Fault::BoundToB) => json!("b"),
         _ => binding["target"]["name"].clone(),
     };
+    for (key, value) in binding["metadata"]["annotations"].as_object().into_iter().flatten() {
+        pod["metadata"]["annotations"][key] = value.clone();
+    }
     api.put("pods", pod);
     match fault {
         Some(Fault::AnswerLost) => failure(500, "InternalError"),
@@ -327,6 +330,44 @@ async fn a_restart_accounts_what_is_there() {
     api.put("pods", ended);
     let running = start(&api).await;
     until("the big pod", || api.node_of("big").is_some()).await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn each_gpu_is_accounted_for_also_after_a_restart() {
+    let api = Api::new();
+    let mut shared = node("a");
+    shared["status"]["allocatable"]["nvidia.com/gpu"] = json!("2");
+    shared["status"]["allocatable"]["gantry.io/gpu-milli"] = json!("2000");
+    api.put("nodes", shared);
+    let asking = |name: &str, resource: &str, amount: &str| {
+        let mut pod = pod(name, "100m");
+        pod["spec"]["containers"][0]["resources"]["requests"][resource] = json!(amount);
+        pod
+    };
+    let given = |name: &str| api.get("pods", name).unwrap()["metadata"]["annotations"]["gantry.io/gpu-devices"].clone();
+    let running = start(&api).await;
+    for (name, device) in [("s1", "0"), ("s2", "1")] {
+        api.put("pods", asking(name, "gantry.io/gpu-milli", "600"));
+        until("a share", || api.node_of(name).is_some()).await;
+        assert_eq!(given(name), device);
+    }
+    api.put("pods", asking("whole", "nvidia.com/gpu", "1"));
+    until("the condition", || {
+        let message = api.get("pods", "whole").unwrap()["status"]["conditions"][0]["message"].clone();
+        message.as_str().is_some_and(|text| text.contains("1 node(s) didn't have free devices for the pod"))
+    })
+    .await;
+    running.stop().await;
+
+    // Only by its annotation can it be known that it is the first GPU that is free now.
+    api.delete("pods", "s1");
+    let running = start(&api).await;
+    until("the whole GPU", || api.node_of("whole").is_some()).await;
+    assert_eq!(given("whole"), "0");
+    api.put("pods", asking("s3", "gantry.io/gpu-milli", "400"));
+    until("the rest of the second", || api.node_of("s3").is_some()).await;
+    assert_eq!(given("s3"), "1");
     running.stop().await;
 }
 

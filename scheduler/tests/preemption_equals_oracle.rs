@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use gantry_scheduler::core::oracle::Oracle;
 use gantry_scheduler::core::spec::Operator;
 use gantry_scheduler::core::{
-    AffinityTerm, Ask, Budget, Budgets, ClassSpec, Engine, HostPort, NodeSpec, PodAffinity, PodDemand, PodKey,
-    PodSelector, Preemption, Protocol, Requirement, Resources, Spread, SpreadMode, Standing, Taint,
+    AffinityTerm, Ask, Budget, Budgets, ClassSpec, DeviceDemand, Engine, HostPort, NodeSpec, PodAffinity, PodDemand,
+    PodKey, PodSelector, Preemption, Protocol, Requirement, Resources, Scoring, Spread, SpreadMode, Standing, Taint,
 };
 use proptest::prelude::*;
 
@@ -48,6 +48,7 @@ fn node() -> impl Strategy<Value = NodeSpec> {
                     extended: [("example.com/gpu".to_owned(), gpu)].into(),
                     ..Resources::default()
                 },
+                devices: gpu as u16 % 4,
             }
         },
     )
@@ -101,11 +102,21 @@ fn class() -> impl Strategy<Value = ClassSpec> {
                 scoring_milli_cpu: cpu * 1_000,
                 scoring_memory: 200 << 20,
                 ports,
+                devices: match gpu {
+                    0 => DeviceDemand::default(),
+                    1 => DeviceDemand::share(300 * cpu as u16),
+                    _ => DeviceDemand::whole(cpu as u16 % 3),
+                },
             },
             namespace: "default".into(),
             labels: app.into_iter().map(|app| ("app".to_owned(), app.to_owned())).collect(),
             pod_affinity: PodAffinity { required, anti_required, ..PodAffinity::default() },
             spread,
+            // What is learnt of pods to come has no part in this.
+            scoring: Scoring {
+                strategy: gantry_scheduler::core::Strategy::MostAllocated,
+                resources: vec![("cpu".to_owned(), 1)],
+            },
             ..ClassSpec::default()
         },
     )
@@ -237,7 +248,8 @@ impl Pair {
                 let name = self.engine.node_name(node).to_string();
                 self.engine.assume(pod, class, node, priority);
                 let standing = Standing { priority, ..Standing::default() };
-                self.oracle.place_pod(pod, &name, spec, standing);
+                let held_devices = self.engine.devices_of(pod).to_vec();
+                self.oracle.place_pod(pod, &name, ClassSpec { held_devices, ..spec }, standing);
             }
             None => self.make_room(ask, &spec),
         }

@@ -1,6 +1,7 @@
 //! Benches: each prints a ratio against a rival or a limit that was measured in the same run. What is measured is
 //! optimised; what measures is a program of the integration tests, which may use every part.
 
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::Result;
@@ -13,6 +14,12 @@ pub struct Args {
     /// What to measure
     #[arg(value_enum)]
     name: Name,
+    /// For packing: a list of pods to replay, instead of those that are found; may be given several times
+    #[arg(long, value_name = "FILE")]
+    trace: Vec<PathBuf>,
+    /// For packing: the list of nodes to replay them on
+    #[arg(long, value_name = "FILE")]
+    nodes: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -23,6 +30,8 @@ enum Name {
     Spine,
     /// Durable writes beside bare redb and etcd on the same disk; opening, memory and latencies up to a million objects
     Store,
+    /// How much of a cluster's devices the scheduler gives out, and how few nodes it uses, beside other policies
+    Packing,
     /// Decisions of the scheduler's core on the workloads of Kubernetes' scheduler benchmark, and how they scale; pods
     /// bound a second through the API server
     Scheduler,
@@ -38,6 +47,7 @@ pub fn run(args: &Args) -> Result<()> {
         }
         Name::Store => store(),
         Name::Scheduler => scheduler(),
+        Name::Packing => packing(args),
     }
 }
 
@@ -70,6 +80,19 @@ fn store() -> Result<()> {
 fn scheduler() -> Result<()> {
     host::run(&mut Command::new(example("gantry-scheduler", "bench_scheduler", &[])?))?;
     api(&["1", "1", "scheduling"])
+}
+
+/// The scheduler's core on traces of pods that ask for devices, and on made-up mixes.
+fn packing(args: &Args) -> Result<()> {
+    // Files are given from where the command is run.
+    let mut program = Command::new(example("gantry-scheduler", "bench_packing", &[])?);
+    for trace in &args.trace {
+        program.arg("--trace").arg(trace);
+    }
+    if let Some(nodes) = &args.nodes {
+        program.arg("--nodes").arg(nodes);
+    }
+    host::run(&mut program)
 }
 
 fn spine(gantry: &std::path::Path) -> Result<()> {

@@ -4,6 +4,7 @@
 //! Kubernetes' scheduler reads it (an unparsable quantity is zero, an unknown operator matches
 //! nothing).
 
+mod devices;
 mod pod_affinity;
 mod pod_resources;
 pub mod quantity;
@@ -14,6 +15,7 @@ use crate::core::spec::{Effect, Operator};
 use crate::core::{ClassSpec, HostPort, NodeSpec, PodDemand, PodKey, PreferredTerm, Protocol, Requirement, Resources};
 use crate::core::{Taint, Term, Toleration};
 
+pub use devices::{DEVICES_ANNOTATION, devices_annotation};
 pub use pod_affinity::{pod_affinity, requirements, spread};
 pub use pod_resources::{pod_requests, scoring_requests};
 
@@ -25,12 +27,14 @@ pub fn node(node: &k8s::Node) -> NodeSpec {
     for (name, amount) in amounts.into_iter().flatten() {
         allocatable.set(name, quantity::amount(name, &amount.0));
     }
+    let devices = devices::of_node(&allocatable);
     NodeSpec {
         name: node.metadata.name.clone().unwrap_or_default(),
         labels: node.metadata.labels.clone().unwrap_or_default(),
         taints: spec.and_then(|spec| spec.taints.as_ref()).into_iter().flatten().filter_map(taint).collect(),
         unschedulable: spec.and_then(|spec| spec.unschedulable).unwrap_or(false),
         allocatable,
+        devices,
     }
 }
 
@@ -38,14 +42,14 @@ pub fn node(node: &k8s::Node) -> NodeSpec {
 pub fn class(pod: &k8s::Pod) -> ClassSpec {
     let Some(spec) = pod.spec.as_ref() else { return ClassSpec::default() };
     let affinity = spec.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref());
-    let required = affinity.and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref());
     let preferred =
         affinity.and_then(|affinity| affinity.preferred_during_scheduling_ignored_during_execution.as_ref());
+    let common = common(pod);
     ClassSpec {
         node_name: spec.node_name.clone().filter(|name| !name.is_empty()),
         os: spec.os.as_ref().map(|os| os.name.clone()).filter(|name| !name.is_empty()),
         node_selector: spec.node_selector.clone().unwrap_or_default(),
-        required: required.map(|selector| selector.node_selector_terms.iter().map(term).collect()),
+        required: required(spec),
         preferred: preferred
             .into_iter()
             .flatten()
@@ -54,12 +58,32 @@ pub fn class(pod: &k8s::Pod) -> ClassSpec {
             .collect(),
         tolerations: spec.tolerations.iter().flatten().filter_map(toleration).collect(),
         spread: spread(pod),
-        ..placed(pod)
+        ..common
     }
 }
 
-/// What a pod that has its node is to others: what it takes, and what selectors and terms see.
+fn required(spec: &k8s::PodSpec) -> Option<Vec<Term>> {
+    let affinity = spec.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref())?;
+    let required = affinity.required_during_scheduling_ignored_during_execution.as_ref()?;
+    Some(required.node_selector_terms.iter().map(term).collect())
+}
+
+/// What a pod that has its node is to others: what it takes, what selectors and terms see, and, if it
+/// takes devices, where pods like it could go.
 pub fn placed(pod: &k8s::Pod) -> ClassSpec {
+    let common = common(pod);
+    match pod.spec.as_ref().filter(|_| !common.demand.devices.is_none()) {
+        None => common,
+        Some(spec) => ClassSpec {
+            held_devices: devices::held(pod, common.demand.devices),
+            node_selector: spec.node_selector.clone().unwrap_or_default(),
+            required: required(spec),
+            ..common
+        },
+    }
+}
+
+fn common(pod: &k8s::Pod) -> ClassSpec {
     ClassSpec {
         demand: demand(pod),
         namespace: pod.metadata.namespace.clone().unwrap_or_default(),
@@ -72,7 +96,9 @@ pub fn placed(pod: &k8s::Pod) -> ClassSpec {
 /// What a pod takes from its node.
 pub fn demand(pod: &k8s::Pod) -> PodDemand {
     let (scoring_milli_cpu, scoring_memory) = scoring_requests(pod);
-    PodDemand { requests: pod_requests(pod), scoring_milli_cpu, scoring_memory, ports: host_ports(pod) }
+    let requests = pod_requests(pod);
+    let devices = devices::of_pod(&requests);
+    PodDemand { requests, scoring_milli_cpu, scoring_memory, ports: host_ports(pod), devices }
 }
 
 /// A pod's identity as a number: its UID, which is 128 bits by construction; any other text is

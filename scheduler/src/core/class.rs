@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::changelog::ChangeLog;
 use super::constraints::Constraints;
 use super::counters::{Counters, KindId};
+use super::expected::Shape;
 use super::index::Index;
 use super::nodes::Nodes;
 use super::resources::{Demand, ResourceTable, ScoringColumns};
@@ -34,6 +35,8 @@ pub struct Class {
     scoring: ScoringColumns,
     /// What its pods are to the selectors of others.
     pub(super) kind: KindId,
+    /// What its pods are among those that take devices.
+    pub(super) device_shape: Option<Arc<Shape>>,
     /// The spec without what only selectors look at.
     shape: Arc<ClassSpec>,
     constraints: Constraints,
@@ -108,6 +111,12 @@ impl Classes {
         Some(class.candidate(counters))
     }
 
+    /// The classes that pods wait for, by what these are among pods that take devices, and how many wait.
+    pub fn waiting(&self) -> impl Iterator<Item = (Option<&Arc<Shape>>, u64)> {
+        let waiting = self.classes.iter().flatten().filter(|class| class.references > 0);
+        waiting.map(|class| (class.device_shape.as_ref(), u64::from(class.references)))
+    }
+
     /// The class of pods like `spec`, with one reference more.
     pub fn acquire(
         &mut self,
@@ -138,6 +147,7 @@ impl Classes {
             demand,
             scoring,
             kind,
+            device_shape: Shape::of(&spec),
             shape,
             constraints,
             epoch,

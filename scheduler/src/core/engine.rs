@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::changelog::ChangeLog;
 use super::class::{ClassId, Classes};
 use super::counters::{Counters, KindId};
+use super::expected::{Census, Shape};
 use super::explain::{Diagnosis, Explanation, Reason, Verdict};
 use super::maps::NumberHasher;
 use super::nodes::{NodeId, Nodes};
@@ -16,6 +17,7 @@ use super::nominations::{Ask, Nominations};
 use super::residents::Residents;
 use super::resources::{Demand, ResourceId, ResourceTable};
 use super::rules::{self, Plugin, PluginSet, node_affinity};
+use super::score;
 use super::spec::{ClassSpec, NodeSpec};
 
 /// A pod's identity (its UID as a number).
@@ -29,6 +31,8 @@ pub type PodMap<V> = HashMap<PodKey, V, BuildHasherDefault<NumberHasher>>;
 #[derive(Clone, Debug)]
 pub(super) struct PodRecord {
     pub(super) demand: Arc<Demand>,
+    /// Of a pod that takes devices. Apart, for the sake of the many that take none.
+    held: Option<Box<Held>>,
     pub(super) kind: KindId,
     slot: u32,
     /// Where it is among the node's pods.
@@ -36,6 +40,30 @@ pub(super) struct PodRecord {
     pub(super) priority: i32,
     pub(super) started: i64,
     pub(super) preempted: bool,
+}
+
+/// The devices of a pod.
+#[derive(Clone, Debug)]
+struct Held {
+    /// What it is among the pods that take some.
+    shape: Arc<Shape>,
+    /// Those that it has, by their numbers.
+    devices: Box<[u16]>,
+}
+
+impl PodRecord {
+    fn shape(&self) -> Option<&Arc<Shape>> {
+        self.held.as_ref().map(|held| &held.shape)
+    }
+
+    /// The devices that it has, by their numbers.
+    pub(super) fn devices(&self) -> &[u16] {
+        self.held.as_ref().map_or(&[], |held| &held.devices)
+    }
+}
+
+fn held(shape: Option<Arc<Shape>>, devices: Vec<u16>) -> Option<Box<Held>> {
+    shape.map(|shape| Box::new(Held { shape, devices: devices.into() }))
 }
 
 /// What matters about a placed pod beside its class.
@@ -154,6 +182,9 @@ pub struct Engine {
     pub(super) counters: Counters,
     pub(super) classes: Classes,
     pub(super) nominations: Nominations,
+    census: Census,
+    /// How many placed pods take devices.
+    device_users: usize,
 }
 
 impl Engine {
@@ -201,7 +232,7 @@ impl Engine {
     /// Removes a node. Its pods stay accounted until they are removed too.
     pub fn remove_node(&mut self, name: &str) -> bool {
         let Some(slot) = self.nodes.slot(name) else { return false };
-        let removed = self.nodes.unset(slot).is_some();
+        let removed = self.nodes.unset(slot, &mut self.table).is_some();
         if removed {
             self.log.push(slot, true);
             self.counters.node_changes(slot, &self.nodes, &mut self.log);
@@ -225,10 +256,17 @@ impl Engine {
         let Standing { priority, terminating, mut preempted, .. } = standing;
         let demand = self.table.demand(&spec.demand);
         let kind = self.counters.acquire_kind(spec, terminating, &self.nodes);
+        let shape = Shape::of(spec);
+        let mut devices = spec.held_devices.clone();
         let mut change = PodChange::Came;
         if let Some(record) = self.pods.get_mut(&pod) {
-            let same_node = self.nodes.name(record.slot) == node_name;
-            if same_node && record.demand == demand && record.priority == priority && record.kind == kind {
+            let same_room = self.nodes.name(record.slot) == node_name && record.demand == demand;
+            if same_room && devices.is_empty() {
+                devices = record.devices().to_vec();
+            }
+            let same =
+                same_room && record.priority == priority && record.kind == kind && record.shape() == shape.as_ref();
+            if same && record.devices() == devices {
                 record.started = standing.started();
                 record.preempted |= preempted;
                 self.counters.release_kind(kind);
@@ -238,31 +276,56 @@ impl Engine {
             preempted |= record.preempted;
             self.remove_pod(pod);
             change = PodChange::Changed;
+        } else if shape.is_some() {
+            self.census.came();
         }
         self.unnominate(pod);
         let slot = self.nodes.slot_or_new(node_name);
         let started = standing.started();
-        self.insert_pod(pod, PodRecord { demand, kind, slot, position: 0, priority, started, preempted });
+        if devices.is_empty() {
+            devices = self.nodes.devices(slot).likely(demand.devices);
+        }
+        self.insert_pod(
+            pod,
+            PodRecord { demand, held: held(shape, devices), kind, slot, position: 0, priority, started, preempted },
+        );
         change
     }
 
     /// Accounts a pod of `class` to the node that [`Self::place`] gave.
     pub fn assume(&mut self, pod: PodKey, class: ClassId, node: NodeId, priority: i32) {
-        if self.pods.contains_key(&pod) {
+        let is_known = self.pods.contains_key(&pod);
+        if is_known {
             self.remove_pod(pod);
         }
         self.unnominate(pod);
+        let Some(candidate) = self.classes.candidate(class, &self.counters) else { return };
+        let mut devices = score::devices(candidate, &self.nodes, node.0);
+        if devices.is_empty() {
+            devices = self.nodes.devices(node.0).likely(candidate.demand.devices);
+        }
         if let Some(class) = self.classes.get(class) {
-            let (demand, kind) = (class.demand.clone(), class.kind);
+            let (demand, kind, shape) = (class.demand.clone(), class.kind, class.device_shape.clone());
+            if shape.is_some() && !is_known {
+                self.census.came();
+            }
             self.counters.hold_kind(kind);
             let (slot, started) = (node.0, i64::MAX);
-            self.insert_pod(pod, PodRecord { demand, kind, slot, position: 0, priority, started, preempted: false });
+            let preempted = false;
+            self.insert_pod(
+                pod,
+                PodRecord { demand, held: held(shape, devices), kind, slot, position: 0, priority, started, preempted },
+            );
         }
     }
 
     fn insert_pod(&mut self, pod: PodKey, mut record: PodRecord) {
         record.position = self.residents.add(record.slot, pod);
-        self.nodes.charge(record.slot, &record.demand, 1);
+        self.nodes.charge(record.slot, &record.demand, record.devices(), 1);
+        if let Some(shape) = record.shape() {
+            self.census.count(shape, 1);
+            self.device_users += 1;
+        }
         self.log.push(record.slot, false);
         self.counters.count(record.kind, record.slot, 1, &self.nodes, &mut self.log);
         *self.priorities.entry(record.priority).or_default() += 1;
@@ -279,7 +342,11 @@ impl Engine {
         self.log.push(record.slot, false);
         self.counters.count(record.kind, record.slot, -1, &self.nodes, &mut self.log);
         self.counters.release_kind(record.kind);
-        self.nodes.charge(record.slot, &record.demand, -1);
+        self.nodes.charge(record.slot, &record.demand, record.devices(), -1);
+        if let Some(shape) = record.shape() {
+            self.census.count(shape, -1);
+            self.device_users -= 1;
+        }
         if let Some(count) = self.priorities.get_mut(&record.priority) {
             *count -= 1;
             if *count == 0 {
@@ -297,6 +364,17 @@ impl Engine {
     /// The name of the node that a pod is accounted to.
     pub fn node_of(&self, pod: PodKey) -> Option<&str> {
         self.pods.get(&pod).map(|record| self.nodes.name(record.slot))
+    }
+
+    /// The devices that a pod has on its node, by their numbers.
+    pub fn devices_of(&self, pod: PodKey) -> &[u16] {
+        self.pods.get(&pod).map_or(&[], PodRecord::devices)
+    }
+
+    /// The devices that a pod is to be told to use: on a node that gives shares it matters which.
+    pub fn given_devices(&self, pod: PodKey) -> &[u16] {
+        let shares = |record: &&PodRecord| self.nodes.allocatable(ResourceId::GPU_MILLI, record.slot) > 0;
+        self.pods.get(&pod).filter(shares).map_or(&[], PodRecord::devices)
     }
 
     /// A node's name.
@@ -323,8 +401,21 @@ impl Engine {
     /// The best node as nominated pods are accounted now.
     pub(super) fn best(&mut self, id: ClassId) -> Option<NodeId> {
         self.nodes.settle_order();
+        self.learn();
         self.classes.refresh(id, &mut self.counters, &self.nodes);
         self.classes.best(id, &self.counters, &self.nodes, &self.log).map(NodeId)
+    }
+
+    /// Looks anew at what pods are to be expected, when it is time to.
+    fn learn(&mut self) {
+        if !self.nodes.have_devices() || !self.census.is_due() {
+            return;
+        }
+        let mut plain = (self.pods.len() - self.device_users) as u64;
+        plain += self.classes.waiting().filter(|(shape, _)| shape.is_none()).map(|(_, count)| count).sum::<u64>();
+        let waiting = self.classes.waiting().filter_map(|(shape, count)| Some((shape?.clone(), count)));
+        let frequencies = self.census.frequencies(waiting, plain);
+        self.nodes.expect(frequencies);
     }
 
     /// Does it matter to this class where other pods are, beyond the room that they take? To have more
@@ -403,8 +494,8 @@ fn compare(before: &NodeSpec, now: &NodeSpec) -> NodeChange {
     };
     NodeChange {
         added: false,
-        allocatable_up: exceeds(&new, &old),
-        allocatable_down: exceeds(&old, &new),
+        allocatable_up: exceeds(&new, &old) || now.devices > before.devices,
+        allocatable_down: exceeds(&old, &new) || now.devices < before.devices,
         labels: before.labels != now.labels,
         taints: before.taints != now.taints,
         unschedulable: before.unschedulable != now.unschedulable,

@@ -31,6 +31,8 @@ pub enum Reason {
     TooManyPods,
     /// Not enough of a resource is free.
     Insufficient(ResourceId),
+    /// In sum there is enough of the node's devices, but not as the pod wants it.
+    Devices,
     /// The node does not suit a volume.
     Volume(VolumeNeedKind),
     /// The node lacks the label of a topology spread constraint.
@@ -57,6 +59,7 @@ impl Reason {
             Reason::NotNamed => "node(s) didn't satisfy plugin(s) [NodeAffinity]".into(),
             Reason::AffinityConflict => "pod affinity terms conflict".into(),
             Reason::Ports => "node(s) didn't have free ports for the requested pod ports".into(),
+            Reason::Devices => "node(s) didn't have free devices for the pod".into(),
             Reason::TooManyPods => "Too many pods".into(),
             Reason::Volume(VolumeNeedKind::Reach) => "node(s) didn't match PersistentVolume's node affinity".into(),
             Reason::Volume(VolumeNeedKind::Find) => "node(s) didn't find available persistent volumes to bind".into(),

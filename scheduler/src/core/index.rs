@@ -251,8 +251,8 @@ struct Top {
 pub struct Index {
     /// How far the log has been read.
     cursor: u64,
-    /// The epochs of name order and topologies that the keys and signatures are of.
-    epochs: (u64, u64),
+    /// The epochs of name order, topologies and scores that the keys and signatures are of.
+    epochs: (u64, u64, u64),
     layout: Layout,
     groups: Vec<Group>,
     by_signature: HashMap<Box<[i64]>, u32>,
@@ -498,8 +498,9 @@ impl Index {
     }
 }
 
-fn epochs(candidate: Candidate<'_>, nodes: &Nodes) -> (u64, u64) {
-    (nodes.order().epoch(), candidate.counters.topologies.epoch())
+fn epochs(candidate: Candidate<'_>, nodes: &Nodes) -> (u64, u64, u64) {
+    let scores = nodes.score_epoch(&candidate.scoring.strategy);
+    (nodes.order().epoch(), candidate.counters.topologies.epoch(), scores)
 }
 
 /// A node's sum of matching preferred weights and its number of intolerable taints.

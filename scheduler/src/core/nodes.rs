@@ -5,14 +5,16 @@
 //! nodes have, is in columns. A slot outlives its node while pods are still accounted to it, and a slot may
 //! exist before its node is known: the watches of pods and nodes race.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::bitset::Bitset;
+use super::devices::{Devices, WHOLE};
+use super::expected::{Expected, Frequencies};
 use super::labels::Postings;
 use super::order::NameOrder;
-use super::resources::{Demand, ResourceId, ResourceTable};
-use super::spec::{HostPort, NodeSpec};
+use super::resources::{Demand, GPU_MILLI, ResourceId, ResourceTable};
+use super::spec::{HostPort, NodeSpec, Strategy};
 
 /// A node's slot. Valid until the node is gone and its last pod too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -69,8 +71,43 @@ pub struct Nodes {
     rows: Vec<Row>,
     /// Host ports in use, for the few nodes that have any; an entry twice is two pods.
     ports: HashMap<u32, Vec<HostPort>>,
+    /// Devices by slot, up to the last slot that has any.
+    devices: Vec<Devices>,
+    /// How many nodes have devices.
+    with_devices: usize,
+    expected: Expected,
+    largest: Largest,
     order: NameOrder,
     postings: Postings,
+}
+
+static NO_DEVICES: Devices = Devices::NONE;
+
+/// The largest amounts that a node has, by resource.
+#[derive(Clone, Debug, Default)]
+struct Largest {
+    /// How many nodes have which amount.
+    amounts: HashMap<ResourceId, BTreeMap<i64, u32>>,
+    /// Rises when a largest amount becomes another.
+    epoch: u64,
+}
+
+impl Largest {
+    fn get(&self, resource: ResourceId) -> i64 {
+        let amounts = self.amounts.get(&resource);
+        amounts.and_then(|amounts| amounts.last_key_value()).map_or(0, |(amount, _)| *amount)
+    }
+
+    fn count(&mut self, resource: ResourceId, amount: i64, comes: bool) {
+        let before = self.get(resource);
+        let amounts = self.amounts.entry(resource).or_default();
+        let nodes = amounts.entry(amount).or_default();
+        *nodes = if comes { *nodes + 1 } else { nodes.saturating_sub(1) };
+        if *nodes == 0 {
+            amounts.remove(&amount);
+        }
+        self.epoch += u64::from(self.get(resource) != before);
+    }
 }
 
 impl Nodes {
@@ -102,6 +139,7 @@ impl Nodes {
         let before = self.specs[slot as usize].take();
         if let Some(before) = &before {
             self.postings.remove(slot, before);
+            self.measure(before, table, false);
         } else {
             self.count += 1;
         }
@@ -109,6 +147,9 @@ impl Nodes {
         for (name, amount) in spec.allocatable.iter() {
             *self.allocatable_mut(table.id(name), slot) = amount;
         }
+        self.measure(&spec, table, true);
+        self.set_devices(slot, before.as_ref().map_or(0, |before| before.devices), spec.devices);
+        self.expected.node_changes(slot, &spec);
         self.present.insert(slot);
         if spec.unschedulable {
             self.schedulable_off.insert(slot);
@@ -118,6 +159,35 @@ impl Nodes {
         self.postings.insert(slot, &spec);
         self.specs[slot as usize] = Some(Box::new(spec));
         before
+    }
+
+    /// Takes a node that comes or goes into account for the largest.
+    fn measure(&mut self, spec: &NodeSpec, table: &mut ResourceTable, comes: bool) {
+        for (name, amount) in spec.allocatable.iter().filter(|(name, _)| *name != GPU_MILLI) {
+            self.largest.count(table.id(name), amount, comes);
+        }
+        if spec.devices > 0 {
+            self.largest.count(ResourceId::GPU_MILLI, i64::from(spec.devices) * i64::from(WHOLE), comes);
+        }
+    }
+
+    fn set_devices(&mut self, slot: u32, before: u16, now: u16) {
+        if before == now {
+            return;
+        }
+        let had_any = self.with_devices > 0;
+        self.with_devices = self.with_devices + usize::from(now > 0) - usize::from(before > 0);
+        if had_any != (self.with_devices > 0) {
+            self.expected.touch();
+        }
+        self.devices_mut(slot).set_count(now);
+    }
+
+    fn devices_mut(&mut self, slot: u32) -> &mut Devices {
+        if slot as usize >= self.devices.len() {
+            self.devices.resize(slot as usize + 1, Devices::default());
+        }
+        &mut self.devices[slot as usize]
     }
 
     fn clear_allocatable(&mut self, slot: u32) {
@@ -144,19 +214,21 @@ impl Nodes {
     }
 
     /// Forgets a node; its pods stay accounted.
-    pub(super) fn unset(&mut self, slot: u32) -> Option<Box<NodeSpec>> {
+    pub(super) fn unset(&mut self, slot: u32, table: &mut ResourceTable) -> Option<Box<NodeSpec>> {
         let before = self.specs[slot as usize].take()?;
         self.postings.remove(slot, &before);
         self.present.remove(slot);
         self.schedulable_off.remove(slot);
         self.count -= 1;
         self.clear_allocatable(slot);
+        self.measure(&before, table, false);
+        self.set_devices(slot, before.devices, 0);
         self.release_if_unused(slot);
         Some(before)
     }
 
-    /// Takes from (`sign` 1) or gives back to (-1) a node what a pod asks for.
-    pub(super) fn charge(&mut self, slot: u32, demand: &Demand, sign: i64) {
+    /// Takes from (`sign` 1) or gives back to (-1) a node what a pod asks for, and these devices.
+    pub(super) fn charge(&mut self, slot: u32, demand: &Demand, devices: &[u16], sign: i64) {
         // Wrapping keeps take and give back exact inverses whatever the amounts are.
         let add = |cell: &mut i64, amount: i64| *cell = cell.wrapping_add(sign * amount);
         for (resource, amount) in &demand.requests {
@@ -166,6 +238,9 @@ impl Nodes {
         let row = &mut self.rows[slot as usize];
         add(&mut row.scoring_milli_cpu, demand.scoring_milli_cpu);
         add(&mut row.scoring_memory, demand.scoring_memory);
+        if !devices.is_empty() {
+            self.devices_mut(slot).charge(devices, demand.devices, sign);
+        }
         if !demand.ports.is_empty() {
             let used = self.ports.entry(slot).or_default();
             for port in &demand.ports {
@@ -267,6 +342,43 @@ impl Nodes {
             return &[];
         }
         self.ports.get(&slot).map_or(&[], Vec::as_slice)
+    }
+
+    /// The devices of a node.
+    #[inline]
+    pub fn devices(&self, slot: u32) -> &Devices {
+        self.devices.get(slot as usize).unwrap_or(&NO_DEVICES)
+    }
+
+    /// Has some node devices?
+    #[inline]
+    pub fn have_devices(&self) -> bool {
+        self.with_devices > 0
+    }
+
+    /// What pods are to be expected.
+    pub fn expected(&self) -> &Expected {
+        &self.expected
+    }
+
+    /// Takes over what pods are to be expected.
+    pub(super) fn expect(&mut self, frequencies: Frequencies) {
+        let specs = &self.specs;
+        self.expected.learn(frequencies, &self.present, |slot| specs[slot as usize].as_deref());
+    }
+
+    /// The largest amount of a resource that a node has.
+    pub fn largest(&self, resource: ResourceId) -> i64 {
+        self.largest.get(resource)
+    }
+
+    /// Rises when the scores of all nodes may have changed: with what is the largest, or what is expected.
+    pub(super) fn score_epoch(&self, strategy: &Strategy) -> u64 {
+        match strategy {
+            Strategy::BestFit | Strategy::DotProduct => self.largest.epoch,
+            Strategy::BinPacking | Strategy::Fragmentation => self.expected.epoch(),
+            Strategy::MostAllocated | Strategy::LeastAllocated | Strategy::RequestedToCapacityRatio(_) => 0,
+        }
     }
 
     pub(super) fn order(&self) -> &NameOrder {

@@ -195,7 +195,8 @@ impl Engine {
         let slot = self.nodes.slot_or_new(&nominated.node);
         nominated.slot = Some(slot);
         *accounted += 1;
-        self.nodes.charge(slot, &nominated.demand, 1);
+        // Of its devices only the sums: those that it will get may still be in use.
+        self.nodes.charge(slot, &nominated.demand, &[], 1);
         self.log.push(slot, false);
         self.counters.count(nominated.kind, slot, 1, &self.nodes, &mut self.log);
     }
@@ -207,6 +208,6 @@ impl Engine {
         self.nominations.accounted -= 1;
         self.log.push(slot, false);
         self.counters.count(nominated.kind, slot, -1, &self.nodes, &mut self.log);
-        self.nodes.charge(slot, &nominated.demand, -1);
+        self.nodes.charge(slot, &nominated.demand, &[], -1);
     }
 }

@@ -63,6 +63,7 @@ struct Potential {
     priority: i32,
     started: i64,
     demand: Arc<Demand>,
+    devices: Box<[u16]>,
     kind: KindId,
 }
 
@@ -95,7 +96,7 @@ impl Trial<'_> {
                 }
             }
             Trial::World { slot, .. } => {
-                engine.nodes.charge(*slot, &pod.demand, -sign);
+                engine.nodes.charge(*slot, &pod.demand, &pod.devices, -sign);
                 engine.log.push(*slot, false);
                 engine.counters.count(pod.kind, *slot, -sign, &engine.nodes, &mut engine.log);
             }
@@ -232,6 +233,7 @@ impl Engine {
                 priority: record.priority,
                 started: record.started,
                 demand: record.demand.clone(),
+                devices: record.devices().into(),
                 kind: record.kind,
             })
             .collect()

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use super::devices::DeviceDemand;
 use super::spec::{HostPort, Scoring, Strategy};
 
 /// CPU that a container without a CPU request is scored with: `0.1`.
@@ -28,9 +29,14 @@ impl ResourceId {
     pub const EPHEMERAL_STORAGE: ResourceId = ResourceId(2);
     /// `pods`.
     pub const PODS: ResourceId = ResourceId(3);
+    /// [`GPU_MILLI`]: shares of devices; in scores, all that is taken of devices.
+    pub const GPU_MILLI: ResourceId = ResourceId(4);
 }
 
-const FIXED: [&str; 4] = ["cpu", "memory", "ephemeral-storage", "pods"];
+/// The resource that a pod asks for a share of a device by, in thousandths.
+pub const GPU_MILLI: &str = "gantry.io/gpu-milli";
+
+const FIXED: [&str; 5] = ["cpu", "memory", "ephemeral-storage", "pods", GPU_MILLI];
 
 /// Amounts by name: what a node can give, or what a pod asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -106,6 +112,8 @@ pub struct PodDemand {
     pub scoring_memory: i64,
     /// The ports the pod opens on its node.
     pub ports: Vec<HostPort>,
+    /// The devices that it takes, which are among the requests too.
+    pub devices: DeviceDemand,
 }
 
 /// All that a pod takes from a node, by column. Shared by all pods of the same shape.
@@ -119,6 +127,8 @@ pub struct Demand {
     pub scoring_memory: i64,
     /// The ports the pod opens on its node.
     pub ports: Box<[HostPort]>,
+    /// See [`PodDemand::devices`].
+    pub devices: DeviceDemand,
 }
 
 impl Demand {
@@ -201,6 +211,7 @@ impl ResourceTable {
             scoring_milli_cpu: pod.scoring_milli_cpu,
             scoring_memory: pod.scoring_memory,
             ports: pod.ports.clone().into(),
+            devices: pod.devices,
         });
         self.demands.insert(pod.clone(), demand.clone());
         demand

@@ -1,8 +1,9 @@
 //! How good a feasible node is: by default the fuller the better, with Kubernetes' weights for preferences.
 //!
 //! The score is a sum, in thousandths of Kubernetes' points (0 to 100 a part):
-//! * usage, weight 1, as the profile wants it; by default packing: the mean over CPU, memory and what else the pod asks for of the share that
-//!   would be in use with the pod placed;
+//! * usage, weight 1, as the profile wants it; by default packing: the mean over CPU, memory and what else
+//!   the pod asks for of the share that would be in use with the pod placed; once some node has devices,
+//!   first of all what they stay good for (see [`super::fragments`]);
 //! * preferred node affinity, weight 2: the node's sum of matching weights, relative to the highest
 //!   sum among the feasible nodes;
 //! * `PreferNoSchedule` taints, weight 3: 100 with none, falling to 0 at the highest number among
@@ -11,6 +12,8 @@
 //!   from 0 at the lowest among the feasible nodes to 100 at the highest;
 //! * spread, weight 2: the imbalance over the constraints that need not hold, from 100 at none down.
 
+use super::devices::WHOLE;
+use super::fragments::{self, Choice};
 use super::nodes::Nodes;
 use super::resources::{Demand, ResourceId};
 use super::rules::Candidate;
@@ -18,7 +21,8 @@ use super::spec::Strategy;
 
 /// The points of a full part, in thousandths.
 pub const PART: i64 = 100_000;
-const POINT: i64 = 1_000;
+/// One of Kubernetes' points.
+pub const POINT: i64 = 1_000;
 const AFFINITY_WEIGHT: i64 = 2;
 const TAINT_WEIGHT: i64 = 3;
 const ATTRACTION_WEIGHT: i64 = 2;
@@ -45,29 +49,91 @@ impl Range {
 /// The part for what is in use, 0 to [`PART`].
 #[inline]
 pub fn usage(candidate: Candidate<'_>, nodes: &Nodes, slot: u32) -> i64 {
+    if candidate.scoring.strategy == Strategy::BinPacking && !nodes.have_devices() {
+        return packing(candidate.demand, nodes, slot);
+    }
+    choice(candidate, nodes, slot).0
+}
+
+/// The devices that a pod gets on a node where it fits.
+pub fn devices(candidate: Candidate<'_>, nodes: &Nodes, slot: u32) -> Vec<u16> {
+    let wanted = candidate.demand.devices;
+    match (wanted.is_none(), wanted.is_share()) {
+        (true, _) => Vec::new(),
+        (_, false) => nodes.devices(slot).first_idle(wanted.count),
+        (_, true) => {
+            let chosen = choice(candidate, nodes, slot).1;
+            chosen.or_else(|| nodes.devices(slot).tightest(wanted.milli)).into_iter().collect()
+        }
+    }
+}
+
+fn choice(candidate: Candidate<'_>, nodes: &Nodes, slot: u32) -> Choice {
+    match candidate.scoring.strategy {
+        Strategy::BinPacking => fragments::by_room(candidate, nodes, slot),
+        Strategy::Fragmentation => fragments::by_fragments(candidate, nodes, slot),
+        Strategy::BestFit | Strategy::DotProduct => (by_largest(candidate, nodes, slot), None),
+        Strategy::MostAllocated | Strategy::LeastAllocated | Strategy::RequestedToCapacityRatio(_) => {
+            (by_share(candidate, nodes, slot), None)
+        }
+    }
+}
+
+/// What is in use of a resource for the score, what the pod adds, and what there is.
+fn amounts(candidate: Candidate<'_>, nodes: &Nodes, slot: u32, resource: ResourceId) -> (i64, i64, i64) {
+    let demand = candidate.demand;
+    let allocatable = nodes.allocatable(resource, slot);
+    match resource {
+        ResourceId::CPU => (nodes.scoring_milli_cpu(slot), demand.scoring_milli_cpu, allocatable),
+        ResourceId::MEMORY => (nodes.scoring_memory(slot), demand.scoring_memory, allocatable),
+        ResourceId::GPU_MILLI => {
+            let devices = nodes.devices(slot);
+            let all = devices.count() as i64 * i64::from(WHOLE);
+            (all - devices.free_sum(), demand.devices.total(), all)
+        }
+        other => (nodes.requested(other, slot), demand.amount(other), allocatable),
+    }
+}
+
+/// What would be free, or what is free times what is wanted, by the measure of the largest node: the less
+/// the better. In whole points, as Kubernetes' plugins score.
+fn by_largest(candidate: Candidate<'_>, nodes: &Nodes, slot: u32) -> i64 {
+    let (mut sum, mut weights) = (0.0, 0.0);
+    for (resource, weight) in &candidate.scoring.resources {
+        let largest = nodes.largest(*resource) as f64;
+        if largest > 0.0 {
+            let (used, wanted, allocatable) = amounts(candidate, nodes, slot, *resource);
+            let free = allocatable.saturating_sub(used);
+            let weight = *weight as f64;
+            weights += weight;
+            sum += weight
+                * match candidate.scoring.strategy {
+                    Strategy::DotProduct => wanted as f64 / largest * (free as f64 / largest),
+                    _ => free.saturating_sub(wanted) as f64 / largest,
+                };
+        }
+    }
+    let left = if weights == 0.0 { 0.0 } else { sum / weights };
+    ((100.0 * (1.0 - left)).floor() as i64).clamp(0, 100) * POINT
+}
+
+/// The mean, by weight, of what the share in use is worth.
+fn by_share(candidate: Candidate<'_>, nodes: &Nodes, slot: u32) -> i64 {
     let worth: fn(&Strategy, i64) -> i64 = match candidate.scoring.strategy {
-        Strategy::BinPacking => return packing(candidate.demand, nodes, slot),
-        Strategy::MostAllocated => |_, share| share,
         Strategy::LeastAllocated => |_, share| PART - share,
         Strategy::RequestedToCapacityRatio(_) => |strategy, share| match strategy {
             Strategy::RequestedToCapacityRatio(shape) => on_shape(shape, share),
             _ => share,
         },
+        _ => |_, share| share,
     };
     let (mut sum, mut weights) = (0, 0);
     for (resource, weight) in &candidate.scoring.resources {
-        let allocatable = nodes.allocatable(*resource, slot);
-        let demand = candidate.demand;
-        let used = match *resource {
-            ResourceId::CPU => nodes.scoring_milli_cpu(slot).saturating_add(demand.scoring_milli_cpu),
-            ResourceId::MEMORY => nodes.scoring_memory(slot).saturating_add(demand.scoring_memory),
-            other => match demand.requests.iter().find(|(resource, _)| *resource == other) {
-                Some((_, amount)) => nodes.requested(other, slot).saturating_add(*amount),
-                None => continue, // what the pod does not want says nothing about the node
-            },
-        };
-        if allocatable > 0 {
-            sum += weight * worth(&candidate.scoring.strategy, share(used, allocatable));
+        let (used, wanted, allocatable) = amounts(candidate, nodes, slot, *resource);
+        // What the pod does not want says nothing about the node.
+        let counts = wanted > 0 || matches!(*resource, ResourceId::CPU | ResourceId::MEMORY);
+        if counts && allocatable > 0 {
+            sum += weight * worth(&candidate.scoring.strategy, share(used.saturating_add(wanted), allocatable));
             weights += weight;
         }
     }

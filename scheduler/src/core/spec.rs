@@ -18,6 +18,8 @@ pub struct NodeSpec {
     pub unschedulable: bool,
     /// `status.allocatable`.
     pub allocatable: Resources,
+    /// How many devices it has that pods take whole, or in shares. Zero also if not known.
+    pub devices: u16,
 }
 
 /// What matters about a pod that wants a place. Pods with equal specs are one class.
@@ -38,6 +40,8 @@ pub struct ClassSpec {
     pub tolerations: Vec<Toleration>,
     /// What the pod takes from its node.
     pub demand: PodDemand,
+    /// The devices that it has on its node, of a pod of which that is known.
+    pub held_devices: Vec<u16>,
     /// `metadata.namespace`.
     pub namespace: String,
     /// `metadata.labels`.
@@ -64,7 +68,8 @@ impl ClassSpec {
 pub struct Scoring {
     /// What is better.
     pub strategy: Strategy,
-    /// The resources that count, with their weights. [`Strategy::BinPacking`] does not look at these.
+    /// The resources that count, with their weights. [`Strategy::BinPacking`] and
+    /// [`Strategy::Fragmentation`] do not look at these.
     pub resources: Vec<(String, i64)>,
 }
 
@@ -72,9 +77,15 @@ pub struct Scoring {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Strategy {
     /// The fuller the better, over CPU, memory and whatever else the pod asks for, so that whole nodes
-    /// stay empty.
+    /// stay empty; where nodes have devices, so that these stay of use to the pods to be expected.
     #[default]
     BinPacking,
+    /// The less stays free the better, by weight, measured by the largest node.
+    BestFit,
+    /// The less of what the pod asks for is free, by weight, measured by the largest node, the better.
+    DotProduct,
+    /// The fewer devices, or rests of them, the expected pods can no longer use, the better.
+    Fragmentation,
     /// The fuller the better, by weight.
     MostAllocated,
     /// The emptier the better, by weight.
@@ -178,7 +189,7 @@ pub enum SpreadMode {
 }
 
 /// A node selector term: all its requirements hold. A term without any matches nothing.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Term {
     /// `matchExpressions`, on labels.
     pub expressions: Vec<Requirement>,
@@ -208,7 +219,7 @@ pub struct PreferredTerm {
 }
 
 /// A key, an operator and values.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Requirement {
     /// The label's key, or `metadata.name` among fields.
     pub key: String,
@@ -219,7 +230,7 @@ pub struct Requirement {
 }
 
 /// A node selector operator.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Operator {
     /// The value is one of these.
     In,

@@ -2,6 +2,12 @@
 //!
 //! A leaf is a node that a class may use; its key is (score, name order), the higher score and then
 //! the smaller name winning. A leaf that does not fit at the moment stays, with no score.
+//!
+//! Each match is between eight neighbours, and the winner's key goes up with it: a change looks at two
+//! lines of cache a level, and a hundred times the leaves are two levels more.
+
+/// How many compete in a match.
+const WIDTH: usize = 8;
 
 /// What a leaf competes with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,9 +22,18 @@ impl Key {
     /// Loses against every feasible key.
     pub const OUT: Key = Key { score: -1, order: u64::MAX };
 
+    #[inline]
     fn beats(self, other: Key) -> bool {
         self.score > other.score || (self.score == other.score && self.order < other.order)
     }
+}
+
+/// The winners of a round's matches.
+#[derive(Clone, Debug, Default)]
+struct Round {
+    keys: Vec<Key>,
+    /// The leaves that they are.
+    leaves: Vec<u32>,
 }
 
 /// The tree, with the slot that each leaf stands for.
@@ -26,26 +41,70 @@ impl Key {
 pub struct Tournament {
     keys: Vec<Key>,
     slots: Vec<u32>,
-    /// `winners[1]` is the winner of all, `winners[i]` that of `winners[2i]` and `winners[2i + 1]`;
-    /// from `keys.len()` on, the leaves themselves (not stored).
-    winners: Vec<u32>,
+    /// Each round is played by the winners of the one before, the first by the leaves; the last is one match.
+    rounds: Vec<Round>,
     free: Vec<u32>,
     /// Leaves that are feasible now.
     feasible: usize,
+}
+
+/// The best of one match: who, by its place in the round before.
+fn play(keys: &[Key], number: usize) -> usize {
+    let first = number * WIDTH;
+    let players = &keys[first..keys.len().min(first + WIDTH)];
+    let mut best = 0;
+    for (index, key) in players.iter().enumerate().skip(1) {
+        if key.beats(players[best]) {
+            best = index;
+        }
+    }
+    first + best
 }
 
 impl Tournament {
     /// Builds the tree in O(n).
     pub fn build(leaves: Vec<(u32, Key)>) -> Self {
         let mut tree = Tournament::default();
-        let count = leaves.len();
         for (slot, key) in leaves {
             tree.slots.push(slot);
             tree.keys.push(key);
             tree.feasible += usize::from(key.score >= 0);
         }
-        tree.grow(count);
+        while tree.top() > 1 {
+            tree.add_round();
+        }
         tree
+    }
+
+    /// How many there are after the last round.
+    fn top(&self) -> usize {
+        self.rounds.last().map_or(self.keys.len(), |round| round.keys.len())
+    }
+
+    /// Plays another round, of the winners of the last.
+    fn add_round(&mut self) {
+        let matches = self.top().div_ceil(WIDTH);
+        let mut next = Round::default();
+        for number in 0..matches {
+            let (key, leaf) = self.winner(self.rounds.len(), number);
+            next.keys.push(key);
+            next.leaves.push(leaf);
+        }
+        self.rounds.push(next);
+    }
+
+    /// The winner of a match of a round.
+    fn winner(&self, round: usize, number: usize) -> (Key, u32) {
+        match round.checked_sub(1).map(|before| &self.rounds[before]) {
+            None => {
+                let leaf = play(&self.keys, number);
+                (self.keys[leaf], leaf as u32)
+            }
+            Some(before) => {
+                let winner = play(&before.keys, number);
+                (before.keys[winner], before.leaves[winner])
+            }
+        }
     }
 
     /// The number of leaves in use.
@@ -60,10 +119,10 @@ impl Tournament {
 
     /// The slot and key of the best feasible leaf.
     pub fn best(&self) -> Option<(u32, Key)> {
-        let winner = match self.keys.len() {
-            0 => return None,
-            1 => 0,
-            _ => self.winners[1] as usize,
+        let winner = match self.rounds.last() {
+            Some(last) => last.leaves[0] as usize,
+            None if self.keys.is_empty() => return None,
+            None => 0,
         };
         (self.keys[winner].score >= 0).then(|| (self.slots[winner], self.keys[winner]))
     }
@@ -71,17 +130,32 @@ impl Tournament {
     /// Adds a leaf and returns its position.
     pub fn add(&mut self, slot: u32, key: Key) -> u32 {
         let position = match self.free.pop() {
-            Some(position) => position,
-            None => {
-                let used = self.keys.len();
-                self.grow(used + 1);
-                // Growing may have made more than one leaf: hand out the lowest.
-                self.free.extend((used as u32 + 1..self.keys.len() as u32).rev());
-                used as u32
+            Some(position) => {
+                self.slots[position as usize] = slot;
+                position
             }
+            None => self.grow(slot),
         };
-        self.slots[position as usize] = slot;
         self.set(position, key);
+        position
+    }
+
+    /// Makes a leaf that is out, and the matches that it needs.
+    fn grow(&mut self, slot: u32) -> u32 {
+        let position = self.keys.len() as u32;
+        self.keys.push(Key::OUT);
+        self.slots.push(slot);
+        let mut players = self.keys.len();
+        for round in &mut self.rounds {
+            players = players.div_ceil(WIDTH);
+            if round.keys.len() < players {
+                round.keys.push(Key::OUT);
+                round.leaves.push(position);
+            }
+        }
+        if self.top() > 1 {
+            self.add_round();
+        }
         position
     }
 
@@ -99,43 +173,19 @@ impl Tournament {
         self.feasible += usize::from(key.score >= 0);
         self.feasible -= usize::from(self.keys[position as usize].score >= 0);
         self.keys[position as usize] = key;
-        let mut parent = (position as usize + self.keys.len()) / 2;
-        while parent >= 1 {
-            let winner = self.play(parent);
-            // Above an unchanged winner whose key did not change either, nothing can change.
-            if self.winners[parent] == winner && winner != position {
-                break;
-            }
-            self.winners[parent] = winner;
-            parent /= 2;
-        }
-    }
-
-    fn play(&self, parent: usize) -> u32 {
-        let side = |child: usize| match child.checked_sub(self.keys.len()) {
-            Some(leaf) => leaf as u32,
-            None => self.winners[child],
-        };
-        let (left, right) = (side(2 * parent), side(2 * parent + 1));
-        if self.keys[right as usize].beats(self.keys[left as usize]) { right } else { left }
-    }
-
-    /// Makes room for at least `wanted` leaves, a power of two, and replays everything.
-    fn grow(&mut self, wanted: usize) {
-        if wanted == 0 {
-            return;
-        }
-        let used = self.keys.len();
-        let size = wanted.next_power_of_two();
-        self.keys.resize(size, Key::OUT);
-        self.slots.resize(size, u32::MAX);
-        self.winners = vec![0; size];
-        for parent in (1..size).rev() {
-            self.winners[parent] = self.play(parent);
-        }
-        // After a bulk build, the leaves beyond the given ones are free.
-        if used == wanted {
-            self.free.extend((used as u32..size as u32).rev());
+        let mut number = position as usize;
+        for round in 0..self.rounds.len() {
+            number /= WIDTH;
+            let before = (self.rounds[round].keys[number], self.rounds[round].leaves[number]);
+            let now = match before {
+                // The winner may have become worse: its match is played again.
+                (was, leaf) if leaf == position && was.beats(key) => self.winner(round, number),
+                (was, leaf) if leaf == position || key.beats(was) => (key, position),
+                // Nothing changes for the winner, nor in any match above.
+                _ => return,
+            };
+            self.rounds[round].keys[number] = now.0;
+            self.rounds[round].leaves[number] = now.1;
         }
     }
 }
@@ -193,7 +243,7 @@ mod tests {
 
     #[test]
     fn bulk_build_equals_adding_one_by_one() {
-        for count in 0..20u32 {
+        for count in (0..20u32).chain([63, 64, 65, 520]) {
             let leaves: Vec<_> =
                 (0..count).map(|slot| (slot, Key { score: i64::from(slot * 7 % 5), order: u64::from(slot) })).collect();
             let mut one_by_one = Tournament::default();

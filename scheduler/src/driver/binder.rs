@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::facts::WatchedPod;
 use super::state::{BindOutcome, PodRef};
+use crate::convert;
 
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(2);
@@ -26,11 +27,17 @@ enum Answer {
     Conflict(String),
 }
 
-/// Binds `pod` to `node`. `None`: shut down before an answer came.
-pub async fn bind(client: &Client, pod: &PodRef, node: &str, shutdown: &CancellationToken) -> Option<BindOutcome> {
+/// Binds `pod` to `node`, with these devices there. `None`: shut down before an answer came.
+pub async fn bind(
+    client: &Client,
+    pod: &PodRef,
+    node: &str,
+    devices: &[u16],
+    shutdown: &CancellationToken,
+) -> Option<BindOutcome> {
     let mut delay = RETRY_FIRST;
     loop {
-        let answer = match post(client, pod, node).await {
+        let answer = match post(client, pod, node, devices).await {
             Answer::Conflict(message) => look(client, pod, node, message).await,
             answer => answer,
         };
@@ -47,13 +54,16 @@ pub async fn bind(client: &Client, pod: &PodRef, node: &str, shutdown: &Cancella
     }
 }
 
-async fn post(client: &Client, pod: &PodRef, node: &str) -> Answer {
+async fn post(client: &Client, pod: &PodRef, node: &str, devices: &[u16]) -> Answer {
+    // The server puts a binding's annotations onto the pod with the same write.
+    let held = || [(convert::DEVICES_ANNOTATION.to_owned(), convert::devices_annotation(devices))].into();
     let binding = Binding {
         metadata: ObjectMeta {
             name: Some(pod.name.clone()),
             namespace: Some(pod.namespace.clone()),
             // With the UID, a pod that took the place of ours under the same name is not bound.
             uid: Some(pod.uid.clone()),
+            annotations: (!devices.is_empty()).then(held),
             ..ObjectMeta::default()
         },
         target: ObjectReference { kind: Some("Node".into()), name: Some(node.into()), ..ObjectReference::default() },

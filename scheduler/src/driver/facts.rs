@@ -231,7 +231,10 @@ impl<'de> Deserialize<'de> for WatchedPod {
         };
         let facts = PodFacts::from(&pod);
         // The labels are in the facts now; keeping them here too would double them.
-        Ok(WatchedPod { meta: ObjectMeta { labels: None, owner_references: None, ..pod.metadata }, facts })
+        Ok(WatchedPod {
+            meta: ObjectMeta { labels: None, annotations: None, owner_references: None, ..pod.metadata },
+            facts,
+        })
     }
 }
 
@@ -268,6 +271,14 @@ struct MetaView {
     deletion_timestamp: Option<Time>,
     labels: Option<BTreeMap<String, String>>,
     owner_references: Option<Vec<OwnerReference>>,
+    annotations: Option<AnnotationsView>,
+}
+
+/// The one annotation that is read.
+#[derive(Deserialize)]
+struct AnnotationsView {
+    #[serde(rename = "gantry.io/gpu-devices")]
+    devices: Option<String>,
 }
 
 impl From<MetaView> for ObjectMeta {
@@ -281,6 +292,9 @@ impl From<MetaView> for ObjectMeta {
             deletion_timestamp: view.deletion_timestamp,
             labels: view.labels,
             owner_references: view.owner_references,
+            annotations: view
+                .annotations
+                .and_then(|view| Some([(convert::DEVICES_ANNOTATION.to_owned(), view.devices?)].into())),
             ..ObjectMeta::default()
         }
     }
@@ -441,7 +455,7 @@ mod tests {
         let json = json!({
             "apiVersion": "v1", "kind": "Pod",
             "metadata": {"name": "p", "namespace": "d", "uid": "u", "resourceVersion": "7", "generation": 2,
-                "labels": {"app": "a"},
+                "labels": {"app": "a"}, "annotations": {"gantry.io/gpu-devices": "2", "note": "n"},
                 "ownerReferences": [
                     {"apiVersion": "v1", "kind": "Node", "name": "n", "uid": "u"},
                     {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "r", "uid": "u", "controller": true}],

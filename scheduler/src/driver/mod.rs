@@ -389,11 +389,11 @@ impl Driver {
     fn act(&mut self, actions: impl IntoIterator<Item = Action>) {
         for action in actions {
             let record = match action {
-                Action::Bind { pod, node, attempts, first_seen } => {
+                Action::Bind { pod, node, devices, attempts, first_seen } => {
                     let (client, shutdown) = (self.client.clone(), self.shutdown.clone());
                     let began = Instant::now();
                     self.binds.spawn(async move {
-                        let outcome = binder::bind(&client, &pod, &node, &shutdown).await;
+                        let outcome = binder::bind(&client, &pod, &node, &devices, &shutdown).await;
                         Bound { pod, outcome, node, attempts, first_seen, began }
                     });
                     continue;

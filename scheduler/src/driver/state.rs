@@ -62,6 +62,8 @@ pub enum Action {
         pod: PodRef,
         /// The node's name.
         node: Arc<str>,
+        /// The devices that the pod is to have there, if which ones matters.
+        devices: Vec<u16>,
         /// How many attempts it took.
         attempts: u32,
         /// When the pod was first seen.
@@ -509,6 +511,7 @@ impl State {
         actions.push(Action::Bind {
             pod: pending.pod.clone(),
             node: self.engine.node_name(node).clone(),
+            devices: self.engine.given_devices(key).to_vec(),
             attempts,
             first_seen: pending.first_seen,
         });

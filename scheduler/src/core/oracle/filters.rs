@@ -1,6 +1,6 @@
 //! Whether one node takes one pod, rule after rule in Kubernetes' order.
 
-use super::{Refusal, Usage};
+use super::{Refusal, Usage, devices};
 use crate::core::spec::{ClassSpec, Effect, NodeSpec, Operator, Requirement, Taint, Term, Toleration, VolumeNeedKind};
 
 /// The first rule that refuses speaks.
@@ -94,6 +94,10 @@ fn resources(pod: &ClassSpec, node: &NodeSpec, usage: &Usage) -> Option<Refusal>
                 unresolvable = true;
             }
         }
+    }
+    if reasons.is_empty() && !devices::fits(pod, &devices::free(node, usage)) {
+        reasons.push("node(s) didn't have free devices for the pod".to_owned());
+        unresolvable = pod.demand.devices.count > node.devices;
     }
     (!reasons.is_empty()).then_some(Refusal { reasons, unresolvable })
 }

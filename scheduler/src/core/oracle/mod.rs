@@ -3,6 +3,7 @@
 //! This is the reference that the property test holds the engine against. It shares the input types
 //! with the engine and nothing else, and is written from Kubernetes' rules, not from the engine.
 
+mod devices;
 mod filters;
 mod pod_affinity;
 mod preemption;
@@ -20,6 +21,7 @@ struct Placed {
     node: String,
     spec: ClassSpec,
     standing: Standing,
+    devices: Vec<u16>,
 }
 
 /// Nodes and pods, as told.
@@ -30,6 +32,7 @@ pub struct Oracle {
     namespaces: BTreeMap<String, BTreeMap<String, String>>,
     /// Pods that wait for a node: its name, what they are, and their priority.
     nominated: BTreeMap<PodKey, (String, ClassSpec, i32)>,
+    lesson: devices::Lesson,
 }
 
 pub use preemption::OracleVictims;
@@ -51,6 +54,8 @@ struct Usage {
     scoring_milli_cpu: i64,
     scoring_memory: i64,
     ports: Vec<HostPort>,
+    /// Thousandths by device.
+    devices: BTreeMap<u16, i64>,
 }
 
 impl Oracle {
@@ -72,7 +77,22 @@ impl Oracle {
     /// Puts a pod on a node, with all that matters about it.
     pub fn place_pod(&mut self, pod: PodKey, node: &str, spec: ClassSpec, standing: Standing) {
         self.nominated.remove(&pod);
-        self.pods.insert(pod, Placed { node: node.to_owned(), spec, standing });
+        let before = self.pods.remove(&pod);
+        if before.is_none() {
+            self.lesson.pod_came(&spec);
+        }
+        let mut devices = spec.held_devices.clone();
+        if let Some(before) = before
+            && before.node == node
+            && before.spec.demand == spec.demand
+            && devices.is_empty()
+        {
+            devices = before.devices;
+        }
+        if devices.is_empty() {
+            devices = devices::likely(&spec, self.pods.values().filter(|placed| placed.node == node));
+        }
+        self.pods.insert(pod, Placed { node: node.to_owned(), spec, standing, devices });
     }
 
     /// The pod waits for this node; `None` is for none.
@@ -81,6 +101,11 @@ impl Oracle {
             Some((node, spec, priority)) => self.nominated.insert(pod, (node.to_owned(), spec, priority)),
             None => self.nominated.remove(&pod),
         };
+    }
+
+    /// The devices that a pod has.
+    pub fn devices_of(&self, pod: PodKey) -> &[u16] {
+        self.pods.get(&pod).map_or(&[], |placed| &placed.devices)
     }
 
     /// Sets the labels of a namespace; `None` is that it is gone.
@@ -122,8 +147,13 @@ impl Oracle {
         located
     }
 
-    /// The best node: the highest score, and among equals the smallest name.
-    pub fn best(&self, pod: &ClassSpec) -> Option<String> {
+    /// What is done before a pod like this is placed: looking at what pods are to be expected.
+    pub fn learn(&mut self, pod: &ClassSpec) {
+        devices::learn(self, pod);
+    }
+
+    /// The best node: the highest score, and among equals the smallest name; and the devices to have there.
+    pub fn best(&self, pod: &ClassSpec) -> Option<(String, Vec<u16>)> {
         let mut feasible = Vec::new();
         for (name, refusal) in self.verdicts(pod) {
             if refusal.is_none() {
@@ -144,7 +174,7 @@ impl Oracle {
             attraction_max = attraction_max.max(sum);
         }
         let spread = spread::points(self, pod, &feasible);
-        let mut best: Option<(i64, String)> = None;
+        let mut best: Option<(i64, String, Vec<u16>)> = None;
         for name in feasible {
             let node = &self.nodes[&name];
             let mut points = 0;
@@ -161,12 +191,13 @@ impl Oracle {
                 points += 2 * ((100.0 * (above as f64 / (attraction_max - attraction_min) as f64)) as i64);
             }
             points += 2 * spread.get(&name).copied().unwrap_or(0);
-            let score = 1_000 * points + scores::usage(pod, node, &self.usage(&name));
-            if best.as_ref().is_none_or(|(highest, _)| score > *highest) {
-                best = Some((score, name));
+            let (usage, devices) = scores::usage(self, pod, node, &self.usage(&name));
+            let score = 1_000 * points + usage;
+            if best.as_ref().is_none_or(|(highest, ..)| score > *highest) {
+                best = Some((score, name, devices));
             }
         }
-        best.map(|(_, name)| name)
+        best.map(|(_, name, devices)| (name, devices))
     }
 
     fn usage(&self, node: &str) -> Usage {
@@ -183,6 +214,9 @@ impl Oracle {
             usage.scoring_milli_cpu += demand.scoring_milli_cpu;
             usage.scoring_memory += demand.scoring_memory;
             usage.ports.extend(demand.ports.iter().cloned());
+            for device in &pod.devices {
+                *usage.devices.entry(*device).or_default() += i64::from(demand.devices.milli);
+            }
         }
         usage
     }

@@ -23,11 +23,11 @@ impl Oracle {
         {
             return Some(node.clone());
         }
-        let best = crowded.best(spec)?;
+        let (best, _) = crowded.best(spec)?;
         if refusal(&crowded, self, spec, &best).is_none() {
             return Some(best);
         }
-        let best = self.best(spec)?;
+        let (best, _) = self.best(spec)?;
         if refusal(&crowded, self, spec, &best).is_none() { Some(best) } else { None }
     }
 
@@ -87,7 +87,9 @@ impl Oracle {
         let mut crowded = self.clone();
         for (key, (node, spec, of)) in &self.nominated {
             if *key != pod && *of >= priority {
-                let placed = Placed { node: node.clone(), spec: spec.clone(), standing: Default::default() };
+                // Of devices it has none yet: those that it will get may still be in use.
+                let (standing, devices) = Default::default();
+                let placed = Placed { node: node.clone(), spec: spec.clone(), standing, devices };
                 crowded.pods.insert(*key, placed);
             }
         }

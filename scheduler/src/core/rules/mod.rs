@@ -44,7 +44,7 @@ impl Candidate<'_> {
     pub fn asks_for_amounts_only(&self) -> bool {
         let Constraints { affinity, anti_affinity, avoided, hard, .. } = self.constraints;
         let lists = [affinity, anti_affinity, avoided];
-        let anywhere = self.demand.ports.is_empty() && self.spec.volumes.is_empty();
+        let anywhere = self.demand.ports.is_empty() && self.demand.devices.is_none() && self.spec.volumes.is_empty();
         anywhere && lists.iter().all(|list| list.is_empty()) && hard.is_empty()
     }
 }

@@ -30,6 +30,11 @@ impl Rule for Fit {
                 unresolvable |= *amount > allocatable;
             }
         }
+        let (wanted, devices) = (candidate.demand.devices, nodes.devices(slot));
+        if reasons.is_empty() && !devices.fits(wanted) {
+            reasons.push(Reason::Devices);
+            unresolvable = devices.count() < usize::from(wanted.count);
+        }
         unresolvable
     }
 }
@@ -49,6 +54,7 @@ pub fn reasons(wanted: &[(ResourceId, i64)], free: &[i64], places: i64) -> Vec<R
 #[inline]
 pub fn fits(demand: &Demand, nodes: &Nodes, slot: u32) -> bool {
     pod_fits(nodes, slot)
+        && (demand.devices.is_none() || nodes.devices(slot).fits(demand.devices))
         && demand.requests.iter().all(|(resource, amount)| {
             *amount <= nodes.allocatable(*resource, slot).saturating_sub(nodes.requested(*resource, slot))
         })
