@@ -176,6 +176,14 @@ pub fn with_resource_version(stored: &[u8], revision: u64) -> Bytes {
     Bytes::from(out)
 }
 
+/// What [`with_resource_version`] was given; none if it did not make these bytes.
+pub fn without_resource_version(object: &[u8], revision: u64) -> Option<Bytes> {
+    let at = memmem::find(object, METADATA)? + METADATA.len();
+    let (head, tail) = object.split_at(at);
+    let rest = tail.strip_prefix(format!("\"resourceVersion\":\"{revision}\"").as_bytes())?;
+    Some(Bytes::from([head, rest.strip_prefix(b",").unwrap_or(rest)].concat()))
+}
+
 /// The most that a resourceVersion adds to an object.
 const STAMP_BYTES_MAX: usize = br#""resourceVersion":"18446744073709551615","#.len();
 
@@ -410,7 +418,10 @@ mod tests {
         let mut wanted = pod();
         wanted["metadata"]["resourceVersion"] = json!("42");
         assert_eq!(decode(&read).unwrap(), wanted);
+        assert_eq!(without_resource_version(&read, 42).unwrap(), stored);
+        assert_eq!(without_resource_version(&read, 43), None);
         let bare = encode(&json!({"kind": "X", "apiVersion": "v1"}));
+        assert_eq!(without_resource_version(&with_resource_version(&bare, 1), 1).unwrap(), bare);
         assert_eq!(decode(&with_resource_version(&bare, 1)).unwrap()["metadata"]["resourceVersion"], "1");
     }
 

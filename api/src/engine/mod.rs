@@ -28,7 +28,7 @@ pub use scale::{apply_scale, scale_view};
 pub use write::{finish_create, finish_update, prepare_create, prepare_update};
 
 /// What to do about fields the schema does not know, and about duplicates.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum FieldValidation {
     /// Drop them silently.
     Ignore,
@@ -51,7 +51,7 @@ impl FieldValidation {
 }
 
 /// The format of a request body.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum BodyFormat {
     /// `application/json`.
     #[default]

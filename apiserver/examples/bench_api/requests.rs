@@ -83,12 +83,15 @@ pub async fn run(dir: &Path, rounds: usize, pods: usize) -> Result<()> {
     );
     println!("{:<32} {:>11} {:>12} {:>11} {:>10}", "", "gantry", "p99", "bare axum", "ratio");
     let mut rows = [
-        Row::new("create", false),
+        Row::new("create, one body", false),
         Row::new("get", false),
         Row::new("list (two at once)", true),
         Row::new("merge patch of an annotation", false),
         Row::new("delete", false),
+        Row::new("create, each prepared anew", false),
     ];
+    // Another field manager makes another object of the same body.
+    let anew: Vec<String> = (0..pods).map(|number| format!("{collection}?fieldManager=bench-{number}")).collect();
     let patch = json!({"metadata": {"annotations": {"example.com/touched": "yes"}}}).to_string();
     let lists = [format!("{collection}?resourceVersion=")];
     for _ in 0..rounds {
@@ -109,7 +112,16 @@ pub async fn run(dir: &Path, rounds: usize, pods: usize) -> Result<()> {
             };
             rows[3].push(turns, h2load::run(server, dir, &patches).await?);
             rows[4].push(turns, delete(server, dir, &names).await?);
+            let creates = Load {
+                paths: &anew,
+                requests: pods,
+                body: Some((manifest.as_bytes(), "application/json")),
+                connections: Connections::One,
+                ..Load::default()
+            };
+            rows[5].push(turns, h2load::run(server, dir, &creates).await?);
         }
+        delete(&server, dir, &self::names(&server, &collection).await?).await?;
     }
     for row in &rows {
         row.print();

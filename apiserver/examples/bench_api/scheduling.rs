@@ -15,7 +15,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 
-use crate::h2load::{self, Load};
+use crate::h2load::{self, Connections, Load};
 use crate::paced::{self, Log};
 use crate::server::{NAMESPACE, Server};
 use crate::{Result, percentile, requests};
@@ -78,7 +78,7 @@ async fn measure(dir: &Path, nodes: usize, pods: usize) -> Result<Figures> {
     let counted = Arc::clone(&bound);
     let watch = tokio::spawn(count(watch_bound(&server).await?, counted));
     // One pod tells that the scheduler has come up.
-    h2load::run(&server, dir, &Load { requests: 1, ..load }).await?;
+    h2load::run(&server, dir, &Load { requests: 1, connections: Connections::One, ..load }).await?;
     wait_for(&bound, 1).await?;
 
     let started = Instant::now();

@@ -66,6 +66,12 @@ impl Notes {
         warnings.push(text);
     }
 
+    /// Whether nothing was noted.
+    pub fn is_empty(&self) -> bool {
+        let annotations = self.annotations.lock().unwrap_or_else(PoisonError::into_inner);
+        annotations.is_empty() && self.warnings.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
     /// The warnings so far.
     pub fn warnings(&self) -> Vec<String> {
         self.warnings.lock().unwrap_or_else(PoisonError::into_inner).clone()

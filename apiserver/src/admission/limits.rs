@@ -6,7 +6,7 @@ use gantry_api::policy::limits;
 use gantry_api::{ApiError, codec, meta};
 use serde_json::Value;
 
-use super::{Attributes, Operation, Phases, Plugin};
+use super::{Attributes, Dependence, Operation, Phases, Plugin};
 use crate::registry::Registry;
 
 pub(super) struct LimitRanger;
@@ -20,6 +20,10 @@ impl Plugin for LimitRanger {
     fn phases(&self, attributes: &Attributes<'_>, _: &Registry) -> Phases {
         let concerned = concerns(attributes);
         Phases { admit: concerned && attributes.is_any("", "pods"), validate: concerned }
+    }
+
+    fn depends_on(&self, _: &Attributes<'_>, _: &Registry) -> Dependence {
+        Dependence::Kind("", "v1", "limitranges")
     }
 
     async fn admit(

@@ -65,6 +65,22 @@ impl Phases {
     }
 }
 
+/// What a plugin's verdict on a new object, and what it adds to one, depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dependence {
+    /// The object alone.
+    Object,
+    /// The object and the objects of this kind: its group, version and plural.
+    Kind(&'static str, &'static str, &'static str),
+    /// Anything else, such as who asks.
+    Request,
+}
+
+/// What admission of a new object goes by besides the object: of each kind that a plugin depends on the revision of its last
+/// change. Two requests of the same body come to the same in equal surroundings.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Surroundings(Vec<(&'static str, u64)>);
+
 /// One admission plugin. It overrides the phases it takes part in.
 #[async_trait]
 pub trait Plugin: Send + Sync {
@@ -74,6 +90,12 @@ pub trait Plugin: Send + Sync {
     /// The phases of this request in which it has something to do. Asked before either, and cheap: most plugins have nothing
     /// to do with most requests, and should cost them nothing.
     fn phases(&self, attributes: &Attributes<'_>, registry: &Registry) -> Phases;
+
+    /// What it depends on where it has something to do with a request that creates an object.
+    fn depends_on(&self, attributes: &Attributes<'_>, registry: &Registry) -> Dependence {
+        let _ = (attributes, registry);
+        Dependence::Request
+    }
 
     /// Completes or refuses a write before it is validated. `object` is none for deletions. May run twice for one write, and
     /// must come to the same on what it has completed already.
@@ -127,6 +149,26 @@ impl Chain {
             Box::new(webhooks::ValidatingWebhooks::new(Arc::clone(client))),
             Box::new(quota::ResourceQuota::default()),
         ])
+    }
+
+    /// What the admission of a new object goes by, as the cache has it; none if a plugin goes by more than can be told.
+    pub fn surroundings(&self, attributes: &Attributes<'_>, registry: &Registry) -> Option<Surroundings> {
+        let mut surroundings = Vec::new();
+        for plugin in &self.0 {
+            let phases = plugin.phases(attributes, registry);
+            if !phases.admit && !phases.validate {
+                continue;
+            }
+            match plugin.depends_on(attributes, registry) {
+                Dependence::Object => {}
+                Dependence::Kind(group, version, plural) => {
+                    let kind = registry.catalog().resource(group, version, plural)?;
+                    surroundings.push((plural, registry.cacher().resource(kind)?.changed()));
+                }
+                Dependence::Request => return None,
+            }
+        }
+        Some(Surroundings(surroundings))
     }
 
     /// Lets every plugin complete the write. If one asks for it because it changed the object, all are asked a second time.

@@ -6,7 +6,7 @@ use gantry_api::error::{Cause, Details};
 use gantry_api::{ApiError, codec, meta};
 use serde_json::Value;
 
-use super::{Attributes, Operation, Phases, Plugin};
+use super::{Attributes, Dependence, Operation, Phases, Plugin};
 use crate::registry::Registry;
 
 const IMMORTAL: &[&str] = &["default", "kube-system", "kube-public"];
@@ -25,6 +25,10 @@ impl Plugin for NamespaceLifecycle {
             Operation::Delete => attributes.is("", "namespaces"),
             _ => false,
         })
+    }
+
+    fn depends_on(&self, _: &Attributes<'_>, _: &Registry) -> Dependence {
+        Dependence::Kind("", "v1", "namespaces")
     }
 
     async fn admit(

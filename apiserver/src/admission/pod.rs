@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use gantry_api::{ApiError, meta};
 use serde_json::{Value, json};
 
-use super::{Attributes, Operation, Phases, Plugin};
+use super::{Attributes, Dependence, Operation, Phases, Plugin};
 use crate::registry::Registry;
 
 /// How long a pod stays on a node that is not ready or not reachable.
@@ -22,6 +22,10 @@ impl Plugin for DefaultTolerationSeconds {
         // On an update too: what a client replaces a pod with need not hold what was added to the first.
         let writes = matches!(attributes.operation, Operation::Create | Operation::Update);
         Phases::admit_if(writes && attributes.is("", "pods"))
+    }
+
+    fn depends_on(&self, _: &Attributes<'_>, _: &Registry) -> Dependence {
+        Dependence::Object
     }
 
     async fn admit(&self, _: &Attributes<'_>, object: Option<&mut Value>, _: &Registry) -> Result<(), ApiError> {

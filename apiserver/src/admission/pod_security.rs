@@ -8,7 +8,7 @@ use gantry_api::policy::pod_security::{Level, Policy, Standard, details, evaluat
 use gantry_api::{ApiError, codec, meta};
 use serde_json::Value;
 
-use super::{Attributes, Operation, Phases, Plugin};
+use super::{Attributes, Dependence, Operation, Phases, Plugin};
 use crate::registry::Registry;
 
 /// How many pods of a namespace are looked at when it becomes stricter; Kubernetes looks at as many.
@@ -26,6 +26,10 @@ impl Plugin for PodSecurity {
 
     fn phases(&self, attributes: &Attributes<'_>, _: &Registry) -> Phases {
         Phases::validate_if(matches!(attributes.operation, Operation::Create | Operation::Update))
+    }
+
+    fn depends_on(&self, _: &Attributes<'_>, _: &Registry) -> Dependence {
+        Dependence::Kind("", "v1", "namespaces")
     }
 
     async fn validate(

@@ -7,7 +7,7 @@ use gantry_api::kinds::Resource;
 use gantry_api::{ApiError, codec, meta};
 use serde_json::{Value, json};
 
-use super::{Attributes, Operation, Phases, Plugin};
+use super::{Attributes, Dependence, Operation, Phases, Plugin};
 use crate::registry::Registry;
 
 const GROUP: &str = "scheduling.k8s.io";
@@ -28,6 +28,10 @@ impl Plugin for Priority {
             admit: writes && attributes.is("", "pods"),
             validate: writes && attributes.is(GROUP, "priorityclasses"),
         }
+    }
+
+    fn depends_on(&self, _: &Attributes<'_>, _: &Registry) -> Dependence {
+        Dependence::Kind(GROUP, "v1", "priorityclasses")
     }
 
     async fn admit(

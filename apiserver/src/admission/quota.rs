@@ -18,7 +18,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use tokio::sync::oneshot;
 
-use super::{Attributes, Operation, Phases, Plugin};
+use super::{Attributes, Dependence, Operation, Phases, Plugin};
 use crate::registry::{AsOf, Registry, errors};
 
 /// How often a charge that another server was faster than is made again.
@@ -70,6 +70,15 @@ impl Plugin for ResourceQuota {
 
     fn phases(&self, attributes: &Attributes<'_>, _: &Registry) -> Phases {
         Phases::validate_if(!attributes.namespace.is_empty() && !is_ignored(attributes.resource))
+    }
+
+    fn depends_on(&self, attributes: &Attributes<'_>, registry: &Registry) -> Dependence {
+        // Where there is a quota, every object is charged.
+        let Some(quotas) = registry.catalog().resource("", "v1", "resourcequotas") else { return Dependence::Request };
+        match registry.any_cached(quotas, attributes.namespace) {
+            true => Dependence::Request,
+            false => Dependence::Object,
+        }
     }
 
     async fn validate(

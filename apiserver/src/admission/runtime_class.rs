@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use gantry_api::{ApiError, meta, resources};
 use serde_json::{Value, json};
 
-use super::{Attributes, Operation, Phases, Plugin};
+use super::{Attributes, Dependence, Operation, Phases, Plugin};
 use crate::registry::Registry;
 
 pub(super) struct RuntimeClass;
@@ -17,6 +17,10 @@ impl Plugin for RuntimeClass {
 
     fn phases(&self, attributes: &Attributes<'_>, _: &Registry) -> Phases {
         Phases::both_if(attributes.operation == Operation::Create && attributes.is("", "pods"))
+    }
+
+    fn depends_on(&self, _: &Attributes<'_>, _: &Registry) -> Dependence {
+        Dependence::Kind("node.k8s.io", "v1", "runtimeclasses")
     }
 
     async fn admit(

@@ -10,7 +10,7 @@ use gantry_api::{ApiError, codec, meta};
 use rand::Rng;
 use serde_json::{Value, json};
 
-use super::{Attributes, Operation, Phases, Plugin};
+use super::{Attributes, Dependence, Operation, Phases, Plugin};
 use crate::registry::Registry;
 
 const DEFAULT: &str = "default";
@@ -36,6 +36,10 @@ impl Plugin for ServiceAccount {
             admit: attributes.operation == Operation::Create && attributes.is("", "pods"),
             validate: attributes.is_any("", "pods"),
         }
+    }
+
+    fn depends_on(&self, _: &Attributes<'_>, _: &Registry) -> Dependence {
+        Dependence::Kind("", "v1", "serviceaccounts")
     }
 
     async fn admit(

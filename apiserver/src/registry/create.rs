@@ -4,11 +4,13 @@ use gantry_api::engine::{self, BodyFormat};
 use gantry_api::kinds::Resource;
 use gantry_api::{ApiError, Reason, codec, meta};
 use gantry_store::{Error, Op, Precondition};
+use jiff::Timestamp;
 use serde_json::Value;
 
+use super::prepared::{Asked, Prepared};
 use super::service_address::ATTEMPTS_MAX;
 use super::{AsOf, Caller, Fresh, Registry, Target, Written, errors};
-use crate::admission::{Attributes, Operation};
+use crate::admission::{Attributes, Operation, Surroundings};
 
 /// How many names are tried for a `generateName`.
 const NAME_ATTEMPTS_MAX: usize = 8;
@@ -23,6 +25,18 @@ impl Registry {
         format: BodyFormat,
         caller: &Caller,
     ) -> Result<Written, ApiError> {
+        let asked = Asked::new(resource, namespace, body, format, caller);
+        let surroundings = match asked {
+            Some(_) => self.surroundings(resource, namespace, caller).await?,
+            None => None,
+        };
+        let asked = asked.zip(surroundings);
+        if let Some((asked, surroundings)) = &asked
+            && let Some(prepared) = self.bodies.find(asked, surroundings)
+            && let Some(written) = self.create_copy(resource, namespace, &prepared).await?
+        {
+            return Ok(written);
+        }
         let read_body = || {
             let fresh = Fresh::new();
             let mut context = fresh.context(caller);
@@ -31,9 +45,51 @@ impl Registry {
         };
         let (object, warnings) = read_body()?;
         let again = || Ok(read_body()?.0);
+        let generated = meta::name(&object).is_empty();
         let mut written = self.create_generated(resource, namespace, object, again, caller).await?;
         written.warnings.splice(0..0, warnings);
+        if let Some((asked, surroundings)) = asked.filter(|_| generated && caller.notes.is_empty()) {
+            self.bodies.keep(&asked, surroundings, &written);
+        }
         Ok(written)
+    }
+
+    /// What admission of a new object goes by, as recent as any write acknowledged before the call; none if that cannot be told.
+    async fn surroundings(
+        &self,
+        resource: &Resource,
+        namespace: &str,
+        caller: &Caller,
+    ) -> Result<Option<Surroundings>, ApiError> {
+        let as_of = AsOf::now();
+        if !self.is_cached(&as_of).await? {
+            return Ok(None);
+        }
+        let target = Target { resource, subresource: "", namespace, name: "" };
+        Ok(self.admission.surroundings(&Attributes::new(Operation::Create, target, caller).as_of(&as_of), self))
+    }
+
+    /// Creates another object of a body that was prepared before; none if its names are taken too often.
+    async fn create_copy(
+        &self,
+        resource: &Resource,
+        namespace: &str,
+        prepared: &Prepared,
+    ) -> Result<Option<Written>, ApiError> {
+        for _ in 0..NAME_ATTEMPTS_MAX {
+            let Some((name, bytes)) = prepared.copy(&Fresh::new(), Timestamp::now()) else { return Ok(None) };
+            let key = resource.key(namespace, &name);
+            let op = Op::Put { key, value: bytes.clone(), precondition: Some(Precondition::Absent) };
+            match self.store.txn(vec![op]).await {
+                Ok(revision) => {
+                    let object = codec::with_resource_version(&bytes, revision);
+                    return Ok(Some(Written { object, created: true, warnings: prepared.warnings() }));
+                }
+                Err(Error::Conflict { .. }) => {}
+                Err(error) => return Err(errors::from_store(error)),
+            }
+        }
+        Ok(None)
     }
 
     /// Creates a decoded object.

@@ -18,6 +18,7 @@ mod eviction;
 mod expiry;
 mod list;
 mod pods;
+mod prepared;
 mod service_address;
 mod update;
 
@@ -139,6 +140,7 @@ pub struct Registry {
     admission: Chain,
     addresses: ServiceAddresses,
     authorizer: Arc<dyn Authorizer>,
+    bodies: prepared::Bodies,
 }
 
 impl std::fmt::Debug for Registry {
@@ -187,7 +189,8 @@ impl Registry {
         webhooks: Arc<Client>,
         authorizer: Arc<dyn Authorizer>,
     ) -> Self {
-        Self { builtin: catalog.now(), catalog, webhooks, store, cacher, admission, addresses, authorizer }
+        let (builtin, bodies) = (catalog.now(), prepared::Bodies::default());
+        Self { builtin, catalog, webhooks, store, cacher, admission, addresses, authorizer, bodies }
     }
 
     /// Who decides what somebody may do.
@@ -248,6 +251,13 @@ impl Registry {
     /// The cache's view of an object, which may lag.
     pub fn cached(&self, resource: &Resource, namespace: &str, name: &str) -> Option<Arc<Entry>> {
         self.cacher.resource(resource)?.get(&resource.key(namespace, name))
+    }
+
+    /// Whether the cache has any object of a namespace, or an unreadable one.
+    pub(crate) fn any_cached(&self, resource: &Resource, namespace: &str) -> bool {
+        let prefix = resource.prefix(Some(namespace));
+        let Some(cache) = self.cacher.resource(resource) else { return true };
+        cache.unreadable(&prefix).is_some() || !cache.list(&prefix, None, 1, &Default::default()).entries.is_empty()
     }
 
     /// An object as it is now.
