@@ -68,6 +68,28 @@ async fn the_same_body_makes_the_same_object_with_a_name_a_uid_and_a_time_of_its
 }
 
 #[tokio::test]
+async fn an_object_whose_name_or_uid_is_in_its_labels_too_goes_the_long_way() {
+    let server = Server::start().await;
+    let admin = server.namespace("t").await;
+    let job = json!({
+        "apiVersion": "batch/v1", "kind": "Job", "metadata": {"generateName": "work-"},
+        "spec": {"template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "main", "image": "example.com/work"}]}}},
+    });
+    for _ in 0..3 {
+        let made = admin.post("/apis/batch/v1/namespaces/t/jobs", &job).await.expect(201);
+        let labels = &made["spec"]["template"]["metadata"]["labels"];
+        assert_eq!(labels["batch.kubernetes.io/job-name"], made["metadata"]["name"]);
+        assert_eq!(labels["batch.kubernetes.io/controller-uid"], made["metadata"]["uid"]);
+    }
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"generateName": "team-"}});
+    for _ in 0..3 {
+        let made = admin.post("/api/v1/namespaces", &namespace).await.expect(201);
+        assert_eq!(made["metadata"]["labels"]["kubernetes.io/metadata.name"], made["metadata"]["name"]);
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn what_admission_goes_by_holds_for_the_next_object() {
     let server = Server::start().await;
     let admin = server.namespace("t").await;

@@ -123,11 +123,16 @@ impl Prepared {
         let created = meta::str_at(&object, &["metadata", "creationTimestamp"]);
         let place = |key: &str, value: &str| {
             let before = format!("\"{key}\":\"");
-            let start = once(&stored, format!("{before}{value}\"").as_bytes())? + before.len();
+            let start = memchr::memmem::find(&stored, format!("{before}{value}\"").as_bytes())? + before.len();
             Some(start..start + value.len())
         };
-        let name = place("name", meta::name(&object))?;
-        let uid = place("uid", meta::uid(&object))?;
+        // A value that stands in another place as well (a Job's name is in its labels) has more to be replaced than is known here.
+        let times_of = |value: &str| memchr::memmem::find_iter(&stored, value).count();
+        let (own_name, own_uid) = (meta::name(&object), meta::uid(&object));
+        if [times_of(own_name), times_of(own_uid), times_of(created)] != [1, 1, 2] {
+            return None;
+        }
+        let (name, uid) = (place("name", own_name)?, place("uid", own_uid)?);
         let times = [place("creationTimestamp", created)?, place("time", created)?];
         let warnings = written.warnings.clone();
         (name.len() > SUFFIX_LENGTH).then(|| Self {
@@ -158,13 +163,6 @@ impl Prepared {
     pub fn warnings(&self) -> Vec<String> {
         self.warnings.clone()
     }
-}
-
-/// Where a text stands that is there exactly once.
-fn once(bytes: &[u8], text: &[u8]) -> Option<usize> {
-    let mut found = memchr::memmem::find_iter(bytes, text);
-    let at = found.next()?;
-    found.next().is_none().then_some(at)
 }
 
 /// The bodies that were prepared.
