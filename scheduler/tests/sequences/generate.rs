@@ -100,7 +100,7 @@ pub fn sequence(seed: u64) -> Sequence {
     let classes = random.several(1, 3, |random| class(random, themes));
     let names = 1 + random.below(5);
     let mut steps = random.several(1, 4, |random| Step::SetNode(node(random, themes, names)));
-    let length = random.within(4, 16);
+    let length = random.within(4, 12);
     for _ in 0..length {
         steps.push(step(random, themes, names, classes.len()));
         // What was worked out before a change is what may be wrong after it.
