@@ -91,19 +91,28 @@ async fn read_tail(log: &Path) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// The text of the last lines of a log in the runtime's format.
+/// The text of the last lines of a log in the runtime's format. A line that goes on, or that the container did not end, is
+/// tagged `P`.
 fn log_tail(raw: &str) -> String {
-    let mut lines: Vec<&str> = raw.lines().filter_map(|line| line.splitn(4, ' ').nth(3)).collect();
-    lines.drain(..lines.len().saturating_sub(LOG_LINES_MAX));
-    let mut text = lines.join("\n");
-    if !text.is_empty() {
-        text.push('\n');
+    let mut parts: Vec<(&str, &str)> = raw.lines().filter_map(tags_and_text).collect();
+    parts.drain(..parts.len().saturating_sub(LOG_LINES_MAX));
+    let mut text = String::new();
+    for (tags, part) in parts {
+        text.push_str(&part);
+        if tags.split(':').next() != Some("P") {
+            text.push('\n');
+        }
     }
     let mut start = text.len().saturating_sub(LOG_MAX);
     while !text.is_char_boundary(start) {
         start += 1;
     }
     text.split_off(start)
+}
+
+fn tags_and_text(line: &str) -> Option<(&str, &str)> {
+    let mut fields = line.splitn(4, ' ').skip(2);
+    Some((fields.next()?, fields.next().unwrap_or_default()))
 }
 
 #[cfg(test)]
@@ -130,5 +139,7 @@ mod tests {
         let raw = "2026-01-01T00:00:00Z stdout F one\n2026-01-01T00:00:00Z stderr F two words\n";
         assert_eq!(log_tail(raw), "one\ntwo words\n");
         assert_eq!(log_tail(""), "");
+        let unended = "2026-01-01T00:00:00Z stdout F one\n2026-01-01T00:00:00Z stdout P DONE\n";
+        assert_eq!(log_tail(unended), "one\nDONE");
     }
 }
