@@ -222,7 +222,10 @@ impl Keeper {
             return Ok(Vec::new());
         }
         let began = Instant::now();
-        let layers = self.context.runtime.layers().await?;
+        let layers = match limited.iter().any(|entry| plan::limits_containers(&entry.pod)) {
+            true => self.context.runtime.layers().await?,
+            false => Default::default(),
+        };
         let mut evicted = Vec::new();
         for entry in limited {
             let written = self.written(&entry, &layers).await;

@@ -323,17 +323,20 @@ pub struct Written {
 
 /// Whether a pod has limits of what it may write.
 pub fn has_disk_limits(pod: &Pod) -> bool {
-    let Some(spec) = &pod.spec else { return false };
-    let limited = |resources: Option<&k8s_openapi::api::core::v1::ResourceRequirements>| {
-        let limits = resources.and_then(|resources| resources.limits.as_ref());
-        limits.is_some_and(|limits| limits.contains_key("ephemeral-storage"))
+    let mut volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let limited = |volume: &k8s_openapi::api::core::v1::Volume| {
+        volume.empty_dir.as_ref().is_some_and(|source| source.size_limit.is_some())
     };
-    let of_volumes = spec
-        .volumes
-        .iter()
-        .flatten()
-        .any(|volume| volume.empty_dir.as_ref().is_some_and(|source| source.size_limit.is_some()));
-    of_volumes || spec.containers.iter().any(|container| limited(container.resources.as_ref()))
+    volumes.any(limited) || limits_containers(pod)
+}
+
+/// Whether a pod's containers have such limits, so that it matters what they write elsewhere than into volumes.
+pub fn limits_containers(pod: &Pod) -> bool {
+    let mut containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    containers.any(|container| {
+        let limits = container.resources.as_ref().and_then(|resources| resources.limits.as_ref());
+        limits.is_some_and(|limits| limits.contains_key("ephemeral-storage"))
+    })
 }
 
 /// Why a pod has to go for what it has written, if it does.
@@ -514,7 +517,9 @@ mod tests {
                 "containers": [{"name": "a", "resources": {"limits": {"ephemeral-storage": "2Mi"}}}, {"name": "b"}],
             }),
         );
-        assert!(has_disk_limits(&limited));
+        assert!(has_disk_limits(&limited) && limits_containers(&limited));
+        let volume = pod("p", json!({"volumes": [{"name": "v", "emptyDir": {"sizeLimit": "1Mi"}}], "containers": []}));
+        assert!(has_disk_limits(&volume) && !limits_containers(&volume));
         assert!(!has_disk_limits(&asking("q", 0, "1Mi")));
         let written = |v: i64, a: i64, total: i64| Written {
             volumes: [("v".to_owned(), v), ("w".to_owned(), 9 << 20)].into(),
