@@ -18,12 +18,14 @@ mod namespace;
 mod namespace_defaults;
 mod node_ipam;
 mod node_lifecycle;
+mod persistent_volumes;
 mod pod_gc;
 mod policy_status;
 mod replicas;
 mod resource_quota;
 mod service_account_tokens;
 mod taint_eviction;
+mod volume_protection;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -161,6 +163,8 @@ struct Controllers {
     endpoints: Arc<endpoints::EndpointsController>,
     pod_gc: Arc<pod_gc::PodGc>,
     policy_status: Arc<policy_status::PolicyStatusController>,
+    persistent_volumes: Arc<persistent_volumes::PersistentVolumesController>,
+    volume_protection: Arc<volume_protection::VolumeProtectionController>,
 }
 
 impl Controllers {
@@ -186,6 +190,8 @@ impl Controllers {
             endpoints: endpoints::EndpointsController::new(context.clone()),
             pod_gc: pod_gc::PodGc::new(context.clone()),
             policy_status: policy_status::PolicyStatusController::new(context.clone()),
+            persistent_volumes: persistent_volumes::PersistentVolumesController::new(context.clone()),
+            volume_protection: volume_protection::VolumeProtectionController::new(context.clone()),
         })
     }
 
@@ -210,6 +216,8 @@ impl Controllers {
         start!(node_ipam, workers);
         start!(endpointslice, workers);
         start!(endpoints, workers);
+        start!(persistent_volumes, workers);
+        start!(volume_protection, workers);
         start!(pod_gc, 1);
         // Compiling the types of large kinds takes time; nobody waits for it.
         start!(policy_status, 1);

@@ -86,6 +86,9 @@ impl Api {
             .route("/api/v1/nodes", get(|api, query| list(api, query, "nodes")))
             .route("/api/v1/namespaces", get(|api, query| list(api, query, "namespaces")))
             .route("/apis/policy/v1/poddisruptionbudgets", get(|api, query| list(api, query, "poddisruptionbudgets")))
+            .route("/api/v1/persistentvolumes", get(|api, query| list(api, query, "persistentvolumes")))
+            .route("/api/v1/persistentvolumeclaims", get(|api, query| list(api, query, "persistentvolumeclaims")))
+            .route("/apis/storage.k8s.io/v1/storageclasses", get(|api, query| list(api, query, "storageclasses")))
             .route("/api/v1/services", get(|api, query| list(api, query, "services")))
             .route("/api/v1/replicationcontrollers", get(|api, query| list(api, query, "replicationcontrollers")))
             .route("/apis/apps/v1/replicasets", get(|api, query| list(api, query, "replicasets")))
@@ -113,6 +116,9 @@ async fn list(State(api): State<Api>, Query(query): Query<BTreeMap<String, Strin
             "pods" => "PodList",
             "nodes" => "NodeList",
             "poddisruptionbudgets" => "PodDisruptionBudgetList",
+            "persistentvolumes" => "PersistentVolumeList",
+            "persistentvolumeclaims" => "PersistentVolumeClaimList",
+            "storageclasses" => "StorageClassList",
             "services" => "ServiceList",
             "replicationcontrollers" => "ReplicationControllerList",
             "replicasets" => "ReplicaSetList",

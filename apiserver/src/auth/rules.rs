@@ -78,6 +78,8 @@ const SCHEDULER: &[Rule] = &[
     rule(&["create"], &[""], &["pods/binding", "bindings"]),
     rule(&["update", "patch"], &[""], &["pods/status"]),
     rule(&["delete"], &[""], &["pods"]),
+    // Which volume is for which claim, and for which node one is to be made.
+    rule(&["update", "patch"], &[""], &["persistentvolumes", "persistentvolumeclaims"]),
 ];
 
 const TABLE: &[(&str, &[&[Rule]])] = &[

@@ -66,6 +66,10 @@ impl Registry {
                     existing.extend(annotations.clone());
                 }
             }
+            // Whoever looks for pods that wait for a node must not find one that has it.
+            if let Some(status) = new.get_mut("status").and_then(Value::as_object_mut) {
+                status.remove("nominatedNodeName");
+            }
             set_scheduled(&mut new, context.now);
             Ok(new)
         })

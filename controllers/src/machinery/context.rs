@@ -7,11 +7,12 @@ use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicy;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Endpoints, Namespace, Node, PersistentVolumeClaim, Pod, ReplicationController, ResourceQuota, Secret,
-    Service, ServiceAccount,
+    ConfigMap, Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ReplicationController,
+    ResourceQuota, Secret, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::storage::v1::StorageClass;
 use kube::runtime::watcher::Config;
 use kube::{Api, Client, ResourceExt};
 use tokio::task::JoinSet;
@@ -20,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::cache::Cache;
 use super::events::Recorder;
 use super::{owners, pods};
-use crate::{Options, service_account_tokens};
+use crate::{Options, persistent_volumes, service_account_tokens, volume_protection};
 
 /// See the module's description.
 pub struct Context {
@@ -53,7 +54,7 @@ impl std::fmt::Debug for Caches {
 /// One cache a resource type for the whole process.
 #[derive(Clone)]
 pub struct Caches {
-    /// Pods, stripped; indexed by controller, node, and being orphans.
+    /// Pods, stripped; indexed by controller, node, claim, and being orphans.
     pub pods: Arc<Cache<Pod>>,
     /// ReplicaSets, indexed by controller and being orphans.
     pub replica_sets: Arc<Cache<ReplicaSet>>,
@@ -61,8 +62,12 @@ pub struct Caches {
     pub replication_controllers: Arc<Cache<ReplicationController>>,
     /// ResourceQuotas.
     pub resource_quotas: Arc<Cache<ResourceQuota>>,
-    /// PersistentVolumeClaims.
+    /// PersistentVolumeClaims; those without a volume are indexed by their class.
     pub claims: Arc<Cache<PersistentVolumeClaim>>,
+    /// PersistentVolumes, indexed by class and by the claim they name.
+    pub volumes: Arc<Cache<PersistentVolume>>,
+    /// StorageClasses.
+    pub storage_classes: Arc<Cache<StorageClass>>,
     /// PodDisruptionBudgets.
     pub disruption_budgets: Arc<Cache<PodDisruptionBudget>>,
     /// Deployments.
@@ -102,6 +107,11 @@ pub fn of_account(namespace: &str, name: &str) -> String {
     format!("account/{namespace}/{name}")
 }
 
+/// The index name of what names a claim: pods and volumes.
+pub fn of_claim(namespace: &str, name: &str) -> String {
+    format!("claim/{namespace}/{name}")
+}
+
 /// The index name of a node's pods.
 pub fn on_node(name: &str) -> String {
     format!("node/{name}")
@@ -110,6 +120,8 @@ pub fn on_node(name: &str) -> String {
 fn pod_index(pod: &Pod) -> Vec<String> {
     let mut names = owners::controller_index(&pod.metadata);
     names.push(on_node(pods::node_name(pod)));
+    let namespace = pod.namespace().unwrap_or_default();
+    names.extend(volume_protection::plan::claims_of(pod).iter().map(|claim| of_claim(&namespace, claim)));
     names
 }
 
@@ -128,7 +140,9 @@ impl Default for Caches {
                 owners::controller_index(&set.metadata)
             })),
             resource_quotas: Arc::new(Cache::new(|_| Vec::new())),
-            claims: Arc::new(Cache::new(|_| Vec::new())),
+            claims: Arc::new(Cache::new(persistent_volumes::claim_index)),
+            volumes: Arc::new(Cache::new(persistent_volumes::volume_index)),
+            storage_classes: Arc::new(Cache::new(|_| Vec::new())),
             disruption_budgets: Arc::new(Cache::new(|_| Vec::new())),
             deployments: Arc::new(Cache::new(|_| Vec::new())),
             nodes: Arc::new(Cache::new(|_| Vec::new())),
@@ -171,6 +185,8 @@ impl Caches {
         start!(replication_controllers, Config::default(), |_| ());
         start!(resource_quotas, Config::default(), |_| ());
         start!(claims, Config::default(), |_| ());
+        start!(volumes, Config::default(), |_| ());
+        start!(storage_classes, Config::default(), |_| ());
         start!(disruption_budgets, Config::default(), |_| ());
         start!(deployments, Config::default(), |_| ());
         start!(nodes, Config::default(), strip_node);
@@ -194,6 +210,8 @@ impl Caches {
         self.replication_controllers.synced().await;
         self.resource_quotas.synced().await;
         self.claims.synced().await;
+        self.volumes.synced().await;
+        self.storage_classes.synced().await;
         self.disruption_budgets.synced().await;
         self.deployments.synced().await;
         self.nodes.synced().await;

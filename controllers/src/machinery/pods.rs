@@ -1,7 +1,7 @@
 //! What controllers ask of a Pod.
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Container, Pod, PodCondition};
+use k8s_openapi::api::core::v1::{Container, EphemeralVolumeSource, Pod, PodCondition, Volume};
 
 /// The phase, "" if there is none yet.
 pub fn phase(pod: &Pod) -> &str {
@@ -89,7 +89,15 @@ pub fn strip(pod: &mut Pod) {
                 ..Container::default()
             };
         }
-        spec.volumes = None;
+        // Of volumes, only which claims they are.
+        let claims = spec
+            .volumes
+            .take()
+            .into_iter()
+            .flatten()
+            .filter(|volume| volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some());
+        let claims: Vec<Volume> = claims.map(only_claim).collect();
+        spec.volumes = (!claims.is_empty()).then_some(claims);
         // Quotas ask whether it reaches across namespaces; few pods have one.
         spec.topology_spread_constraints = None;
         spec.image_pull_secrets = None;
@@ -113,3 +121,13 @@ pub fn strip(pod: &mut Pod) {
 
 /// The annotation by which users say which pods of a set may go first.
 pub const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
+
+/// A volume with no more than the claim that it is.
+fn only_claim(volume: Volume) -> Volume {
+    Volume {
+        name: volume.name,
+        persistent_volume_claim: volume.persistent_volume_claim,
+        ephemeral: volume.ephemeral.map(|_| EphemeralVolumeSource::default()),
+        ..Volume::default()
+    }
+}

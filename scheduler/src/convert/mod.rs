@@ -8,6 +8,7 @@ mod devices;
 mod pod_affinity;
 mod pod_resources;
 pub mod quantity;
+pub mod volumes;
 
 use k8s_openapi::api::core::v1 as k8s;
 

@@ -193,6 +193,11 @@ impl Engine {
         Engine::default()
     }
 
+    /// What is known of the node of this name.
+    pub fn node(&self, name: &str) -> Option<&NodeSpec> {
+        self.nodes.slot(name).and_then(|slot| self.nodes.spec(slot))
+    }
+
     /// The nodes.
     pub fn nodes(&self) -> &Nodes {
         &self.nodes

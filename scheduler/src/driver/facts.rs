@@ -12,6 +12,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use super::owners::OwnerKind;
+use super::volumes::{ClaimUse, Claimant};
 use crate::convert;
 use crate::core::{Budget, ClassSpec, NodeSpec, PodKey};
 
@@ -53,6 +54,8 @@ pub struct PodFacts {
     pub not_scheduled: Option<(String, String)>,
     /// The kind and name of the controller that owns a waiting pod, if it is one that makes pods in numbers.
     pub controller: Option<(OwnerKind, String)>,
+    /// Of a waiting pod, the claims that it uses; `None` if there are none.
+    pub claimant: Option<Claimant>,
     /// `status.nominatedNodeName`.
     pub nominated: Option<String>,
     /// `status.startTime`, in seconds.
@@ -85,6 +88,7 @@ impl From<&k8s::Pod> for PodFacts {
             controller: controller.and_then(|owner| {
                 Some((OwnerKind::of_controller(&owner.api_version, &owner.kind)?, owner.name.clone()))
             }),
+            claimant: node_name.is_none().then(|| claimant(pod)).flatten(),
             key: convert::pod_key(&uid),
             uid,
             namespace: meta.namespace.clone().unwrap_or_default(),
@@ -105,6 +109,40 @@ impl From<&k8s::Pod> for PodFacts {
             nominated: status.and_then(|status| status.nominated_node_name.clone()).filter(|name| !name.is_empty()),
             started: status.and_then(|status| status.start_time.as_ref()).map(|time| time.0.as_second()),
             preempted: terminating && target.is_some_and(|one| one.reason.as_deref() == Some(PREEMPTED_REASON)),
+        }
+    }
+}
+
+fn claimant(pod: &k8s::Pod) -> Option<Claimant> {
+    let name = pod.metadata.name.clone().unwrap_or_default();
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let claims = volumes.filter_map(|volume| match (&volume.persistent_volume_claim, &volume.ephemeral) {
+        (Some(claim), _) => Some(ClaimUse { name: claim.claim_name.clone(), ephemeral: false }),
+        (None, Some(_)) => Some(ClaimUse { name: format!("{name}-{}", volume.name), ephemeral: true }),
+        _ => None,
+    });
+    let claims: Vec<ClaimUse> = claims.collect();
+    let namespace = pod.metadata.namespace.clone().unwrap_or_default();
+    let uid = pod.metadata.uid.clone().unwrap_or_default();
+    (!claims.is_empty()).then_some(Claimant { namespace, name, uid, claims })
+}
+
+/// A volume as far as it may be a claim.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct VolumeView {
+    name: String,
+    persistent_volume_claim: Option<k8s::PersistentVolumeClaimVolumeSource>,
+    ephemeral: Option<serde::de::IgnoredAny>,
+}
+
+impl From<VolumeView> for k8s::Volume {
+    fn from(view: VolumeView) -> Self {
+        k8s::Volume {
+            name: view.name,
+            persistent_volume_claim: view.persistent_volume_claim,
+            ephemeral: view.ephemeral.map(|_| k8s::EphemeralVolumeSource::default()),
+            ..k8s::Volume::default()
         }
     }
 }
@@ -324,6 +362,7 @@ struct PodSpecView {
     init_containers: Option<Vec<ContainerView>>,
     overhead: Option<BTreeMap<String, Quantity>>,
     resources: Option<k8s::ResourceRequirements>,
+    volumes: Option<Vec<VolumeView>>,
 }
 
 #[derive(Deserialize)]
@@ -377,6 +416,7 @@ impl From<PodSpecView> for k8s::PodSpec {
             init_containers: containers(view.init_containers),
             overhead: view.overhead,
             resources: view.resources,
+            volumes: view.volumes.map(|volumes| volumes.into_iter().map(Into::into).collect()),
             ..k8s::PodSpec::default()
         }
     }
@@ -463,6 +503,8 @@ mod tests {
             "spec": {
                 "schedulerName": "default-scheduler", "priority": 5, "preemptionPolicy": "Never",
                 "nodeSelector": {"a": "b"}, "os": {"name": "linux"}, "overhead": {"cpu": "1"}, "schedulingGates": [{"name": "g"}],
+                "volumes": [{"name": "e", "emptyDir": {}}, {"name": "v", "persistentVolumeClaim": {"claimName": "data"}},
+                    {"name": "x", "ephemeral": {"volumeClaimTemplate": {"spec": {}}}}],
                 "tolerations": [{"operator": "Exists"}],
                 "affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
                     {"labelSelector": {"matchLabels": {"app": "a"}}, "topologyKey": "zone"}]}},
@@ -484,6 +526,11 @@ mod tests {
         assert_eq!(watched.facts.class.spread.len(), 1);
         assert_eq!(watched.meta.resource_version.as_deref(), Some("7"));
         assert!(watched.facts.gated && watched.facts.never_preempts);
+        let claims = watched.facts.claimant.as_ref().unwrap().claims.iter();
+        assert_eq!(
+            claims.map(|one| (one.name.as_str(), one.ephemeral)).collect::<Vec<_>>(),
+            [("data", false), ("p-x", true)]
+        );
         assert_eq!(watched.facts.controller, Some((OwnerKind::ReplicaSet, "r".to_owned())));
         assert_eq!((watched.facts.nominated.as_deref(), watched.facts.started), (Some("n"), Some(1_767_323_045)));
     }

@@ -15,10 +15,12 @@ mod evictor;
 pub mod facts;
 mod metrics;
 pub mod owners;
+mod provider;
 pub mod queue;
 mod recorder;
 mod relist;
 pub mod state;
+pub mod volumes;
 
 use std::collections::BTreeSet;
 use std::pin::{Pin, pin};
@@ -27,6 +29,8 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::api::storage::v1::StorageClass;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
 use serde::de::DeserializeOwned;
@@ -36,6 +40,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Configuration;
+use crate::convert;
 use crate::core::PodKey;
 
 pub use metrics::{AttemptResult, Metrics};
@@ -44,6 +49,7 @@ use facts::{WatchedBudget, WatchedNamespace, WatchedNode, WatchedPod};
 use owners::{OwnerKind, WatchedOwner};
 use recorder::{Record, Recorder};
 use state::{Action, Attempt, BindOutcome, PodRef, State, Victim};
+use volumes::{Choice, StorageKind};
 
 /// Watch events between a watch and the state: a few pages of a list. The watch waits when it is
 /// full, and the API server's own buffer behind it.
@@ -90,6 +96,9 @@ enum Input {
     Namespace(Box<watcher::Event<WatchedNamespace>>),
     Budget(Box<watcher::Event<WatchedBudget>>),
     Owner(OwnerKind, Box<watcher::Event<WatchedOwner>>),
+    Claim(Box<watcher::Event<PersistentVolumeClaim>>),
+    Volume(Box<watcher::Event<PersistentVolume>>),
+    Class(Box<watcher::Event<StorageClass>>),
 }
 
 /// Which lists have not been complete yet. Deciding on less would over-commit, or place a pod beside one
@@ -123,6 +132,9 @@ fn watches(
     add!("nodes", WatchedNode, Input::Node);
     add!("namespaces", WatchedNamespace, Input::Namespace);
     add!("poddisruptionbudgets", WatchedBudget, Input::Budget);
+    add!("persistentvolumeclaims", PersistentVolumeClaim, Input::Claim);
+    add!("persistentvolumes", PersistentVolume, Input::Volume);
+    add!("storageclasses", StorageClass, Input::Class);
     for kind in OwnerKind::ALL {
         let wrap = move |event| Input::Owner(kind, Box::new(event));
         let api = Api::<WatchedOwner>::all_with(client.clone(), &kind);
@@ -152,6 +164,7 @@ pub async fn run(
         start: Instant::now(),
         binds: JoinSet::new(),
         evictions: JoinSet::new(),
+        provisions: JoinSet::new(),
         awaited,
         shutdown: shutdown.clone(),
     };
@@ -236,6 +249,8 @@ struct Driver {
     start: Instant,
     binds: JoinSet<Bound>,
     evictions: JoinSet<Evicted>,
+    /// Volumes being provided for pods that have their node.
+    provisions: JoinSet<(PodRef, Result<(), String>)>,
     awaited: Awaited,
     shutdown: CancellationToken,
 }
@@ -250,6 +265,7 @@ impl Driver {
                 biased;
                 () = self.shutdown.cancelled() => break,
                 Some(bound) = self.binds.join_next(), if !self.binds.is_empty() => self.joined(bound),
+                Some(provided) = self.provisions.join_next(), if !self.provisions.is_empty() => self.provided(provided),
                 Some(evicted) = self.evictions.join_next(), if !self.evictions.is_empty() => self.evicted(evicted),
                 input = inputs.recv() => match input {
                     None => break,
@@ -280,6 +296,7 @@ impl Driver {
         let ended = async {
             while self.binds.join_next().await.is_some() {}
             while self.evictions.join_next().await.is_some() {}
+            while self.provisions.join_next().await.is_some() {}
         };
         if tokio::time::timeout(Duration::from_secs(2), ended).await.is_err() {
             tracing::warn!("bindings were still under way at shutdown");
@@ -296,7 +313,7 @@ impl Driver {
     }
 
     fn has_capacity(&self) -> bool {
-        self.binds.len() < self.options.bind_parallelism && self.evictions.len() < EVICTIONS_MAX
+        self.binds.len() + self.provisions.len() < self.options.bind_parallelism && self.evictions.len() < EVICTIONS_MAX
     }
 
     fn apply(&mut self, input: Input) {
@@ -338,6 +355,16 @@ impl Driver {
                     self.awaited.0.remove("namespaces");
                 }
             },
+            other => self.apply_other(other),
+        }
+    }
+
+    /// What is only asked about when a pod is tried.
+    fn apply_other(&mut self, input: Input) {
+        use watcher::Event::{Apply, Delete, Init, InitApply, InitDone};
+        match input {
+            // These have been taken care of.
+            Input::Pod(_) | Input::Node(_) | Input::Namespace(_) => {}
             Input::Budget(event) => match *event {
                 Init => self.state.budgets_relist(),
                 InitApply(budget) | Apply(budget) => {
@@ -348,6 +375,36 @@ impl Driver {
                 InitDone => {
                     self.state.budgets_listed();
                     self.awaited.0.remove("poddisruptionbudgets");
+                }
+            },
+            Input::Claim(event) => match *event {
+                Init => self.state.storage().relist(StorageKind::Claims),
+                InitApply(claim) | Apply(claim) => self.state.storage().claim_seen(&claim),
+                Delete(claim) => {
+                    let (key, _) = convert::volumes::claim(&claim);
+                    self.state.storage().claim_gone(&key);
+                }
+                InitDone => {
+                    self.state.storage().listed(StorageKind::Claims);
+                    self.awaited.0.remove("persistentvolumeclaims");
+                }
+            },
+            Input::Volume(event) => match *event {
+                Init => self.state.storage().relist(StorageKind::Volumes),
+                InitApply(volume) | Apply(volume) => self.state.storage().volume_seen(&volume),
+                Delete(volume) => self.state.storage().volume_gone(&volume.metadata.name.unwrap_or_default()),
+                InitDone => {
+                    self.state.storage().listed(StorageKind::Volumes);
+                    self.awaited.0.remove("persistentvolumes");
+                }
+            },
+            Input::Class(event) => match *event {
+                Init => self.state.storage().relist(StorageKind::Classes),
+                InitApply(class) | Apply(class) => self.state.storage().class_seen(&class),
+                Delete(class) => self.state.storage().class_gone(&class.metadata.name.unwrap_or_default()),
+                InitDone => {
+                    self.state.storage().listed(StorageKind::Classes);
+                    self.awaited.0.remove("storageclasses");
                 }
             },
             Input::Owner(kind, event) => match *event {
@@ -375,7 +432,10 @@ impl Driver {
             }
             let began = Instant::now();
             let now = self.now();
-            let Some(attempt) = self.state.schedule_next(now, &mut actions) else { return };
+            let Some(attempt) = self.state.schedule_next(now, &mut actions) else {
+                self.act(actions);
+                return;
+            };
             self.metrics.decided(began.elapsed());
             if attempt == Attempt::Unschedulable {
                 let profiles = &self.options.configuration.profiles;
@@ -398,6 +458,10 @@ impl Driver {
                     });
                     continue;
                 }
+                Action::Provide { pod, node, choice } => {
+                    self.provide(pod, node, choice);
+                    continue;
+                }
                 Action::Preempt { pod, node, victims } => {
                     self.preempt(pod, node, victims);
                     continue;
@@ -410,6 +474,27 @@ impl Driver {
             };
             self.record(record);
         }
+    }
+
+    fn provide(&mut self, pod: PodRef, node: Arc<str>, choice: Choice) {
+        let client = self.client.clone();
+        self.provisions.spawn(async move {
+            let outcome = provider::provide(&client, &choice, &node).await;
+            (pod, outcome)
+        });
+    }
+
+    fn provided(&mut self, provided: Result<(PodRef, Result<(), String>), tokio::task::JoinError>) {
+        let (pod, outcome) = match provided {
+            Ok(provided) => provided,
+            Err(error) => {
+                tracing::error!(%error, "a task that provides volumes failed");
+                return;
+            }
+        };
+        let mut actions = Vec::new();
+        self.state.provided(pod.key, outcome, self.now(), &mut actions);
+        self.act(actions);
     }
 
     fn preempt(&mut self, pod: PodRef, node: Arc<str>, victims: Vec<Victim>) {

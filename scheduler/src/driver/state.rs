@@ -4,7 +4,7 @@
 //! assumed there until it is known not to be there (its binding was refused for good, it is bound
 //! elsewhere, it has ended, or it is gone). A doubtful answer to a binding is not knowledge.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use super::facts::{ObjectKey, PodFacts};
 use super::owners::{OwnerKind, Owners};
 use super::queue::{Counts, Queue};
 use super::relist::Known;
+use super::volumes::{Choice, Claimant, Storage};
 use crate::config::{Configuration, Profile};
 use crate::core::{
     Ask, Budget, Budgets, ClassId, ClassSpec, Engine, NodeChange, NodeSpec, PluginSet, PodChange, PodKey, PodMap,
@@ -19,9 +20,11 @@ use crate::core::{
 };
 
 mod preempting;
+mod providing;
 
 pub use preempting::Victim;
 use preempting::{Diagnosed, PlacedName};
+use providing::{Going, Outlook, Sources};
 
 /// A repeated failure with the same message is told again by an event after this long.
 const EVENT_REPEAT: Duration = Duration::from_secs(60);
@@ -78,6 +81,15 @@ pub enum Action {
         /// The node that it is to wait for, or that it is to wait for none; `None` leaves that.
         nominated: Option<Option<Arc<str>>>,
     },
+    /// Write which volumes the pod gets on this node, and tell how it went with [`State::provided`].
+    Provide {
+        /// The pod.
+        pod: PodRef,
+        /// The node's name.
+        node: Arc<str>,
+        /// What is to be written.
+        choice: Choice,
+    },
     /// Make these pods go, and tell how it went with [`State::preempted`].
     Preempt {
         /// The pod that they make room for.
@@ -124,9 +136,12 @@ struct Pending {
     class: ClassId,
     class_spec: ClassSpec,
     controller: Option<(OwnerKind, String)>,
-    /// For a pod that does not say how it is to be spread: as of which generation of the owners in its namespace its
-    /// class says so.
-    owners_at: Option<u64>,
+    claimant: Option<Claimant>,
+    sources: Sources,
+    /// Why it cannot be placed yet, whatever the nodes say.
+    hindrance: Option<String>,
+    /// It has its node and waits for its volumes.
+    going: Option<Going>,
     priority: i32,
     never_preempts: bool,
     gated: bool,
@@ -147,6 +162,15 @@ pub struct State {
     /// By scheduler name.
     profiles: BTreeMap<String, Profile>,
     owners: Owners,
+    storage: Storage,
+    /// The generation of the storage that pods with claims were last looked at with.
+    storage_at: u64,
+    /// Pods without a node that use claims.
+    claimants: BTreeSet<PodKey>,
+    /// Those that have a node and wait for their volumes, by since when, and the generation that they were last looked
+    /// at with.
+    going: BTreeSet<(Duration, PodKey)>,
+    going_at: u64,
     pending: PodMap<Pending>,
     assumed: usize,
     /// What the pods that have a node are called.
@@ -178,6 +202,11 @@ impl State {
             queue: Queue::new(configuration.delays),
             profiles: profiles.map(|profile| (profile.scheduler_name.clone(), profile.clone())).collect(),
             owners: Owners::default(),
+            storage: Storage::default(),
+            storage_at: 0,
+            claimants: BTreeSet::new(),
+            going: BTreeSet::new(),
+            going_at: 0,
             pending: PodMap::default(),
             assumed: 0,
             names: PodMap::default(),
@@ -289,6 +318,7 @@ impl State {
     pub fn node_gone(&mut self, name: &String) {
         self.nodes.gone(name);
         self.engine.remove_node(name);
+        self.going_at = u64::MAX;
         self.left_alone.extend(self.engine.nominated_on(name));
     }
 
@@ -317,41 +347,14 @@ impl State {
             self.drop_pending(pod.key);
             return None;
         };
-        let mut class = ClassSpec { scoring: profile.scoring.clone(), ..pod.class };
-        let owners_at = class.spread.is_empty().then(|| {
-            class.spread = self.owners.spread(&class, pod.controller.as_ref(), &profile.spread);
-            self.owners.generation(&class.namespace)
-        });
-        self.pod_waits(PodFacts { class, ..pod }, owners_at, now)
+        let class = ClassSpec { scoring: profile.scoring.clone(), ..pod.class };
+        let (pod, outlook) = self.look_around(PodFacts { class, ..pod });
+        self.pod_waits(pod, outlook, now)
     }
 
     /// The owners of pods, to be told what becomes of them. A pod is spread by those there are when it is tried.
     pub fn owners(&mut self) -> &mut Owners {
         &mut self.owners
-    }
-
-    /// Brings the class of a popped pod up to date with who owns pods like it.
-    fn refresh_spread(&mut self, key: PodKey) {
-        let Some(pending) = self.pending.get_mut(&key) else { return };
-        let generation = self.owners.generation(&pending.class_spec.namespace);
-        if pending.owners_at.is_none_or(|at| at == generation) {
-            return;
-        }
-        pending.owners_at = Some(generation);
-        let Some(profile) = self.profiles.get(&pending.pod.scheduler_name) else { return };
-        let spread = self.owners.spread(&pending.class_spec, pending.controller.as_ref(), &profile.spread);
-        if spread == pending.class_spec.spread {
-            return;
-        }
-        pending.class_spec.spread = spread;
-        let class = self.engine.acquire(&pending.class_spec);
-        self.engine.release(pending.class);
-        pending.class = class;
-        self.queue.set_class(key, class);
-        let ask = Ask { pod: key, class, priority: pending.priority };
-        if let Some(node) = self.engine.nominated_node(key).cloned() {
-            self.engine.nominate(ask, &node);
-        }
     }
 
     fn pod_assigned(&mut self, key: PodKey, node: &str, pod: &PodFacts) {
@@ -375,7 +378,7 @@ impl State {
         }
     }
 
-    fn pod_waits(&mut self, pod: PodFacts, owners_at: Option<u64>, now: Duration) -> Option<Action> {
+    fn pod_waits(&mut self, pod: PodFacts, outlook: Outlook, now: Duration) -> Option<Action> {
         let reference = PodRef {
             key: pod.key,
             uid: pod.uid,
@@ -389,10 +392,13 @@ impl State {
         if let Some(known) = self.pending.get_mut(&pod.key) {
             known.pod = reference;
             known.nominated = pod.nominated;
-            known.owners_at = owners_at;
+            known.sources = outlook.sources;
             known.controller = pod.controller;
             known.never_preempts = pod.never_preempts;
-            let same = known.class_spec == pod.class && known.priority == pod.priority && known.gated == pod.gated;
+            let same = known.hindrance == outlook.hindrance;
+            known.hindrance = outlook.hindrance;
+            let same =
+                same && known.class_spec == pod.class && known.priority == pod.priority && known.gated == pod.gated;
             if same {
                 known.reported = pod.not_scheduled;
                 let ask = Ask { pod: pod.key, class: known.class, priority: known.priority };
@@ -413,7 +419,10 @@ impl State {
                 class,
                 class_spec: pod.class,
                 controller: pod.controller,
-                owners_at,
+                claimant: pod.claimant,
+                sources: outlook.sources,
+                hindrance: outlook.hindrance,
+                going: None,
                 priority: pod.priority,
                 never_preempts: pod.never_preempts,
                 gated: pod.gated,
@@ -423,6 +432,9 @@ impl State {
                 reported: pod.not_scheduled,
                 last_event: None,
             };
+            if pending.claimant.is_some() {
+                self.claimants.insert(pod.key);
+            }
             self.pending.insert(pod.key, pending);
         }
         let pending = self.pending.get(&pod.key)?;
@@ -458,6 +470,11 @@ impl State {
     fn drop_pending_entry(&mut self, key: PodKey) -> Option<Pending> {
         let pending = self.pending.remove(&key)?;
         self.assumed -= usize::from(pending.assumed);
+        self.claimants.remove(&key);
+        if let Some(going) = &pending.going {
+            self.going.remove(&(going.since, key));
+            self.storage.forget(&going.choice);
+        }
         self.queue.remove(key);
         self.freed |= self.engine.unnominate(key);
         self.engine.release(pending.class);
@@ -471,6 +488,7 @@ impl State {
         for pod in std::mem::take(&mut self.left_alone) {
             self.queue.wake_one(pod, now);
         }
+        self.wake_claimants(now);
         let turned = std::mem::take(&mut self.turned);
         let (freed, came) = (std::mem::take(&mut self.freed), std::mem::take(&mut self.came));
         if !freed && !came {
@@ -495,26 +513,37 @@ impl State {
 
     /// Tries the next pod. `None` when no pod is ready.
     pub fn schedule_next(&mut self, now: Duration, actions: &mut Vec<Action>) -> Option<Attempt> {
+        self.look_at_going(now, actions);
         let key = self.queue.pop(now)?;
-        self.refresh_spread(key);
+        self.refresh_class(key);
         let attempts = self.queue.attempts(key);
-        let pending = self.pending.get_mut(&key)?;
+        let pending = self.pending.get(&key)?;
         let ask = Ask { pod: key, class: pending.class, priority: pending.priority };
-        let Some(node) = self.engine.place_for(ask) else {
-            self.refuse(ask, now, actions);
+        let found = match (&pending.hindrance, &pending.claimant) {
+            (Some(_), _) => None,
+            (None, None) => self.engine.place_for(ask).map(|node| (ask, node, Choice::default())),
+            (None, Some(_)) => self.place_with_volumes(ask),
+        };
+        let Some((ask, node, choice)) = found else {
+            self.refuse(key, now, actions);
             return Some(Attempt::Unschedulable);
         };
         self.engine.assume(key, ask.class, node, ask.priority);
-        pending.assumed = true;
         self.assumed += 1;
         self.came = true;
-        actions.push(Action::Bind {
-            pod: pending.pod.clone(),
-            node: self.engine.node_name(node).clone(),
-            devices: self.engine.given_devices(key).to_vec(),
-            attempts,
-            first_seen: pending.first_seen,
-        });
+        let node = self.engine.node_name(node).clone();
+        let devices = self.engine.given_devices(key).to_vec();
+        let pending = self.pending.get_mut(&key)?;
+        pending.assumed = true;
+        if choice == Choice::default() {
+            let (pod, first_seen) = (pending.pod.clone(), pending.first_seen);
+            actions.push(Action::Bind { pod, node, devices, attempts, first_seen });
+        } else {
+            self.storage.assume(&choice);
+            self.going.insert((now, key));
+            actions.push(Action::Provide { pod: pending.pod.clone(), node: node.clone(), choice: choice.clone() });
+            pending.going = Some(Going { choice, node, attempts, since: now });
+        }
         Some(Attempt::Assumed)
     }
 
@@ -533,22 +562,30 @@ impl State {
                     self.pod_added(key, &node, &pending.class_spec, standing);
                 }
             }
-            BindOutcome::Refused(message) => {
-                pending.assumed = false;
-                self.assumed -= 1;
-                let nominated = pending.nominated.take().map(|_| None);
-                actions.extend(pending.report(SCHEDULER_ERROR, &message, nominated));
-                actions.extend(pending.event(message, now));
-                self.engine.remove_pod(key);
-                self.queue.put_back(key, now);
-                self.freed = true;
-            }
+            BindOutcome::Refused(message) => self.give_up(key, message, now, actions),
         }
+    }
+
+    /// A pod does not get to the node that it was assumed on.
+    fn give_up(&mut self, key: PodKey, message: String, now: Duration, actions: &mut Vec<Action>) {
+        let Some(pending) = self.pending.get_mut(&key).filter(|pending| pending.assumed) else { return };
+        pending.assumed = false;
+        self.assumed -= 1;
+        if let Some(going) = pending.going.take() {
+            self.going.remove(&(going.since, key));
+            self.storage.forget(&going.choice);
+        }
+        let nominated = pending.nominated.take().map(|_| None);
+        actions.extend(pending.report(SCHEDULER_ERROR, &message, nominated));
+        actions.extend(pending.event(message, now));
+        self.engine.remove_pod(key);
+        self.queue.put_back(key, now);
+        self.freed = true;
     }
 
     /// When time alone will make a pod ready.
     pub fn next_deadline(&self) -> Option<Duration> {
-        self.queue.next_deadline()
+        self.queue.next_deadline().into_iter().chain(self.going_deadline()).min()
     }
 
     /// Is some pod ready to be tried?

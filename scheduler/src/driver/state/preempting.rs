@@ -1,5 +1,6 @@
 //! What is done with a pod that no node takes: others may have to go for it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use super::super::facts::PodFacts;
 use super::super::queue::Refused;
 use super::{Action, PodRef, State, UNSCHEDULABLE};
 use crate::convert;
-use crate::core::{Ask, ClassId, Diagnosis, PluginSet, PodKey, Preemption};
+use crate::core::{Ask, ClassId, Diagnosis, Plugin, PluginSet, PodKey, Preemption};
 
 /// A pod that has to go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,9 +60,17 @@ pub(super) struct Diagnosed {
 
 impl State {
     /// No node takes the pod: finds out why, and whether others can make room for it.
-    pub(super) fn refuse(&mut self, ask: Ask, now: Duration, actions: &mut Vec<Action>) {
-        let Some(never_preempts) = self.pending.get(&ask.pod).map(|pending| pending.never_preempts) else { return };
-        let (diagnosis, preemption) = self.diagnose(ask, never_preempts, actions);
+    pub(super) fn refuse(&mut self, key: PodKey, now: Duration, actions: &mut Vec<Action>) {
+        let Some(pending) = self.pending.get(&key) else { return };
+        let ask = Ask { pod: key, class: pending.class, priority: pending.priority };
+        let (diagnosis, preemption) = match &pending.hindrance {
+            Some(why) => {
+                let nodes = self.engine.nodes().count();
+                let diagnosis = Diagnosis::refused_at_once(nodes, why.clone(), Plugin::VolumeBinding);
+                (Arc::new(diagnosis), Arc::new(Preemption::Failed(BTreeMap::new())))
+            }
+            None => self.diagnose(ask, pending.never_preempts, actions),
+        };
         let nominated = match *preemption {
             Preemption::Found => self.engine.nominated_node(ask.pod).map(|node| Some(node.clone())),
             Preemption::Failed(_) if self.engine.unnominate(ask.pod) => {
@@ -74,7 +83,7 @@ impl State {
         let refused = Refused {
             // Without nodes any change may help, so wait for any.
             plugins: if diagnosis.nodes == 0 { PluginSet::ALL } else { diagnosis.plugins },
-            preempts: matches!(*preemption, Preemption::Failed(_)),
+            preempts: matches!(*preemption, Preemption::Failed(_)) && diagnosis.conflict.is_none(),
             cursor: self.engine.cursor(),
         };
         self.queue.put_unschedulable(ask.pod, refused, now);

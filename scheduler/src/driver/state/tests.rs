@@ -1,9 +1,11 @@
 //! The driver's decisions, event by event.
 
+use super::super::volumes::ClaimUse;
 use super::*;
 use crate::config::Profile;
 use crate::core::spec::Operator;
 use crate::core::{AffinityTerm, PodDemand, PodSelector, Requirement, Resources, Scoring, Strategy};
+use serde_json::json;
 
 fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -49,6 +51,10 @@ fn run(state: &mut State, now: Duration) -> Vec<String> {
             Action::Preempt { pod, node, victims } => {
                 let victims: Vec<_> = victims.into_iter().map(|victim| victim.name).collect();
                 Some(format!("{} makes {} leave {node}", pod.name, victims.join(" ")))
+            }
+            Action::Provide { pod, node, choice } => {
+                let volumes: Vec<_> = choice.bind.into_iter().map(|binding| binding.volume).collect();
+                Some(format!("{} gets {} for {node}", pod.name, volumes.join(" ")))
             }
             Action::FailedEvent { .. } | Action::Status { condition: None, .. } => None,
         })
@@ -458,4 +464,112 @@ fn a_budget_says_who_goes_first() {
     state.budgets_listed();
     state.pod_seen(of_priority(9, pod(4, 1_000)), seconds(0));
     assert_eq!(run(&mut state, seconds(0))[0], "pod-4 makes pod-1 leave a");
+}
+
+fn read<K: serde::de::DeserializeOwned>(value: serde_json::Value) -> K {
+    serde_json::from_value(value).unwrap()
+}
+
+fn with_claim(number: u128, claim: &str) -> PodFacts {
+    let claims = vec![ClaimUse { name: claim.into(), ephemeral: false }];
+    let claimant = Claimant { namespace: "default".into(), name: format!("pod-{number}"), uid: "u".into(), claims };
+    PodFacts { claimant: Some(claimant), ..pod(number, 100) }
+}
+
+/// A class that waits for pods, a volume on node `b`, and the claims `one` and `two`.
+fn with_volumes() -> State {
+    let mut state = state();
+    for name in ["a", "b"] {
+        let labels = [("kubernetes.io/hostname".to_owned(), name.to_owned())].into();
+        state.node_seen(NodeSpec { labels, ..node(name, 4_000) });
+    }
+    let class = json!({"metadata": {"name": "local"}, "provisioner": "kubernetes.io/no-provisioner",
+        "volumeBindingMode": "WaitForFirstConsumer"});
+    state.storage().class_seen(&read(class));
+    state.storage().volume_seen(&read(local_volume(None)));
+    for name in ["one", "two"] {
+        state.storage().claim_seen(&read(local_claim(name, None)));
+    }
+    state
+}
+
+fn local_volume(claim: Option<&str>) -> serde_json::Value {
+    let expression = json!({"key": "kubernetes.io/hostname", "operator": "In", "values": ["b"]});
+    let mut volume = json!({"metadata": {"name": "disk", "resourceVersion": "5"}, "status": {"phase": "Available"},
+        "spec": {"storageClassName": "local", "capacity": {"storage": "1Gi"},
+            "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [expression]}]}}}});
+    if let Some(claim) = claim {
+        volume["spec"]["claimRef"] = json!({"namespace": "default", "name": claim, "uid": format!("uid-{claim}")});
+    }
+    volume
+}
+
+fn local_claim(name: &str, volume: Option<&str>) -> serde_json::Value {
+    let mut claim = json!({"metadata": {"name": name, "namespace": "default", "uid": format!("uid-{name}")},
+        "spec": {"storageClassName": "local", "resources": {"requests": {"storage": "1Gi"}}}});
+    if let Some(volume) = volume {
+        claim["spec"]["volumeName"] = json!(volume);
+        claim["metadata"]["annotations"] = json!({"pv.kubernetes.io/bind-completed": "yes"});
+    }
+    claim
+}
+
+const NO_VOLUMES: &str = "0/2 nodes are available: 2 node(s) didn't find available persistent volumes to bind. \
+                          preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling.";
+
+#[test]
+fn a_pod_gets_its_volume_with_its_node_and_is_bound_when_it_has_it() {
+    let mut state = with_volumes();
+    state.pod_seen(with_claim(1, "one"), seconds(0));
+    state.pod_seen(with_claim(2, "two"), seconds(0));
+    assert_eq!(run(&mut state, seconds(0)), ["pod-1 gets disk for b", NO_VOLUMES]);
+    assert_eq!(state.next_deadline(), Some(seconds(300)), "the other pod's next look");
+    let mut actions = Vec::new();
+    state.provided(PodKey(1), Ok(()), seconds(1), &mut actions);
+    assert_eq!((actions.len(), run(&mut state, seconds(1))), (0, Vec::new()));
+    state.storage().volume_seen(&read(local_volume(Some("one"))));
+    state.storage().claim_seen(&read(local_claim("one", Some("disk"))));
+    assert_eq!(run(&mut state, seconds(2)), ["pod-1>b"]);
+    // The next volume is for the next pod.
+    let mut more = local_volume(None);
+    more["metadata"]["name"] = json!("more");
+    state.storage().volume_seen(&read(more));
+    assert_eq!(run(&mut state, seconds(20)), ["pod-2 gets more for b"]);
+}
+
+#[test]
+fn a_pod_whose_volume_is_lost_to_another_or_never_comes_is_tried_afresh() {
+    let mut state = with_volumes();
+    state.pod_seen(with_claim(1, "one"), seconds(0));
+    assert_eq!(run(&mut state, seconds(0)), ["pod-1 gets disk for b"]);
+    let mut actions = Vec::new();
+    state.provided(PodKey(1), Err("binding volumes: no".into()), seconds(0), &mut actions);
+    assert_eq!((actions.len(), state.cache_counts().2), (2, 0), "condition and event");
+    assert_eq!(run(&mut state, seconds(1)), ["pod-1 gets disk for b"]);
+    assert_eq!(state.next_deadline(), Some(seconds(601)));
+    let told = run(&mut state, seconds(601));
+    assert_eq!(told, ["binding volumes: context deadline exceeded", "pod-1 gets disk for b"]);
+    state.pod_gone(PodKey(1));
+    state.pod_seen(with_claim(2, "two"), seconds(604));
+    assert_eq!(run(&mut state, seconds(604)), ["pod-2 gets disk for b"], "what the other had is free");
+}
+
+#[test]
+fn a_pod_waits_for_its_claims_and_goes_where_their_volumes_are() {
+    let mut state = with_volumes();
+    state.pod_seen(with_claim(1, "three"), seconds(0));
+    let told = run(&mut state, seconds(0));
+    assert_eq!(
+        told,
+        ["0/2 nodes are available: persistentvolumeclaim \"three\" not found. preemption: 0/2 nodes are available: \
+          2 Preemption is not helpful for scheduling."]
+    );
+    state.storage().claim_seen(&read(local_claim("three", Some("disk"))));
+    assert_eq!(run(&mut state, seconds(20)), ["pod-1>b"]);
+    // Two claims that each could have the one volume cannot both have it.
+    let both = with_claim(2, "one");
+    let mut claimant = both.claimant.clone().unwrap();
+    claimant.claims.push(ClaimUse { name: "two".into(), ephemeral: false });
+    state.pod_seen(PodFacts { claimant: Some(claimant), ..both }, seconds(20));
+    assert_eq!(run(&mut state, seconds(20)), [NO_VOLUMES]);
 }

@@ -1,0 +1,218 @@
+//! Where pods go, with the real API server, controllers and scheduler. Nodes are objects that nobody runs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use gantry_integration_tests::shared::Shared;
+use gantry_integration_tests::{Cluster, Options, command, docs, eventually};
+use serde_json::{Value, json};
+
+static CLUSTER: Shared = Shared::with(|| Options { without_agent: true, ..Options::default() });
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn cluster() -> Option<Arc<Cluster>> {
+    CLUSTER.get()
+}
+
+/// A node with a group of its own, so that tests don't share any.
+fn node(cluster: &Cluster, name: &str, group: &str, cpu: &str) {
+    let labels = json!({"kubernetes.io/hostname": name, "kubernetes.io/os": "linux", "group": group});
+    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}});
+    cluster.kubectl_with(&["create", "-f", "-"], node.to_string().as_bytes()).ok();
+    let status = json!({"status": {"allocatable": {"cpu": cpu, "memory": "8Gi", "pods": "20"},
+        "capacity": {"cpu": cpu, "memory": "8Gi", "pods": "20"}}});
+    cluster.kubectl(&["patch", "node", name, "--subresource=status", "--type=merge", "-p", &status.to_string()]).ok();
+}
+
+fn pod_spec(group: &str, cpu: &str) -> Value {
+    // Nobody says that the node is well.
+    json!({"nodeSelector": {"group": group}, "tolerations": [{"operator": "Exists"}], "containers": [
+        {"name": "main", "image": "gantry.local/busybox:1.35", "resources": {"requests": {"cpu": cpu}}}]})
+}
+
+fn pod(name: &str, group: &str, cpu: &str, class: &str) -> String {
+    let mut spec = pod_spec(group, cpu);
+    if !class.is_empty() {
+        spec["priorityClassName"] = json!(class);
+    }
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}).to_string()
+}
+
+fn priority_class(cluster: &Cluster, name: &str, value: i32, policy: &str) {
+    let class = json!({"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": name},
+        "value": value, "preemptionPolicy": policy});
+    cluster.kubectl_with(&["create", "-f", "-"], class.to_string().as_bytes()).ok();
+}
+
+/// Waits until a pod is as wanted.
+fn pod_becomes(cluster: &Cluster, name: &str, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    eventually(&format!("{name}: {what}"), MINUTE, || {
+        let pod = cluster.object(&["pod", name])?;
+        if wanted(&pod) { Ok(pod) } else { Err(pod["status"].to_string()) }
+    })
+}
+
+fn is_on(node: &str) -> impl Fn(&Value) -> bool + '_ {
+    move |pod| pod["spec"]["nodeName"] == node
+}
+
+fn says(pod: &Value, text: &str) -> bool {
+    let conditions = pod["status"]["conditions"].as_array();
+    conditions.into_iter().flatten().any(|one| one["message"].as_str().is_some_and(|message| message.contains(text)))
+}
+
+#[test]
+fn pods_that_matter_more_take_the_room_of_others() {
+    let Some(cluster) = cluster() else { return };
+    node(&cluster, "full-1", "full", "2");
+    node(&cluster, "full-2", "full", "2");
+    priority_class(&cluster, "high", 1_000, "PreemptLowerPriority");
+    priority_class(&cluster, "polite", 900, "Never");
+    priority_class(&cluster, "middle", 100, "PreemptLowerPriority");
+    let create = |text: String| cluster.kubectl_with(&["create", "-f", "-"], text.as_bytes()).ok();
+    create(pod("a", "full", "1500m", ""));
+    pod_becomes(&cluster, "a", "is on the first node", is_on("full-1"));
+    create(pod("b", "full", "1500m", "middle"));
+    pod_becomes(&cluster, "b", "is on the second node", is_on("full-2"));
+
+    create(pod("polite", "full", "1", "polite"));
+    pod_becomes(&cluster, "polite", "waits", |pod| {
+        says(pod, "preemption: not eligible due to preemptionPolicy=Never.")
+    });
+    create(pod("big", "full", "3", "high"));
+    pod_becomes(&cluster, "big", "cannot be helped", |pod| {
+        // Tests of other groups of nodes run beside this one.
+        says(pod, "2 Insufficient cpu") && says(pod, " Preemption is not helpful for scheduling.")
+    });
+
+    create(pod("urgent", "full", "1", "high"));
+    let waiting = pod_becomes(&cluster, "urgent", "waits for the first node", |pod| {
+        pod["status"]["nominatedNodeName"] == "full-1"
+    });
+    assert!(waiting["spec"]["nodeName"].is_null(), "the other is still there: {waiting}");
+    pod_becomes(&cluster, "a", "has to go", |pod| {
+        let conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        let marked =
+            conditions.iter().any(|one| one["type"] == "DisruptionTarget" && one["reason"] == "PreemptionByScheduler");
+        marked && pod["metadata"]["deletionTimestamp"].is_string()
+    });
+    // There is no agent to end it.
+    cluster.kubectl(&["delete", "pod", "a", "--force", "--grace-period=0"]).ok();
+    let bound = pod_becomes(&cluster, "urgent", "has the room", is_on("full-1"));
+    assert!(bound["status"]["nominatedNodeName"].is_null(), "it waits no more: {bound}");
+    let spared = cluster.object(&["pod", "b"]).unwrap();
+    assert!(spared["metadata"]["deletionTimestamp"].is_null(), "one was enough: {spared}");
+    let uid = bound["metadata"]["uid"].as_str().unwrap_or_default();
+    eventually("the event that the page shows", MINUTE, || {
+        let page = docs::Page::read("scheduling.md");
+        let told: String = page
+            .section("Pods that matter more")
+            .into_iter()
+            .map(|text| command::run(cluster.shell(&[], &[]).args(["-euc", text]), b"").ok())
+            .collect();
+        let wanted = format!("Preempted by pod {uid} on node full-1");
+        if told.contains(&wanted) { Ok(()) } else { Err(told) }
+    });
+}
+
+#[test]
+fn pods_of_one_owner_are_spread_and_systems_are_told_apart() {
+    let Some(cluster) = cluster() else { return };
+    for name in ["wide-1", "wide-2", "wide-3"] {
+        node(&cluster, name, "wide", "8");
+    }
+    let labels = json!({"app": "wide"});
+    let set = json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "metadata": {"name": "wide"}, "spec": {
+        "replicas": 6, "selector": {"matchLabels": labels},
+        "template": {"metadata": {"labels": labels}, "spec": pod_spec("wide", "100m")}}});
+    cluster.kubectl_with(&["create", "-f", "-"], set.to_string().as_bytes()).ok();
+    let nodes = eventually("six pods with nodes", MINUTE, || {
+        let pods = cluster.object(&["pods", "-l", "app=wide"])?;
+        let all = pods["items"].as_array().cloned().unwrap_or_default();
+        let mut nodes: Vec<_> =
+            all.iter().filter_map(|pod| pod["spec"]["nodeName"].as_str()).map(String::from).collect();
+        nodes.sort();
+        if nodes.len() == 6 { Ok(nodes) } else { Err(format!("{nodes:?}")) }
+    });
+    assert_eq!(nodes, ["wide-1", "wide-1", "wide-2", "wide-2", "wide-3", "wide-3"]);
+
+    let mut other: Value = serde_json::from_str(&pod("other", "wide", "100m", "")).unwrap();
+    other["spec"]["os"] = json!({"name": "windows"});
+    cluster.kubectl_with(&["create", "-f", "-"], other.to_string().as_bytes()).ok();
+    pod_becomes(&cluster, "other", "has no node", |pod| says(pod, " node(s) didn't match the pod's operating system"));
+}
+
+fn create(cluster: &Cluster, object: Value) {
+    cluster.kubectl_with(&["create", "-f", "-"], object.to_string().as_bytes()).ok();
+}
+
+fn volume(name: &str, class: &str, node: &str) -> Value {
+    let expression = json!({"key": "kubernetes.io/hostname", "operator": "In", "values": [node]});
+    json!({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name}, "spec": {
+        "storageClassName": class, "capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"],
+        "persistentVolumeReclaimPolicy": "Retain", "local": {"path": "/data"},
+        "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [expression]}]}}}})
+}
+
+fn claim(name: &str, class: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": {
+        "storageClassName": class, "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}})
+}
+
+/// Waits until a claim or a volume is in a phase.
+fn comes_to(cluster: &Cluster, kind: &str, name: &str, phase: &str) -> Value {
+    eventually(&format!("{kind} {name}: {phase}"), MINUTE, || {
+        let object = cluster.object(&[kind, name])?;
+        if object["status"]["phase"] == phase { Ok(object) } else { Err(object["status"].to_string()) }
+    })
+}
+
+#[test]
+fn pods_go_where_their_volumes_are_and_claims_get_their_volumes_with_the_node() {
+    let Some(cluster) = cluster() else { return };
+    for name in ["disk-1", "disk-2"] {
+        node(&cluster, name, "disk", "2");
+    }
+    // A claim whose class does not wait has its volume before there is a pod.
+    create(&cluster, volume("plain", "plain", "disk-2"));
+    create(&cluster, claim("plain", "plain"));
+    comes_to(&cluster, "pvc", "plain", "Bound");
+    comes_to(&cluster, "pv", "plain", "Bound");
+
+    create(
+        &cluster,
+        json!({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": "late"},
+        "provisioner": "kubernetes.io/no-provisioner", "volumeBindingMode": "WaitForFirstConsumer"}),
+    );
+    create(&cluster, claim("late", "late"));
+    let user = |name: &str, claim: &str| {
+        let mut pod: Value = serde_json::from_str(&pod(name, "disk", "100m", "")).unwrap();
+        pod["spec"]["volumes"] = json!([{"name": "data", "persistentVolumeClaim": {"claimName": claim}}]);
+        pod
+    };
+    create(&cluster, user("of-late", "late"));
+    pod_becomes(&cluster, "of-late", "has no volume", |pod| {
+        says(pod, "2 node(s) didn't find available persistent volumes to bind")
+    });
+    create(&cluster, volume("late", "late", "disk-2"));
+    pod_becomes(&cluster, "of-late", "is where the volume is", is_on("disk-2"));
+    assert_eq!(comes_to(&cluster, "pvc", "late", "Bound")["spec"]["volumeName"], "late");
+    create(&cluster, user("of-plain", "plain"));
+    pod_becomes(&cluster, "of-plain", "is where the volume is", is_on("disk-2"));
+    create(&cluster, user("of-none", "none"));
+    pod_becomes(&cluster, "of-none", "waits for its claim", |pod| {
+        says(pod, "persistentvolumeclaim \"none\" not found")
+    });
+
+    // A claim outlives its deletion while a pod uses it, and its volume is kept.
+    cluster.kubectl(&["delete", "pvc", "late", "--wait=false"]).ok();
+    let held = cluster.object(&["pvc", "late"]).unwrap();
+    assert!(held["metadata"]["deletionTimestamp"].is_string(), "{held}");
+    cluster.kubectl(&["delete", "pod", "of-late", "--force", "--grace-period=0"]).ok();
+    eventually("the claim to go", MINUTE, || match cluster.object(&["pvc", "late"]) {
+        Err(error) if error.contains("NotFound") => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    comes_to(&cluster, "pv", "late", "Released");
+}
