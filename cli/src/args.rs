@@ -202,6 +202,9 @@ pub struct AgentFlags {
     /// How often logs are looked at
     #[arg(long, default_value = "10s", value_name = "DURATION", value_parser = components::duration)]
     pub container_log_monitor_interval: std::time::Duration,
+    /// A folder whose files each describe a pod that runs on this node, API server or not
+    #[arg(long, value_name = "DIR")]
+    pub pod_manifest_path: Option<PathBuf>,
     /// When pods are evicted, such as `memory.available<100Mi,nodefs.available<10%`; signals: memory.available,
     /// nodefs.available, nodefs.inodesFree, imagefs.available, imagefs.inodesFree, pid.available. By default less than
     /// 100Mi of memory, 10% of the disk (or 5Gi, if that is less), 5% of its inodes or 1% of the processes; empty is never

@@ -250,3 +250,56 @@ fn a_node_short_of_memory_sends_pods_away_and_takes_no_more() {
     let needed = cluster.object(&["pod", "needed", "-n", "kube-system"]).expect("it is there");
     assert_eq!(needed["status"]["phase"], "Running", "what the cluster cannot do without stays");
 }
+
+#[test]
+fn pods_of_files_run_and_are_shown() {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let flag = format!("--pod-manifest-path={}", folder.path().display());
+    let file = |script: &str| {
+        let text = pod("kube-system", "web", "", script);
+        // As an editor does: the new file takes the place of the old one at once.
+        std::fs::write(folder.path().join(".web.yaml"), text).expect("a file can be written");
+        std::fs::rename(folder.path().join(".web.yaml"), folder.path().join("web.yaml")).expect("it can be renamed");
+    };
+    file("echo first; sleep 3600");
+    let Some(mut cluster) = start(&[&flag]) else { return };
+    let running = |cluster: &Cluster, script: &str, not: &str| {
+        eventually("the pod of the file to be shown running", PATIENCE, || {
+            let pod = cluster.object(&["pod", "web-node-1", "-n", "kube-system"])?;
+            let command = pod["spec"]["containers"][0]["command"][2] == script;
+            let ready = cluster::condition(&pod, "Ready").is_some_and(|condition| condition["status"] == "True");
+            let uid = pod["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
+            if command && ready && uid != not { Ok(uid) } else { Err(pod["status"].to_string()) }
+        })
+    };
+    let id = |cluster: &Cluster| {
+        let pod = cluster.object(&["pod", "web-node-1", "-n", "kube-system"]).expect("it is there");
+        pod["status"]["containerStatuses"][0]["containerID"].as_str().unwrap_or_default().to_owned()
+    };
+    let first = running(&cluster, "echo first; sleep 3600", "");
+    let container = id(&cluster);
+    assert_eq!(cluster.kubectl(&["logs", "-n", "kube-system", "web-node-1"]).ok(), "first\n");
+
+    // What is deleted is what shows it: it comes again, and the containers never went.
+    cluster.kubectl(&["delete", "pod", "-n", "kube-system", "web-node-1", "--now", "--wait=false"]).ok();
+    let second = running(&cluster, "echo first; sleep 3600", &first);
+    assert_eq!(id(&cluster), container);
+
+    // Nor do they go when the agent is started again.
+    cluster.server().kill();
+    cluster.up();
+    cluster.wait_ready();
+    running(&cluster, "echo first; sleep 3600", "");
+    assert_eq!(id(&cluster), container);
+
+    file("echo second; sleep 3600");
+    running(&cluster, "echo second; sleep 3600", &second);
+    assert_ne!(id(&cluster), container);
+    assert_eq!(cluster.kubectl(&["logs", "-n", "kube-system", "web-node-1"]).ok(), "second\n");
+
+    std::fs::remove_file(folder.path().join("web.yaml")).expect("it can be removed");
+    eventually("the pod to be gone", PATIENCE, || match cluster.object(&["pod", "web-node-1", "-n", "kube-system"]) {
+        Err(_) => Ok(()),
+        Ok(pod) => Err(pod["status"].to_string()),
+    });
+}

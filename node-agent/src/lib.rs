@@ -108,6 +108,8 @@ pub struct Options {
     pub service_proxy: bool,
     /// How large and how many the logs of a container may be.
     pub logs: LogPolicy,
+    /// A folder of files, each of which describes a pod that runs here.
+    pub pod_manifests: Option<PathBuf>,
     /// When the node runs short of something, and what is done about it.
     pub pressure: PressurePolicy,
 }
@@ -128,6 +130,7 @@ impl Default for Options {
             max_pods: 110,
             service_proxy: true,
             logs: LogPolicy::default(),
+            pod_manifests: None,
             pressure: PressurePolicy::default(),
         }
     }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::core::v1::Service;
 use kube::runtime::{reflector, watcher};
 use kube::{Api, Client};
@@ -17,7 +17,7 @@ use crate::node::{self, Keeper, lease, machine};
 use crate::pods::config::{NodeSettings, parse_resolv_conf};
 use crate::pods::context::Context;
 use crate::pods::events::Recorder;
-use crate::pods::{Images, Manager, Objects, PodDirectory, Tokens, rotation};
+use crate::pods::{Images, Manager, Objects, PodDirectory, Tokens, files, rotation};
 use crate::pressure::{self, Pressure};
 use crate::runtime::instance::Instance;
 use crate::runtime::{Runtime, images};
@@ -113,12 +113,19 @@ pub(crate) async fn run_node(
         start_proxy(&mut parts, &client, &instance, cidrs, stop.clone());
     }
 
-    spawn(&mut parts, "the rotation of logs", rotation::run(context.clone(), options.logs, stop.clone()));
+    // Many simulated nodes share a machine; what it is short of is no matter of theirs, and they write no logs.
+    let simulated = matches!(options.runtime, RuntimeChoice::Given(_));
+    if !simulated {
+        spawn(&mut parts, "the rotation of logs", rotation::run(context.clone(), options.logs, stop.clone()));
+    }
 
-    let manager = Manager::new(context.clone(), node, under_pressure, stop.clone());
+    let files = follow_files(&mut parts, &options, stop.clone()).await;
+    let manager = Manager::new(context.clone(), node, under_pressure, files, stop.clone());
     let policy = options.pressure.clone();
-    let keeper = pressure::Keeper::new(context.clone(), stats, policy, manager.orders(), pressure);
-    spawn(&mut parts, "the watch over the node's resources", keeper.run(stop.clone()));
+    if !simulated {
+        let keeper = pressure::Keeper::new(context.clone(), stats, policy, manager.orders(), pressure);
+        spawn(&mut parts, "the watch over the node's resources", keeper.run(stop.clone()));
+    }
     let folder = paths.images();
     let cancelled = stop.clone();
     spawn(&mut parts, "the pods' manager", async move {
@@ -128,10 +135,10 @@ pub(crate) async fn run_node(
             if waited.is_err() {
                 warn!("the services are not known yet; pods start without their variables");
             }
-            let _ = is_registered.await;
         };
         if cancelled.run_until_cancelled(prepare).await.is_some() {
-            manager.run(ready).await;
+            // If registering was given up, so is everything.
+            manager.run(is_registered.map(drop), ready).await;
         }
     });
     let result = wait(&mut parts, &shutdown).await;
@@ -240,6 +247,28 @@ fn node_settings(options: &Options, port: u16, ips: &[IpAddr]) -> node::Settings
         max_pods: options.max_pods,
         machine: machine::read(&options.data_dir),
     }
+}
+
+/// The pods of the folder of pods, if there is one: as they are now, and as they will be.
+async fn follow_files(
+    parts: &mut JoinSet<(&'static str, Result<(), Error>)>,
+    options: &Options,
+    stop: CancellationToken,
+) -> watch::Receiver<files::Pods> {
+    let (sender, receiver) = watch::channel(files::Pods::new());
+    if let Some(path) = &options.pod_manifests {
+        let mut folder = files::Folder::new(path.clone(), options.node_name.clone());
+        let looked = tokio::task::spawn_blocking(move || {
+            let pods = folder.look();
+            (folder, pods)
+        });
+        if let Ok((folder, pods)) = looked.await {
+            sender.send_replace(pods);
+            spawn(parts, "the folder of pods", files::follow(folder, sender, stop));
+            return receiver;
+        }
+    }
+    receiver
 }
 
 /// A store of all services, and the future that keeps it.

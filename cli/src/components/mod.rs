@@ -120,6 +120,7 @@ pub fn agent_options(
         container_log_max_size,
         container_log_max_files,
         container_log_monitor_interval,
+        pod_manifest_path,
         eviction_hard,
         eviction_pressure_transition_period,
         image_gc_high_threshold,
@@ -159,6 +160,7 @@ pub fn agent_options(
         max_pods,
         logs,
         pressure,
+        pod_manifests: pod_manifest_path,
         ..Default::default()
     }
 }

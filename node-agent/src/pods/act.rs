@@ -364,6 +364,12 @@ impl Task {
     }
 
     async fn forget(&self) -> Vec<Change> {
+        if spec::is_from_file(&self.pod)
+            && let Err(error) = super::mirror::remove(&self.context, &self.pod).await
+        {
+            // What is left is an orphan, which the manager removes when it next lists them.
+            debug!(%error, "cannot remove the mirror of a pod that is no more");
+        }
         let containers: Vec<_> = self.record.containers.iter().map(|container| container.id.clone()).collect();
         let sandboxes: Vec<_> = self.record.sandboxes.iter().map(|sandbox| sandbox.id.clone()).collect();
         if !self.remove(&containers, &sandboxes).await {

@@ -24,10 +24,11 @@ use super::admission;
 use super::config::{ANNOTATION_GRACE, cgroup_parent};
 use super::context::Context;
 use super::events::Kind;
+use super::files::{ANNOTATION_SOURCE, Pods};
 use super::memory::Waiting;
 use super::resources::pod_requests;
 use super::worker::{Inbox, Wanted, Worker};
-use super::{resize, spec};
+use super::{mirror, resize, spec};
 use crate::pressure::{Pressure, plan};
 use crate::runtime::{PodRecord, RuntimeEvent};
 
@@ -62,15 +63,19 @@ pub struct Manager {
     orders: (mpsc::Sender<Addressed>, mpsc::Receiver<Addressed>),
     /// The conditions because of which pods are not taken.
     pressure: watch::Receiver<Pressure>,
+    /// The pods of files.
+    files: watch::Receiver<Pods>,
     shutdown: CancellationToken,
 }
 
 impl Manager {
-    /// A manager without workers. `node` is the Node object as the API has it, `pressure` what it is short of.
+    /// A manager without workers. `node` is the Node object as the API has it, `pressure` what it is short of, `files` are the
+    /// pods of its files.
     pub fn new(
         context: Arc<Context>,
         node: watch::Receiver<Option<Arc<Node>>>,
         pressure: watch::Receiver<Pressure>,
+        files: watch::Receiver<Pods>,
         shutdown: CancellationToken,
     ) -> Self {
         Self {
@@ -83,6 +88,7 @@ impl Manager {
             initial: Vec::new(),
             orders: mpsc::channel(ORDERS_LEN),
             pressure,
+            files,
             shutdown,
         }
     }
@@ -92,9 +98,13 @@ impl Manager {
         self.orders.0.clone()
     }
 
-    /// Runs until shutdown; `synced` is called when the API's pods and the runtime's are first known.
-    pub async fn run(mut self, synced: impl FnOnce() + Send) {
+    /// Runs until shutdown: pods of files at once, the API's when the node is `registered`. `synced` is called when the API's
+    /// pods and the runtime's are first known.
+    pub async fn run(mut self, registered: impl Future<Output = ()> + Send, synced: impl FnOnce() + Send) {
         let mut synced = Some(synced);
+        let mut is_registered = false;
+        tokio::pin!(registered);
+        self.take_files().await;
         let api: Api<Pod> = Api::all(self.context.client.clone());
         let config = watcher::Config::default().fields(&format!("spec.nodeName={}", self.context.node_name));
         let pods = watcher::watcher(api, config).then(|event| async {
@@ -111,7 +121,9 @@ impl Manager {
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => break,
-                event = pods.next() => match event {
+                () = &mut registered, if !is_registered => is_registered = true,
+                Ok(()) = self.files.changed() => self.take_files().await,
+                event = pods.next(), if is_registered => match event {
                     Some(Ok(event)) => {
                         self.take(event).await;
                         if self.listed && let Some(synced) = synced.take() {
@@ -133,7 +145,11 @@ impl Manager {
                 }
                 _ = relist.tick() => self.relist().await,
                 Some(ended) = self.tasks.join_next() => match ended {
-                    Ok(uid) => self.ended(&uid),
+                    Ok(uid) => {
+                        self.ended(&uid);
+                        // One of a file may have waited for its predecessor to be gone.
+                        self.take_files().await;
+                    }
                     Err(error) => warn!(%error, "a pod's worker failed"),
                 },
             }
@@ -146,6 +162,8 @@ impl Manager {
             Event::Init => self.initial.clear(),
             Event::InitApply(pod) => self.initial.push(pod),
             Event::InitDone => self.take_list().await,
+            Event::Apply(pod) if mirror::is_mirror(&pod) => self.take_mirror(pod, false).await,
+            Event::Delete(pod) if mirror::is_mirror(&pod) => self.take_mirror(pod, true).await,
             Event::Apply(pod) => self.apply(pod, &[]),
             Event::Delete(pod) => self.delete(pod),
         }
@@ -153,12 +171,18 @@ impl Manager {
 
     /// The API's whole list: what it lacks is gone.
     async fn take_list(&mut self) {
-        let mut pods = std::mem::take(&mut self.initial);
+        let (mirrors, mut pods): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.initial).into_iter().partition(mirror::is_mirror);
+        for mirror in mirrors {
+            self.take_mirror(mirror, false).await;
+        }
         pods.sort_by(|a, b| a.metadata.creation_timestamp.cmp(&b.metadata.creation_timestamp));
         let records = self.list().await;
         let known: Vec<String> = records.iter().map(|record| record.pod.uid.clone()).collect();
+        let of_files = self.workers.iter().filter(|(_, worker)| spec::is_from_file(&worker.wanted.borrow().pod));
+        let of_files = of_files.map(|(uid, _)| uid.clone());
         let listed: std::collections::HashSet<String> =
-            pods.iter().filter_map(|pod| pod.metadata.uid.clone()).collect();
+            pods.iter().filter_map(|pod| pod.metadata.uid.clone()).chain(of_files).collect();
         for (uid, worker) in &self.workers {
             if !listed.contains(uid) {
                 self.context.ledger.release(uid);
@@ -189,8 +213,61 @@ impl Manager {
         }
     }
 
-    fn apply(&mut self, pod: Pod, known: &[String]) {
+    /// Starts the pods of files that are new, and ends those whose files are gone.
+    async fn take_files(&mut self) {
+        let pods = self.files.borrow_and_update().clone();
+        let wanted: HashMap<_, _> = pods.iter().filter_map(|pod| Some((pod.metadata.uid.as_deref()?, pod))).collect();
+        let mut held = Vec::new();
+        for (uid, worker) in &self.workers {
+            let pod = worker.wanted.borrow().pod.clone();
+            if !spec::is_from_file(&pod) || wanted.contains_key(uid.as_str()) {
+                continue;
+            }
+            self.context.ledger.release(uid);
+            worker.wanted.send_if_modified(|wanted| !std::mem::replace(&mut wanted.gone, true));
+            held.push(name_of(&pod));
+        }
+        let new: Vec<_> = wanted.into_iter().filter(|(uid, _)| !self.workers.contains_key(*uid)).collect();
+        if new.is_empty() {
+            return;
+        }
+        let known: Vec<String> = self.list().await.into_iter().map(|record| record.pod.uid).collect();
+        for (uid, pod) in new {
+            // Two pods of one name are not there at once: their logs lie in one place, and the API shows one.
+            if !held.contains(&name_of(pod)) {
+                self.begin(uid.to_owned(), Wanted { pod: pod.clone(), gone: false }, &known);
+            }
+        }
+    }
+
+    /// Sees to it that a mirror shows a pod of a file as it is, or nothing is there. `gone` is what was just deleted.
+    async fn take_mirror(&mut self, mirror: Pod, gone: bool) {
+        let name = name_of(&mirror);
+        let of_file = self.workers.values().find(|worker| {
+            let pod = worker.wanted.borrow().pod.clone();
+            spec::is_from_file(&pod) && name_of(&pod) == name
+        });
+        match of_file {
+            // Its own changes come back too; only what another did matters.
+            Some(worker) if !gone && mirror::fits(&worker.wanted.borrow().pod, &mirror) => {}
+            Some(worker) => worker.wanted.send_modify(|_| {}),
+            None if gone => {}
+            None => {
+                if let Err(error) = mirror::remove_orphan(&self.context, &mirror).await {
+                    warn!(%error, pod = name.1, "cannot remove a mirror that shows nothing");
+                }
+            }
+        }
+    }
+
+    fn apply(&mut self, mut pod: Pod, known: &[String]) {
         let Some(uid) = pod.metadata.uid.clone() else { return };
+        if spec::is_from_file(&pod)
+            && let Some(source) = pod.metadata.annotations.as_mut().and_then(|all| all.get_mut(ANNOTATION_SOURCE))
+        {
+            // Where a pod comes from is for the node to say.
+            *source = "api".to_owned();
+        }
         let wanted = Wanted { pod: Arc::new(pod), gone: false };
         if let Some(worker) = self.workers.get(&uid) {
             if is_over(&wanted.pod) {
@@ -199,6 +276,10 @@ impl Manager {
             worker.wanted.send_replace(wanted);
             return;
         }
+        self.begin(uid, wanted, known);
+    }
+
+    fn begin(&mut self, uid: String, wanted: Wanted, known: &[String]) {
         let rejected = if known.contains(&uid) { None } else { self.admit(&wanted.pod) };
         if rejected.is_none() && !is_over(&wanted.pod) {
             let granted = resize::as_granted(&wanted.pod, &resize::granted_before(&wanted.pod));
@@ -327,6 +408,12 @@ impl Manager {
         self.seen.remove(uid);
         self.context.metrics.set_pods(self.workers.len());
     }
+}
+
+/// Namespace and name: all that a pod of a file and its mirror have in common.
+fn name_of(pod: &Pod) -> (String, String) {
+    let who = spec::identity(pod);
+    (who.namespace, who.name)
 }
 
 fn is_over(pod: &Pod) -> bool {

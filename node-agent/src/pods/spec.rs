@@ -3,6 +3,7 @@
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use sha2::{Digest, Sha256};
 
+use super::files::{ANNOTATION_SOURCE, SOURCE_FILE};
 use crate::runtime::PodIdentity;
 
 /// Grace given to a pod that names none.
@@ -135,6 +136,12 @@ pub fn restarts(pod: &Pod, container: ContainerRef<'_>, exit_code: i32) -> bool 
 pub fn grace_s(pod: &Pod) -> i64 {
     let own = pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
     pod.metadata.deletion_grace_period_seconds.or(own).unwrap_or(DEFAULT_GRACE_S).max(1)
+}
+
+/// Whether a pod comes from a file of the node. Of pods of the API the manager sees to it that they do not claim to.
+pub fn is_from_file(pod: &Pod) -> bool {
+    let annotations = pod.metadata.annotations.as_ref();
+    annotations.and_then(|annotations| annotations.get(ANNOTATION_SOURCE)).is_some_and(|source| source == SOURCE_FILE)
 }
 
 /// `spec.hostNetwork`.

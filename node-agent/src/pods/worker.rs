@@ -26,7 +26,7 @@ use super::plan::{self, Observed, Plan, Step};
 use super::probes::{self, Probes};
 use super::resize::{self, Granted};
 use super::status::{self, Sources};
-use super::{Order, PodEntry, publish, resources, spec, start, termination, volumes};
+use super::{Order, PodEntry, mirror, publish, resources, spec, start, termination, volumes};
 use crate::runtime::{ContainerState, PodRecord};
 
 /// How long a look is put off while a step runs: what the step itself changes need not be seen twice.
@@ -347,6 +347,10 @@ impl Worker {
         let new = self.inbox.wanted.borrow_and_update().clone();
         let matters = new.gone != self.wanted.gone || spec::acts_differ(&self.wanted.pod, &new.pod);
         let repair = self.overwritten(&new.pod);
+        if spec::is_from_file(&new.pod) {
+            // It is told of only when something happened to its mirror.
+            self.published = None;
+        }
         self.wanted = new;
         let ending = self.wanted.gone || self.wanted.pod.metadata.deletion_timestamp.is_some();
         if let Some(step) = step
@@ -377,7 +381,10 @@ impl Worker {
         let (context, pod) = (self.context.clone(), self.wanted.pod.clone());
         let (before, status) = (self.published.clone(), self.status.clone());
         async move {
-            let result = publish::publish(&context, &pod, before.as_ref(), &status).await;
+            let result = match spec::is_from_file(&pod) {
+                true => mirror::publish(&context, &pod, &status).await,
+                false => publish::publish(&context, &pod, before.as_ref(), &status).await,
+            };
             ((*status).clone(), result)
         }
         .boxed()
@@ -391,7 +398,7 @@ impl Worker {
                 self.published = Some(status);
                 None
             }
-            Err(error) if publish::is_gone(&error) => {
+            Err(error) if publish::is_gone(&error) && !spec::is_from_file(&self.wanted.pod) => {
                 // The watch will say so; until then there is nobody to tell.
                 self.published = Some(status);
                 None
