@@ -98,7 +98,7 @@ fn log_tail(raw: &str) -> String {
     parts.drain(..parts.len().saturating_sub(LOG_LINES_MAX));
     let mut text = String::new();
     for (tags, part) in parts {
-        text.push_str(&part);
+        text.push_str(part);
         if tags.split(':').next() != Some("P") {
             text.push('\n');
         }
