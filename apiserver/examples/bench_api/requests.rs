@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use bytes::Bytes;
+use http::Method;
 use serde_json::{Value, json};
 
 use crate::bare;
@@ -88,10 +90,10 @@ pub async fn run(dir: &Path, rounds: usize, pods: usize) -> Result<()> {
         Row::new("list (two at once)", true),
         Row::new("merge patch of an annotation", false),
         Row::new("delete", false),
-        Row::new("create, each prepared anew", false),
+        Row::new("create a job, each prepared anew", false),
     ];
-    // Another field manager makes another object of the same body.
-    let anew: Vec<String> = (0..pods).map(|number| format!("{collection}?fieldManager=bench-{number}")).collect();
+    let jobs = format!("/apis/batch/v1/namespaces/{NAMESPACE}/jobs");
+    let job = job().to_string();
     let patch = json!({"metadata": {"annotations": {"example.com/touched": "yes"}}}).to_string();
     let lists = [format!("{collection}?resourceVersion=")];
     for _ in 0..rounds {
@@ -112,16 +114,9 @@ pub async fn run(dir: &Path, rounds: usize, pods: usize) -> Result<()> {
             };
             rows[3].push(turns, h2load::run(server, dir, &patches).await?);
             rows[4].push(turns, delete(server, dir, &names).await?);
-            let creates = Load {
-                paths: &anew,
-                requests: pods,
-                body: Some((manifest.as_bytes(), "application/json")),
-                connections: Connections::One,
-                ..Load::default()
-            };
-            rows[5].push(turns, h2load::run(server, dir, &creates).await?);
+            rows[5].push(turns, create(server, dir, &jobs, &job, pods).await?);
         }
-        delete(&server, dir, &self::names(&server, &collection).await?).await?;
+        server.client().await?.call(Method::DELETE, &jobs, Bytes::new()).await?;
     }
     for row in &rows {
         row.print();
@@ -156,6 +151,18 @@ pub fn pod() -> Value {
                 }
             }]
         }
+    })
+}
+
+/// A job with the same container: its name is in its labels, so that no job is a pattern for the next.
+fn job() -> Value {
+    let mut template = pod();
+    template["spec"]["restartPolicy"] = "Never".into();
+    json!({
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"generateName": "job-"},
+        "spec": {"template": {"spec": template["spec"]}}
     })
 }
 

@@ -63,7 +63,11 @@ async fn measure(dir: &Path, nodes: usize, pods: usize) -> Result<Figures> {
     requests::set_scene(&server).await?;
     let client = server.client().await?;
     for number in 0..nodes {
-        client.create("/api/v1/nodes", &node(number)).await?;
+        let mut node: Value = serde_json::from_slice(&client.create("/api/v1/nodes", &node(number)).await?)?;
+        // A new node is held to be not ready until a controller has looked at it.
+        node["spec"]["taints"] = json!([]);
+        let path = format!("/api/v1/nodes/node-{number}");
+        client.call(Method::PUT, &path, Bytes::from(node.to_string())).await?;
     }
     let collection = format!("/api/v1/namespaces/{NAMESPACE}/pods");
     let manifest = requests::pod().to_string();
