@@ -11,11 +11,11 @@ use tokio::sync::Notify;
 
 use crate::{EventBatch, Revision};
 
-/// The most batches in the ring: a few seconds of history under full load, which is as far as a live watcher that is
+/// The most batches in the ring: about a second of history under full load, which is as far as a live watcher that is
 /// merely busy falls behind.
 const RING_BATCHES_MAX: usize = 8_192;
-/// The most bytes of values in the ring, so that large objects don't make it large.
-const RING_BYTES_MAX: usize = 32 << 20;
+/// The most bytes of values in the ring, so that large objects don't make it large: the API server's cache has them, too.
+const RING_BYTES_MAX: usize = 8 << 20;
 /// The most batches a watcher looks at in one go, which bounds how long it holds the lock the commit path needs.
 const DRAIN_BATCHES_MAX: usize = 512;
 
