@@ -39,11 +39,11 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
     let (services, keep_services) = watch_services(client.clone());
-    let (stop, cancelled) = (shutdown.child_token(), shutdown.clone());
-    // It ends with the agent, whether or not that was asked to.
+    // It goes on until the agent has ended: if it ends before, something is wrong.
+    let stop = CancellationToken::new();
     let _guard = stop.clone().drop_guard();
     let keeping = tokio::spawn(async move { stop.run_until_cancelled(keep_services).await });
-    let agent = run_node(client, options, metrics, services, ready, cancelled);
+    let agent = run_node(client, options, metrics, services, ready, shutdown);
     tokio::select! {
         result = agent => result,
         _ = keeping => Err(Error::Ended("the service watch")),
