@@ -79,7 +79,7 @@ fn write_key(out: &mut Vec<u8>, key: &str) {
 }
 
 /// Writes a value as `serde_json` does, whose writer goes through texts byte by byte.
-fn write_value(out: &mut Vec<u8>, value: &Value) {
+pub(crate) fn write_value(out: &mut Vec<u8>, value: &Value) {
     match value {
         Value::Null => out.extend_from_slice(b"null"),
         Value::Bool(true) => out.extend_from_slice(b"true"),
@@ -112,7 +112,7 @@ fn write_value(out: &mut Vec<u8>, value: &Value) {
 }
 
 /// Most texts need no escape, which is found out for many bytes at once.
-fn write_text(out: &mut Vec<u8>, text: &str) {
+pub(crate) fn write_text(out: &mut Vec<u8>, text: &str) {
     let escaped = |byte: &u8| *byte < b' ' || *byte == b'"' || *byte == b'\\';
     if text.as_bytes().iter().fold(false, |any, byte| any | escaped(byte)) {
         return serde_json::to_writer(out, text).expect("text goes into memory");

@@ -8,10 +8,11 @@
 //! | `i:0` | the item at an index |
 
 use std::cmp::Ordering;
-use std::fmt::{self, Write as _};
+use std::fmt;
 
 use serde_json::{Map, Value};
 
+use crate::codec;
 use crate::error::quote;
 use crate::schema::Text;
 
@@ -56,19 +57,17 @@ impl PathElement {
         match self {
             PathElement::Field(name) => ["f:", name].concat(),
             PathElement::Key(keys) => {
-                let mut text = String::from("k:{");
+                let mut text = b"k:{".to_vec();
                 for (i, (name, value)) in keys.iter().enumerate() {
-                    let comma = if i > 0 { "," } else { "" };
-                    let _ = match value {
-                        // What needs no escape, as keys and ports never do, is written as it is.
-                        Value::String(plain) if is_plain(name) && is_plain(plain) => {
-                            write!(text, "{comma}\"{name}\":\"{plain}\"")
-                        }
-                        other => write!(text, "{comma}{}:{other}", Value::from(name.as_ref())),
-                    };
+                    if i > 0 {
+                        text.push(b',');
+                    }
+                    codec::write_text(&mut text, name);
+                    text.push(b':');
+                    codec::write_value(&mut text, value);
                 }
-                text.push('}');
-                text
+                text.push(b'}');
+                String::from_utf8(text).expect("JSON of texts is text")
             }
             PathElement::Value(value) => format!("v:{value}"),
             PathElement::Index(index) => format!("i:{index}"),
@@ -83,11 +82,6 @@ impl PathElement {
             PathElement::Index(_) => 3,
         }
     }
-}
-
-/// Whether JSON writes a text as it is.
-fn is_plain(text: &str) -> bool {
-    text.bytes().all(|b| b >= b' ' && b != b'"' && b != b'\\' && b != 0x7f)
 }
 
 impl Ord for PathElement {

@@ -25,9 +25,10 @@ impl Registry {
         format: BodyFormat,
         caller: &Caller,
     ) -> Result<Written, ApiError> {
+        let as_of = AsOf::now();
         let asked = Asked::new(resource, namespace, body, format, caller);
         let surroundings = match asked {
-            Some(_) => self.surroundings(resource, namespace, caller).await?,
+            Some(_) => self.surroundings(resource, namespace, caller, &as_of).await?,
             None => None,
         };
         let asked = asked.zip(surroundings);
@@ -46,7 +47,7 @@ impl Registry {
         let (object, warnings) = read_body()?;
         let again = || Ok(read_body()?.0);
         let generated = meta::name(&object).is_empty();
-        let mut written = self.create_generated(resource, namespace, object, again, caller).await?;
+        let mut written = self.create_generated(resource, namespace, object, again, caller, &as_of).await?;
         written.warnings.splice(0..0, warnings);
         if let Some((asked, surroundings)) = asked.filter(|_| generated && caller.notes.is_empty()) {
             self.bodies.keep(&asked, surroundings, &written);
@@ -54,19 +55,19 @@ impl Registry {
         Ok(written)
     }
 
-    /// What admission of a new object goes by, as recent as any write acknowledged before the call; none if that cannot be told.
+    /// What admission of a new object goes by, as recent as `as_of`; none if that cannot be told.
     async fn surroundings(
         &self,
         resource: &Resource,
         namespace: &str,
         caller: &Caller,
+        as_of: &AsOf,
     ) -> Result<Option<Surroundings>, ApiError> {
-        let as_of = AsOf::now();
-        if !self.is_cached(&as_of).await? {
+        if !self.is_cached(as_of).await? {
             return Ok(None);
         }
         let target = Target { resource, subresource: "", namespace, name: "" };
-        Ok(self.admission.surroundings(&Attributes::new(Operation::Create, target, caller).as_of(&as_of), self))
+        Ok(self.admission.surroundings(&Attributes::new(Operation::Create, target, caller).as_of(as_of), self))
     }
 
     /// Creates another object of a body that was prepared before; none if its names are taken too often.
@@ -101,7 +102,7 @@ impl Registry {
         caller: &Caller,
     ) -> Result<Written, ApiError> {
         let kept = object.clone();
-        self.create_generated(resource, namespace, object, || Ok(kept.clone()), caller).await
+        self.create_generated(resource, namespace, object, || Ok(kept.clone()), caller, &AsOf::now()).await
     }
 
     /// Creates an object, as it was given `again` under other names while a generated one is taken.
@@ -112,15 +113,16 @@ impl Registry {
         mut object: Value,
         mut again: impl FnMut() -> Result<Value, ApiError>,
         caller: &Caller,
+        as_of: &AsOf,
     ) -> Result<Written, ApiError> {
         let attempts = if meta::name(&object).is_empty() { NAME_ATTEMPTS_MAX } else { 1 };
         for _ in 1..attempts {
-            match self.create_once(resource, namespace, object, caller, false).await {
+            match self.create_once(resource, namespace, object, caller, as_of, false).await {
                 Err(error) if error.reason == Reason::AlreadyExists => object = again()?,
                 other => return other,
             }
         }
-        self.create_once(resource, namespace, object, caller, false).await
+        self.create_once(resource, namespace, object, caller, as_of, false).await
     }
 
     /// Creates an object whose name is final or generated once. `applied`: its fields' owners are recorded already.
@@ -130,6 +132,7 @@ impl Registry {
         namespace: &str,
         mut object: Value,
         caller: &Caller,
+        as_of: &AsOf,
         applied: bool,
     ) -> Result<Written, ApiError> {
         let fresh = Fresh::new();
@@ -139,8 +142,7 @@ impl Registry {
         engine::prepare_create(resource, &mut object, scope, &mut context)?;
         let name = meta::name(&object).to_owned();
         let target = Target { resource, subresource: "", namespace, name: &name };
-        let as_of = AsOf::now();
-        let attributes = Attributes::new(Operation::Create, target, caller).as_of(&as_of);
+        let attributes = Attributes::new(Operation::Create, target, caller).as_of(as_of);
         let given = SYSTEM_FIELDS.map(|key| object["metadata"].get(key).cloned());
         self.admission.admit(&attributes, Some(&mut object), self).await?;
         keep_system_fields(resource, given, &mut object)?;

@@ -150,7 +150,8 @@ impl Registry {
         let metadata = meta::metadata_mut(&mut object);
         metadata.entry("name").or_insert_with(|| Value::from(target.name));
         let (warnings, applied) = (context.warnings, context.applied);
-        let mut written = self.create_once(target.resource, target.namespace, object, caller, applied).await?;
+        let mut written =
+            self.create_once(target.resource, target.namespace, object, caller, &AsOf::now(), applied).await?;
         written.warnings.splice(0..0, warnings);
         Ok(written)
     }
