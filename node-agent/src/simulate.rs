@@ -67,8 +67,6 @@ pub async fn simulate(
         options.runtime = RuntimeChoice::Given(Simulated::of_node(start_delay));
         options.serving = None;
         options.service_proxy = false;
-        // Whatever this machine is short of, the simulated ones are not.
-        options.pressure.thresholds = Vec::new();
         let (metrics, services, stop) = (metrics.clone(), services.clone(), stop.clone());
         let (starting, started, all_started) = (starting.clone(), started.clone(), all_started.clone());
         parts.spawn(async move {

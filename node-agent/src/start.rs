@@ -39,14 +39,9 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
     let (services, keep_services) = watch_services(client.clone());
-    // It goes on until the agent has ended: if it ends before, something is wrong.
-    let stop = CancellationToken::new();
-    let _guard = stop.clone().drop_guard();
-    let keeping = tokio::spawn(async move { stop.run_until_cancelled(keep_services).await });
-    let agent = run_node(client, options, metrics, services, ready, shutdown);
     tokio::select! {
-        result = agent => result,
-        _ = keeping => Err(Error::Ended("the service watch")),
+        result = run_node(client, options, metrics, services, ready, shutdown) => result,
+        () = keep_services => Err(Error::Ended("the service watch")),
     }
 }
 
