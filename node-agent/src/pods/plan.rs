@@ -19,7 +19,8 @@ use crate::runtime::{ContainerRecord, ContainerState, PodRecord, Resources, Sand
 /// Annotation on containers: the hash of the spec they were made from.
 pub const ANNOTATION_HASH: &str = "io.kubernetes.container.hash";
 
-/// Instances of one container name that are kept: the latest and the one before it, whose log `logs -p` shows.
+/// Instances of one container name that are kept of those that ran: the latest and the one before it, whose log `logs -p`
+/// shows.
 const KEPT_INSTANCES: usize = 2;
 
 /// What is known of a pod at one moment.
@@ -439,15 +440,17 @@ pub fn restarts_of_next(record: &PodRecord, name: &str, attempt: u32) -> u32 {
 }
 
 /// If the runtime knows nothing of a container that the pod's status has seen run, its number goes on from there. One that
-/// was made and never started did not run: its number is used again.
+/// was made and never started did not run: its number is used again. A status that names no container has already counted
+/// the one that is lost.
 fn lost_attempts(pod: &Pod, name: &str) -> u32 {
     let Some(status) = &pod.status else { return 0 };
     let lists = [&status.init_container_statuses, &status.container_statuses, &status.ephemeral_container_statuses];
     let mut all = lists.into_iter().flatten().flatten();
-    let Some(known) = all.find(|status| status.name == name && status.container_id.is_some()) else { return 0 };
+    let Some(known) = all.find(|status| status.name == name) else { return 0 };
     let ended = known.last_state.as_ref().and_then(|last| last.terminated.as_ref());
     let waits = known.state.as_ref().is_some_and(|state| state.waiting.is_some());
-    let ran = !waits || ended.is_some_and(|ended| ended.container_id == known.container_id);
+    let ran =
+        known.container_id.is_some() && (!waits || ended.is_some_and(|ended| ended.container_id == known.container_id));
     u32::try_from(known.restart_count).unwrap_or(0) + u32::from(ran)
 }
 
@@ -462,7 +465,8 @@ fn crash_loop(seen: &Observed<'_>, name: &str) -> Waiting {
 
 fn plan_prune(seen: &Observed<'_>, plan: Plan) -> Plan {
     let mut by_name: HashMap<&str, Vec<&ContainerRecord>> = HashMap::new();
-    for container in &seen.record.containers {
+    // One that never ran tells nothing of those that did, and stands in the place of none.
+    for container in seen.record.containers.iter().filter(|container| container.state != ContainerState::Created) {
         by_name.entry(&container.name).or_default().push(container);
     }
     let mut containers = Vec::new();

@@ -240,6 +240,8 @@ fn set_absent(
                 return;
             }
             status.last_state = Some(lost);
+            // The next one takes the place of this: that is a restart, counted here for there is nothing else to count by.
+            status.restart_count = old.restart_count.saturating_add(1);
         }
     }
     status.state = Some(waiting(from.memory.waiting.get(name).cloned().unwrap_or(default_waiting(from.pod))));

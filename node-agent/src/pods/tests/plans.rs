@@ -210,6 +210,32 @@ fn old_instances_are_pruned_but_the_last_two() {
     let pruned = step(&pod, &mounted(), vec![sandbox(0, true)], containers);
     let expected = Step::Prune { containers: vec!["a0".into(), "a1".into()], sandboxes: Vec::new() };
     assert_eq!(pruned, Some(expected));
+    // One that was made and never ran takes the place of none that did: the next one's number and restarts go by those.
+    let mut memory = mounted();
+    memory.retry_at.insert("a".into(), at(30));
+    let containers = vec![container("a", 0, Exited, 1), container("a", 1, Created, 0), container("a", 2, Created, 0)];
+    assert_eq!(step(&pod, &memory, vec![sandbox(0, true)], containers), None);
+}
+
+#[test]
+fn a_container_that_is_lost_is_followed_by_the_next_number() {
+    let lost = |status: serde_json::Value| {
+        let mut pod = pod(json!({"containers": [{"name": "a"}]}));
+        let list = json!([status]);
+        pod.status.get_or_insert_with(Default::default).container_statuses = serde_json::from_value(list).unwrap();
+        step(&pod, &mounted(), vec![sandbox(0, true)], Vec::new())
+    };
+    let status = |id: Option<&str>, restarts: i32, state: serde_json::Value| {
+        json!({
+            "name": "a", "containerID": id, "image": "", "imageID": "", "ready": false, "restartCount": restarts, "state": state,
+        })
+    };
+    let (running, waiting) = (json!({"running": {}}), json!({"waiting": {"reason": "ContainerCreating"}}));
+    assert_eq!(lost(status(Some("containerd://x"), 1, running)), start("a", 2, None));
+    // It was made and did not run.
+    assert_eq!(lost(status(Some("containerd://x"), 1, waiting.clone())), start("a", 1, None));
+    // The status has counted it already.
+    assert_eq!(lost(status(None, 2, waiting)), start("a", 2, None));
 }
 
 #[test]
