@@ -7,6 +7,7 @@
 //! keys are sorted. That makes equal objects equal bytes.
 
 mod facts;
+mod fields;
 
 use std::borrow::Cow;
 use std::io::Write as _;
@@ -22,6 +23,7 @@ use crate::error::ApiError;
 use crate::kinds::Resource;
 
 pub use facts::{ObjectFacts, facts};
+pub use fields::Fields;
 
 /// Room for an object of the usual size.
 const WRITTEN_BYTES: usize = 4096;

@@ -131,14 +131,24 @@ async fn status_and_scale_are_separate() {
 async fn a_pod_is_bound_once_and_ends_gracefully() {
     let server = Server::start().await;
     let admin = server.namespace("t").await;
-    admin.post("/api/v1/namespaces/t/pods", &pod("p")).await.expect(201);
+    let labels = json!({"topology.kubernetes.io/zone": "z1", "color": "red"});
+    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1", "labels": labels}});
+    admin.post("/api/v1/nodes", &node).await.expect(201);
+    let created = admin.post("/api/v1/namespaces/t/pods", &pod("p")).await.expect(201);
     let path = "/api/v1/namespaces/t/pods/p";
-    let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": "p", "annotations": {"by": "test"}}, "target": {"kind": "Node", "name": "n1"}});
+    let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": "p", "annotations": {"by": "test"}, "labels": {"l": "1"}}, "target": {"kind": "Node", "name": "n1"}});
+    admin.post(&format!("{path}/binding?dryRun=All"), &binding).await.expect(201);
+    assert_eq!(admin.get(path).await.expect(200), created);
     admin.post(&format!("{path}/binding"), &binding).await.expect(201);
     let bound = admin.get(path).await.expect(200);
     assert_eq!(bound["spec"]["nodeName"], "n1");
     assert_eq!(bound["metadata"]["annotations"]["by"], "test");
+    assert_eq!(bound["metadata"]["labels"], json!({"l": "1", "topology.kubernetes.io/zone": "z1"}));
     assert_eq!(bound["status"]["conditions"][0]["type"], "PodScheduled");
+    // The binding is the server's own write: it makes nobody the owner of a field.
+    for kept in ["managedFields", "generation"] {
+        assert_eq!(bound["metadata"][kept], created["metadata"][kept]);
+    }
     admin.post(&format!("{path}/binding"), &binding).await.refused(
         409,
         "Conflict",

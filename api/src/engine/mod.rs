@@ -9,6 +9,7 @@
 //! patch:  patch  ─▶ prepare_update … or, for an apply to an absent object, prepare_create …
 //! ```
 
+mod binding;
 mod decode;
 mod mutation;
 mod object_meta;
@@ -20,6 +21,7 @@ mod yaml;
 
 use jiff::Timestamp;
 
+pub use binding::Binding;
 pub use decode::{decode, decode_delete_options, decode_subresource, read, read_again, subresource_kind};
 pub use mutation::{apply_configuration, json_patch};
 pub(crate) use object_meta::validate_annotations;

@@ -73,8 +73,6 @@ pub fn prepare_update(
     match subresource {
         // An approval is a part of the status; which part, the strategy knows.
         Some("status" | "approval") => keep_all_but(old, new, "status"),
-        // A binding is made by the server, which also writes the condition that tells of it.
-        Some("binding") => {}
         _ if resource.subresources.status => copy(old, new, "status"),
         _ => {}
     }
@@ -153,7 +151,7 @@ fn keep_all_but(old: &Value, new: &mut Value, key: &str) {
 
 /// The generation counts changes of what the user wants: of all but metadata and status.
 fn bump_generation(resource: &Resource, subresource: Option<&str>, old: &Value, new: &mut Value) {
-    if !resource.strategy.tracks_generation() || matches!(subresource, Some("status" | "approval" | "binding")) {
+    if !resource.strategy.tracks_generation() || matches!(subresource, Some("status" | "approval")) {
         return;
     }
     let counts_status = resource.strategy.status_counts_as_spec();

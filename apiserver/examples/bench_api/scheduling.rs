@@ -1,8 +1,8 @@
-//! Pods from create to bound: the API server with its durable store, the scheduler as a process beside it, and nodes that
-//! are objects only.
+//! Pods from create to bound: the API server with its durable store, the scheduler, and nodes that are objects only.
 //!
-//! Two figures for each size of cluster. How many pods a second get bound when 64 creates are under way all the time; the
-//! limit is what the same server takes in the same run when nobody binds them. And how long a pod waits at half that rate.
+//! For each size of cluster, and for a scheduler in the API server's process (`gantry up`, with all controllers) and in one
+//! of its own, two figures. How many pods a second get bound when 64 creates are under way all the time; the limit is what
+//! the API server takes in the same run when nobody binds them. And how long a pod waits at half that rate.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -30,35 +30,57 @@ const PACED_SECONDS: usize = 8;
 const BOUND_WAIT: Duration = Duration::from_secs(120);
 const ADDED: &[u8] = b"{\"type\":\"ADDED\"";
 
-/// Prints a line for each size.
+/// Where the scheduler runs.
+#[derive(Clone, Copy)]
+enum Scheduler {
+    Within,
+    Beside,
+}
+
+/// Prints two lines for each size.
 pub async fn run(dir: &Path) -> Result<()> {
-    println!("pods created by 64 at once and bound, the scheduler beside the API server:");
+    println!("pods created by 64 at once and bound:");
     println!(
-        "{:>7} {:>7} {:>11} {:>14} {:>18} {:>24} {:>11}",
-        "nodes", "pods", "bound/s", "of creates/s", "x Kubernetes' own", "at half the rate: p99", "slowest"
+        "{:>7} {:>7} {:>20} {:>9} {:>14} {:>18} {:>24} {:>11}",
+        "nodes",
+        "pods",
+        "scheduler",
+        "bound/s",
+        "of creates/s",
+        "x Kubernetes' own",
+        "at half the rate: p99",
+        "slowest"
     );
     for ((nodes, pods), kubernetes) in SIZES.into_iter().zip(KUBERNETES) {
-        let figures = measure(&dir.join(nodes.to_string()), nodes, pods).await?;
-        println!(
-            "{nodes:>7} {pods:>7} {:>11.0} {:>12.0} % {:>18.1} {:>21.1} ms {:>8.1} ms",
-            figures.rate,
-            100.0 * figures.rate / figures.creates,
-            figures.rate / kubernetes,
-            figures.p99,
-            figures.slowest
-        );
+        let dir = dir.join(nodes.to_string());
+        let creates = prepare(&dir, nodes, pods).await?;
+        for scheduler in [Scheduler::Within, Scheduler::Beside] {
+            let figures = measure(&dir, scheduler, pods).await?;
+            let place = match scheduler {
+                Scheduler::Within => "in gantry up",
+                Scheduler::Beside => "in its own process",
+            };
+            println!(
+                "{nodes:>7} {pods:>7} {place:>20} {:>9.0} {:>12.0} % {:>18.1} {:>21.1} ms {:>8.1} ms",
+                figures.rate,
+                100.0 * figures.rate / creates,
+                figures.rate / kubernetes,
+                figures.p99,
+                figures.slowest
+            );
+        }
     }
     Ok(())
 }
 
 struct Figures {
     rate: f64,
-    creates: f64,
     p99: f64,
     slowest: f64,
 }
 
-async fn measure(dir: &Path, nodes: usize, pods: usize) -> Result<Figures> {
+/// Makes the nodes, and tells how many creates a second the API server takes without a scheduler.
+async fn prepare(dir: &Path, nodes: usize, pods: usize) -> Result<f64> {
     let server = Server::gantry(dir).await?;
     requests::set_scene(&server).await?;
     let client = server.client().await?;
@@ -69,24 +91,38 @@ async fn measure(dir: &Path, nodes: usize, pods: usize) -> Result<Figures> {
         let path = format!("/api/v1/nodes/node-{number}");
         client.call(Method::PUT, &path, Bytes::from(node.to_string())).await?;
     }
+    let creates = create(&server, dir, pods, Connections::default()).await?;
+    paced::clear(&server).await?;
+    server.stop().await?;
+    Ok(creates)
+}
+
+/// Creates pods, and returns how many a second.
+async fn create(server: &Server, dir: &Path, pods: usize, connections: Connections) -> Result<f64> {
     let collection = format!("/api/v1/namespaces/{NAMESPACE}/pods");
     let manifest = requests::pod().to_string();
     let body = Some((manifest.as_bytes(), "application/json"));
-    let load = Load { paths: &[collection], requests: pods, body, ..Load::default() };
-    // Without a scheduler, for the limit.
-    let creates = h2load::run(&server, dir, &load).await?.rate;
-    paced::clear(&server).await?;
+    let load = Load { paths: &[collection], requests: pods, body, connections, ..Load::default() };
+    Ok(h2load::run(server, dir, &load).await?.rate)
+}
 
-    let scheduler = Server::scheduler(dir)?;
+async fn measure(dir: &Path, scheduler: Scheduler, pods: usize) -> Result<Figures> {
+    let (server, scheduler) = match scheduler {
+        Scheduler::Within => (Server::up(dir).await?, None),
+        Scheduler::Beside => {
+            let server = Server::gantry(dir).await?;
+            (server, Some(Server::scheduler(dir)?))
+        }
+    };
     let bound = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&bound);
     let watch = tokio::spawn(count(watch_bound(&server).await?, counted));
     // One pod tells that the scheduler has come up.
-    h2load::run(&server, dir, &Load { requests: 1, connections: Connections::One, ..load }).await?;
+    create(&server, dir, 1, Connections::One).await?;
     wait_for(&bound, 1).await?;
 
     let started = Instant::now();
-    h2load::run(&server, dir, &load).await?;
+    create(&server, dir, pods, Connections::default()).await?;
     wait_for(&bound, 1 + pods).await?;
     let rate = pods as f64 / started.elapsed().as_secs_f64();
     watch.abort();
@@ -100,11 +136,12 @@ async fn measure(dir: &Path, nodes: usize, pods: usize) -> Result<Figures> {
     paced::create(&server, &log, half, |_| requests::pod()).await?;
     log.wait().await?;
     watch.abort();
+    paced::clear(&server).await?;
     drop(scheduler);
     server.stop().await?;
     let mut latencies = log.latencies();
     let slowest = latencies.iter().copied().fold(0.0, f64::max);
-    Ok(Figures { rate, creates, p99: percentile(&mut latencies, 99), slowest })
+    Ok(Figures { rate, p99: percentile(&mut latencies, 99), slowest })
 }
 
 /// A watch that shows each pod once it is bound.

@@ -26,16 +26,25 @@ pub struct Server {
 impl Server {
     /// `gantry apiserver` with its embedded store in `dir`.
     pub async fn gantry(dir: &Path) -> Result<Self> {
+        Self::of_gantry(dir, &["apiserver"]).await
+    }
+
+    /// `gantry up` with its embedded store in `dir`: all but the agent. Nobody tells of the nodes, which stay ready meanwhile.
+    pub async fn up(dir: &Path) -> Result<Self> {
+        Self::of_gantry(dir, &["up", "--no-agent", "--node-monitor-grace-period", "1h"]).await
+    }
+
+    async fn of_gantry(dir: &Path, command: &[&str]) -> Result<Self> {
         std::fs::create_dir_all(dir)?;
         let tokens = dir.join("tokens.csv");
         std::fs::write(&tokens, format!("{TOKEN},bench,1,\"system:masters\"\n"))?;
         let gantry = gantry_binary()?;
         let address = free_address()?;
         let log = dir.join("gantry.log");
-        let mut command = Command::new(gantry);
-        command.args(["apiserver", "--listen", &address.to_string(), "--data-dir"]).arg(dir);
-        command.arg("--token-auth-file").arg(tokens);
-        let server = Self { child: spawn(command, &log)?, address, ca: dir.join("pki").join("ca.crt"), log };
+        let mut server = Command::new(gantry);
+        server.args(command).args(["--listen", &address.to_string(), "--data-dir"]).arg(dir);
+        server.arg("--token-auth-file").arg(tokens);
+        let server = Self { child: spawn(server, &log)?, address, ca: dir.join("pki").join("ca.crt"), log };
         server.ready("/readyz").await
     }
 

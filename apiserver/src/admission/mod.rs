@@ -19,6 +19,7 @@ mod namespace;
 mod node;
 mod pod;
 mod pod_security;
+mod pod_topology;
 mod policies;
 mod priority;
 mod quota;
@@ -142,6 +143,7 @@ impl Chain {
             Box::new(storage::PersistentVolumeClaimResize),
             Box::new(runtime_class::RuntimeClass),
             Box::new(default_class::INGRESS),
+            Box::new(pod_topology::PodTopologyLabels),
             // Built-in plugins end here: policies, webhooks and quota come last, in this order.
             Box::new(policies::MutatingPolicies::default()),
             Box::new(webhooks::MutatingWebhooks::new(Arc::clone(client))),

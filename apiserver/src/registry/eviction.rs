@@ -135,7 +135,7 @@ impl Registry {
             let current = self.current(target.resource, target.namespace, target.name).await?;
             let mut pod = codec::decode(&current.bytes)?;
             super::delete::check_preconditions(target.resource, target.name, &pod, &options)?;
-            super::pods::set_condition(&mut pod, disruption_target(Timestamp::now()));
+            set_condition(&mut pod, disruption_target(Timestamp::now()));
             match self.put(&current, codec::encode(&pod)).await {
                 Ok(written) => {
                     // What the client asked for held until now; what was written since is our own.
@@ -167,6 +167,17 @@ enum Guard {
 fn is_ready(pod: &Value) -> bool {
     let conditions = meta::get(pod, &["status", "conditions"]).and_then(Value::as_array).into_iter().flatten();
     conditions.into_iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
+}
+
+/// Sets a condition of a pod, by its type.
+fn set_condition(pod: &mut Value, condition: Value) {
+    let status = meta::object_mut(pod, "status");
+    let conditions = status.entry("conditions").or_insert_with(|| json!([]));
+    let Some(conditions) = conditions.as_array_mut() else { return };
+    match conditions.iter_mut().find(|present| present["type"] == condition["type"]) {
+        Some(present) => *present = condition,
+        None => conditions.push(condition),
+    }
 }
 
 fn disruption_target(now: Timestamp) -> Value {

@@ -288,8 +288,7 @@ impl Registry {
             && let Some(cache) = self.cacher.resource(resource)
             && cache.unreadable(&key).is_none()
         {
-            let entry = cache.get(&key);
-            return Ok(entry.map(|entry| Current { key, revision: entry.revision, bytes: entry.object.clone() }));
+            return Ok(cache.get(&key).map(|entry| Current::of(&entry)));
         }
         let (found, _) = self.store.get(&key).await.map_err(errors::from_store)?;
         Ok(found.map(|kv| Current::from_store(resource, kv)))
@@ -318,12 +317,7 @@ impl Registry {
             && cache.unreadable(&prefix).is_none()
         {
             let page = cache.list(&prefix, None, 0, &Default::default());
-            let current = |entry: &Arc<Entry>| Current {
-                key: entry.key.to_string(),
-                revision: entry.revision,
-                bytes: entry.object.clone(),
-            };
-            return Ok(page.entries.iter().map(current).collect());
+            return Ok(page.entries.iter().map(|entry| Current::of(entry)).collect());
         }
         let page = self.store.list(&prefix, None, 0, None).await.map_err(errors::from_store)?;
         Ok(page.items.into_iter().map(|kv| Current::from_store(resource, kv)).collect())
@@ -369,6 +363,10 @@ pub fn present(resource: &Resource, object: Bytes) -> Result<Bytes, ApiError> {
 }
 
 impl Current {
+    fn of(entry: &Entry) -> Self {
+        Self { key: entry.key.to_string(), revision: entry.revision, bytes: entry.object.clone() }
+    }
+
     fn from_store(resource: &Resource, kv: KeyValue) -> Self {
         let value = codec::settled(resource, &kv.value);
         Self { bytes: codec::with_resource_version(&value, kv.mod_revision), revision: kv.mod_revision, key: kv.key }

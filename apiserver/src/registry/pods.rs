@@ -1,12 +1,14 @@
 //! Binding, the action subresource of pods by which the scheduler decides.
 
+use gantry_api::engine::Binding;
 use gantry_api::kinds::Resource;
-use gantry_api::{ApiError, FieldError, meta};
+use gantry_api::{ApiError, Reason};
+use gantry_store::Error;
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::update::Target;
-use super::{Caller, Registry, Written};
+use super::update::{CONFLICT_ATTEMPTS_MAX, Target, modified};
+use super::{Caller, Current, Registry, errors};
 use crate::admission::{Attributes, Operation};
 
 impl Registry {
@@ -18,79 +20,39 @@ impl Registry {
         name: &str,
         binding: &Value,
         caller: &Caller,
-    ) -> Result<Written, ApiError> {
-        let node = meta::str_at(binding, &["target", "name"]).to_owned();
-        let kind = meta::str_at(binding, &["target", "kind"]);
-        let mut errors = Vec::new();
-        if !matches!(kind, "" | "Node") {
-            errors.push(FieldError::not_supported("target.kind", kind, &["Node", "<empty>"]));
-        }
-        if node.is_empty() {
-            errors.push(FieldError::required("target.name", ""));
-        }
-        if !errors.is_empty() {
-            return Err(ApiError::invalid("", "Binding", name, errors));
-        }
+    ) -> Result<(), ApiError> {
+        Binding::of(binding, name)?;
         let target = Target { resource: pods, subresource: "binding", namespace, name };
         let mut admitted = binding.clone();
         self.admit(&Attributes::new(Operation::Create, target, caller), &mut admitted).await?;
-        let (binding, node) = (&admitted, meta::str_at(&admitted, &["target", "name"]).to_owned());
-        let uid = meta::uid(binding).to_owned();
-        let annotations = meta::get(binding, &["metadata", "annotations"]).and_then(Value::as_object).cloned();
-        self.modify(target, caller, |old, context| {
-            let refuse = |why: String| ApiError::conflict("pods/binding", name, why);
-            if !uid.is_empty() && uid != meta::uid(old) {
-                return Err(refuse(format!(
-                    "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
-                    meta::uid(old)
-                )));
+        let binding = Binding::of(&admitted, name)?;
+        // What the cache has is most often what is stored; that it is not shows when it is written, or refused.
+        if let Some(entry) = self.cached(pods, namespace, name) {
+            match self.bind_once(&Current::of(&entry), &binding, caller).await {
+                Ok(true) => return Ok(()),
+                Err(error) if error.reason != Reason::Conflict => return Err(error),
+                Ok(false) | Err(_) => {}
             }
-            if meta::is_deleting(old) {
-                return Err(refuse(format!("pod {name} is being deleted, cannot be assigned to a host")));
+        }
+        for _ in 0..CONFLICT_ATTEMPTS_MAX {
+            let current = self.current(pods, namespace, name).await?;
+            if self.bind_once(&current, &binding, caller).await? {
+                return Ok(());
             }
-            let bound = meta::str_at(old, &["spec", "nodeName"]);
-            if !bound.is_empty() {
-                return Err(refuse(format!("pod {name} is already assigned to node \"{bound}\"")));
-            }
-            let gated =
-                old.pointer("/spec/schedulingGates").and_then(Value::as_array).is_some_and(|gates| !gates.is_empty());
-            if gated {
-                return Err(refuse(format!("pod {name} has non-empty .spec.schedulingGates")));
-            }
-            let mut new = old.clone();
-            meta::object_mut(&mut new, "spec").insert("nodeName".to_owned(), json!(node));
-            if let Some(annotations) = &annotations {
-                let metadata = meta::metadata_mut(&mut new);
-                let existing = metadata.entry("annotations").or_insert_with(|| json!({}));
-                if let Some(existing) = existing.as_object_mut() {
-                    existing.extend(annotations.clone());
-                }
-            }
-            // Whoever looks for pods that wait for a node must not find one that has it.
-            if let Some(status) = new.get_mut("status").and_then(Value::as_object_mut) {
-                status.remove("nominatedNodeName");
-            }
-            set_scheduled(&mut new, context.now);
-            Ok(new)
-        })
-        .await
+        }
+        Err(modified(&target))
     }
-}
 
-fn set_scheduled(pod: &mut Value, now: Timestamp) {
-    let scheduled = json!({
-        "type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": meta::time(now),
-    });
-    set_condition(pod, scheduled);
-}
-
-/// Sets a condition of a pod, by its type.
-pub(super) fn set_condition(pod: &mut Value, condition: Value) {
-    let status = meta::object_mut(pod, "status");
-    let conditions = status.entry("conditions").or_insert_with(|| json!([]));
-    let Some(conditions) = conditions.as_array_mut() else { return };
-    match conditions.iter_mut().find(|present| present["type"] == condition["type"]) {
-        Some(present) => *present = condition,
-        None => conditions.push(condition),
+    /// False if the pod is not what it was any more.
+    async fn bind_once(&self, current: &Current, binding: &Binding<'_>, caller: &Caller) -> Result<bool, ApiError> {
+        let bound = binding.apply(&current.bytes, Timestamp::now())?;
+        if caller.dry_run {
+            return Ok(true);
+        }
+        match self.put(current, bound).await {
+            Ok(_) => Ok(true),
+            Err(Error::Conflict { .. }) => Ok(false),
+            Err(error) => Err(errors::from_store(error)),
+        }
     }
 }

@@ -120,6 +120,10 @@ impl Prepared {
         let object = codec::decode(&written.object).ok()?;
         let revision = meta::resource_version(&object).parse().ok()?;
         let stored = codec::without_resource_version(&written.object, revision)?;
+        // A pod that is made with its node has what the node's labels say.
+        if !meta::str_at(&object, &["spec", "nodeName"]).is_empty() {
+            return None;
+        }
         let created = meta::str_at(&object, &["metadata", "creationTimestamp"]);
         let place = |key: &str, value: &str| {
             let before = format!("\"{key}\":\"");

@@ -11,7 +11,7 @@ use super::{AsOf, Caller, Current, Fresh, Registry, Written, delete, errors};
 use crate::admission::{Attributes, Operation};
 
 /// How often a change that lost a race is computed again on the newer object before the client gets a conflict.
-const CONFLICT_ATTEMPTS_MAX: usize = 16;
+pub(super) const CONFLICT_ATTEMPTS_MAX: usize = 16;
 
 /// A patch: what kind it is and its text.
 #[derive(Debug, Clone, Copy)]
@@ -42,11 +42,6 @@ impl Target<'_> {
 
     fn is_scale(&self) -> bool {
         self.subresource == "scale"
-    }
-
-    /// Whether what is posted to the subresource is not a part of the object.
-    fn is_action(&self) -> bool {
-        self.subresource == "binding"
     }
 }
 
@@ -240,10 +235,6 @@ impl Registry {
         context: &mut Context<'_>,
     ) -> Result<Changed, ApiError> {
         let (resource, sub) = (target.resource, target.sub());
-        // What is posted to an action was admitted as what it is.
-        if target.is_action() {
-            return engine::finish_update(resource, sub, old, new, context);
-        }
         if !target.is_scale() {
             let as_of = AsOf::now();
             let attributes = Attributes::new(Operation::Update, target, caller).with_old(old).as_of(&as_of);
@@ -282,7 +273,7 @@ fn is_about(error: &ApiError, target: &Target<'_>) -> bool {
     error.details.as_ref().is_some_and(|details| details.name == target.name && details.kind == target.resource.plural)
 }
 
-fn modified(target: &Target<'_>) -> ApiError {
+pub(super) fn modified(target: &Target<'_>) -> ApiError {
     ApiError::conflict(
         &target.resource.qualified(),
         target.name,
