@@ -279,6 +279,42 @@ impl Classes {
 
     /// The best node for a pod of this class, if there is any. Changes nothing but indexes.
     pub fn best(&mut self, id: ClassId, counters: &Counters, nodes: &Nodes, log: &ChangeLog) -> Option<u32> {
+        self.with_index(id, counters, nodes, log, Index::best)?
+    }
+
+    /// The scores of all nodes that fit, by slot.
+    pub fn scores(
+        &mut self,
+        id: ClassId,
+        counters: &Counters,
+        nodes: &Nodes,
+        log: &ChangeLog,
+    ) -> Option<HashMap<u32, i64>> {
+        self.with_index(id, counters, nodes, log, Index::scores)
+    }
+
+    /// The score of a node that fits.
+    pub fn score(
+        &mut self,
+        id: ClassId,
+        slot: u32,
+        counters: &Counters,
+        nodes: &Nodes,
+        log: &ChangeLog,
+    ) -> Option<i64> {
+        self.with_index(id, counters, nodes, log, |index, candidate| index.score(candidate, slot))?
+    }
+
+    /// Asks the class's index, made or brought up to date.
+    #[inline]
+    fn with_index<T>(
+        &mut self,
+        id: ClassId,
+        counters: &Counters,
+        nodes: &Nodes,
+        log: &ChangeLog,
+        ask: impl FnOnce(&mut Index, Candidate<'_>) -> T,
+    ) -> Option<T> {
         self.uses += 1;
         let class = self.classes.get_mut(id.0 as usize)?.as_mut()?;
         class.last_used = self.uses;
@@ -290,13 +326,13 @@ impl Classes {
             Some(index) if index.is_current(candidate, nodes, log) => index.catch_up(candidate, nodes, log),
             stale => *stale = Some(Index::compile(candidate, nodes, log.end())),
         }
-        let best = shared.index.as_mut().and_then(|index| index.best(candidate));
+        let answer = shared.index.as_mut().map(|index| ask(index, candidate));
         self.leaves = self.leaves + shared.leaves() - before;
         if self.leaves > LEAVES_MAX {
             let keep = class.index;
             self.shrink_indexes(keep);
         }
-        best
+        answer
     }
 
     /// Drops the least recently used indexes, but not `keep`, down to half the limit.

@@ -405,10 +405,15 @@ impl Engine {
 
     /// The best node as nominated pods are accounted now.
     pub(super) fn best(&mut self, id: ClassId) -> Option<NodeId> {
+        self.settle(id);
+        self.classes.best(id, &self.counters, &self.nodes, &self.log).map(NodeId)
+    }
+
+    /// Brings what a class is judged by up to date.
+    pub(super) fn settle(&mut self, id: ClassId) {
         self.nodes.settle_order();
         self.learn();
         self.classes.refresh(id, &mut self.counters, &self.nodes);
-        self.classes.best(id, &self.counters, &self.nodes, &self.log).map(NodeId)
     }
 
     /// Looks anew at what pods are to be expected, when it is time to.

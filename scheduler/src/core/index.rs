@@ -246,6 +246,14 @@ struct Top {
     imbalance: Option<i64>,
 }
 
+/// What the points of groups are relative to.
+struct Scale {
+    affinity_max: i64,
+    taints_max: i64,
+    attraction: Range,
+    imbalance: Range,
+}
+
 /// See the module's description.
 #[derive(Clone, Debug)]
 pub struct Index {
@@ -425,6 +433,32 @@ impl Index {
         if let ([group], true) = (self.groups.as_slice(), self.layout.is_plain()) {
             return group.tree.best().map(|(slot, _)| slot);
         }
+        let scale = self.weigh(candidate)?;
+        let best = self
+            .tops
+            .iter()
+            .map(|top| (top.key.score + self.bonus(top, &scale), std::cmp::Reverse(top.key.order), top.slot));
+        best.max().map(|(_, _, slot)| slot)
+    }
+
+    /// The scores of all nodes that fit, by slot: those by which [`Self::best`] chooses.
+    pub(super) fn scores(&mut self, candidate: Candidate<'_>) -> HashMap<u32, i64> {
+        let Some(scale) = self.weigh(candidate) else { return HashMap::new() };
+        let groups = self.tops.iter().map(|top| (&self.groups[top.group].tree, self.bonus(top, &scale)));
+        groups.flat_map(|(tree, bonus)| tree.fitting().map(move |(slot, key)| (slot, key.score + bonus))).collect()
+    }
+
+    /// The score of one node; none if it does not fit.
+    pub(super) fn score(&mut self, candidate: Candidate<'_>, slot: u32) -> Option<i64> {
+        let leaf = self.leaves.get(slot)?;
+        let scale = self.weigh(candidate)?;
+        let top = self.tops.iter().find(|top| top.group == leaf.group as usize)?;
+        let key = self.groups[top.group].tree.key(leaf.position).filter(|key| key.score >= 0)?;
+        Some(key.score + self.bonus(top, &scale))
+    }
+
+    /// Finds the groups that are in the running, and what their points are relative to; none if no node fits.
+    fn weigh(&mut self, candidate: Candidate<'_>) -> Option<Scale> {
         self.tops.clear();
         for (index, group) in self.groups.iter().enumerate() {
             if let Some((slot, key)) = group.tree.best()
@@ -438,18 +472,20 @@ impl Index {
             self.weigh_imbalance(candidate);
         }
         let part = |top: &Top, part: usize| self.groups[top.group].signature[part];
-        let affinity_max = self.tops.iter().map(|top| part(top, 0)).max()?;
-        let taints_max = self.tops.iter().map(|top| part(top, 1)).max()?;
-        let attraction = Range::of(self.tops.iter().map(|top| top.attraction));
-        let imbalance = Range::of(self.tops.iter().filter_map(|top| top.imbalance));
-        let best = self.tops.iter().map(|top| {
-            let mut score = top.key.score;
-            score += score::preference(part(top, 0), affinity_max, part(top, 1), taints_max);
-            score += score::attraction(top.attraction, attraction);
-            score += top.imbalance.map_or(0, |one| score::balance(one, imbalance));
-            (score, std::cmp::Reverse(top.key.order), top.slot)
-        });
-        best.max().map(|(_, _, slot)| slot)
+        Some(Scale {
+            affinity_max: self.tops.iter().map(|top| part(top, 0)).max()?,
+            taints_max: self.tops.iter().map(|top| part(top, 1)).max()?,
+            attraction: Range::of(self.tops.iter().map(|top| top.attraction)),
+            imbalance: Range::of(self.tops.iter().filter_map(|top| top.imbalance)),
+        })
+    }
+
+    /// The points that a group's nodes have beside those for usage.
+    fn bonus(&self, top: &Top, scale: &Scale) -> i64 {
+        let part = |part: usize| self.groups[top.group].signature[part];
+        score::preference(part(0), scale.affinity_max, part(1), scale.taints_max)
+            + score::attraction(top.attraction, scale.attraction)
+            + top.imbalance.map_or(0, |one| score::balance(one, scale.imbalance))
     }
 
     /// Works out the imbalance of each group in the running. The more places there are among

@@ -41,6 +41,7 @@ pub mod rules;
 pub mod score;
 mod selector;
 pub mod spec;
+mod survey;
 mod topology;
 mod tournament;
 
@@ -57,3 +58,4 @@ pub use spec::{
     AffinityTerm, ClassSpec, HostPort, NodeSpec, PodAffinity, PodSelector, PreferredTerm, Protocol, Requirement,
     Scoring, Spread, SpreadMode, Strategy, Taint, Term, Toleration, VolumeNeed, VolumeNeedKind, WeightedAffinityTerm,
 };
+pub use survey::Opinion;

@@ -117,6 +117,17 @@ impl Tournament {
         self.feasible
     }
 
+    /// The slots and keys of all feasible leaves.
+    pub fn fitting(&self) -> impl Iterator<Item = (u32, Key)> {
+        let all = self.slots.iter().copied().zip(self.keys.iter().copied());
+        all.filter(|(_, key)| key.score >= 0)
+    }
+
+    /// The key of a leaf.
+    pub fn key(&self, position: u32) -> Option<Key> {
+        self.keys.get(position as usize).copied()
+    }
+
     /// The slot and key of the best feasible leaf.
     pub fn best(&self) -> Option<(u32, Key)> {
         let winner = match self.rounds.last() {

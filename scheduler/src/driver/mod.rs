@@ -13,6 +13,7 @@
 mod binder;
 mod evictor;
 pub mod facts;
+pub(crate) mod intake;
 mod metrics;
 pub mod owners;
 mod provider;
@@ -22,38 +23,26 @@ mod relist;
 pub mod state;
 pub mod volumes;
 
-use std::collections::BTreeSet;
-use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use futures::stream::FuturesUnordered;
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
-use k8s_openapi::api::storage::v1::StorageClass;
-use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Api, Client};
-use serde::de::DeserializeOwned;
+use kube::Client;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Configuration;
-use crate::convert;
 use crate::core::PodKey;
 
 pub use metrics::{AttemptResult, Metrics};
 
-use facts::{WatchedBudget, WatchedNamespace, WatchedNode, WatchedPod};
-use owners::{OwnerKind, WatchedOwner};
+use intake::{Awaited, INPUT_CAPACITY, Input, watches};
 use recorder::{Record, Recorder};
 use state::{Action, Attempt, BindOutcome, PodRef, State, Victim};
-use volumes::{Choice, StorageKind};
+use volumes::Choice;
 
-/// Watch events between a watch and the state: a few pages of a list. The watch waits when it is
-/// full, and the API server's own buffer behind it.
-const INPUT_CAPACITY: usize = 2_048;
 /// Events applied, and pods placed, before the other gets its turn.
 const BATCH: usize = 512;
 
@@ -88,59 +77,6 @@ pub enum Error {
     /// A watch ended for good; watches retry by themselves, so this is a defect.
     #[error("the watch of {0} ended")]
     WatchEnded(&'static str),
-}
-
-enum Input {
-    Pod(Box<watcher::Event<WatchedPod>>),
-    Node(Box<watcher::Event<WatchedNode>>),
-    Namespace(Box<watcher::Event<WatchedNamespace>>),
-    Budget(Box<watcher::Event<WatchedBudget>>),
-    Owner(OwnerKind, Box<watcher::Event<WatchedOwner>>),
-    Claim(Box<watcher::Event<PersistentVolumeClaim>>),
-    Volume(Box<watcher::Event<PersistentVolume>>),
-    Class(Box<watcher::Event<StorageClass>>),
-}
-
-/// Which lists have not been complete yet. Deciding on less would over-commit, or place a pod beside one
-/// that it must not be near.
-#[derive(Clone, Debug, Default)]
-struct Awaited(BTreeSet<&'static str>);
-
-/// A watch, which gives its name when it ends.
-type Watching = Pin<Box<dyn Future<Output = &'static str> + Send>>;
-
-/// All watches, and the lists that they begin with.
-fn watches(
-    client: &Client,
-    inputs: &mpsc::Sender<Input>,
-    shutdown: &CancellationToken,
-) -> (FuturesUnordered<Watching>, Awaited) {
-    let all: FuturesUnordered<Watching> = FuturesUnordered::new();
-    let mut awaited = Awaited::default();
-    let mut add = |name: &'static str, watching: Watching| {
-        awaited.0.insert(name);
-        all.push(watching);
-    };
-    macro_rules! add {
-        ($name:literal, $type:ty, $input:path) => {
-            let wrap = |event: watcher::Event<$type>| $input(Box::new(event));
-            let api = Api::<$type>::all(client.clone());
-            add($name, Box::pin(watch($name, api, wrap, inputs.clone(), shutdown.clone())));
-        };
-    }
-    add!("pods", WatchedPod, Input::Pod);
-    add!("nodes", WatchedNode, Input::Node);
-    add!("namespaces", WatchedNamespace, Input::Namespace);
-    add!("poddisruptionbudgets", WatchedBudget, Input::Budget);
-    add!("persistentvolumeclaims", PersistentVolumeClaim, Input::Claim);
-    add!("persistentvolumes", PersistentVolume, Input::Volume);
-    add!("storageclasses", StorageClass, Input::Class);
-    for kind in OwnerKind::ALL {
-        let wrap = move |event| Input::Owner(kind, Box::new(event));
-        let api = Api::<WatchedOwner>::all_with(client.clone(), &kind);
-        add(kind.plural(), Box::pin(watch(kind.plural(), api, wrap, inputs.clone(), shutdown.clone())));
-    }
-    (all, awaited)
 }
 
 /// Runs the scheduler until `shutdown`. `ready` is called once all watches have listed.
@@ -187,39 +123,6 @@ pub async fn run(
     match result {
         Err(what) if !shutdown.is_cancelled() => Err(Error::WatchEnded(what)),
         _ => Ok(()),
-    }
-}
-
-async fn watch<K>(
-    name: &'static str,
-    api: Api<K>,
-    wrap: impl Fn(watcher::Event<K>) -> Input + Send,
-    inputs: mpsc::Sender<Input>,
-    shutdown: CancellationToken,
-) -> &'static str
-where
-    K: kube::Resource + Clone + std::fmt::Debug + DeserializeOwned + Send + 'static,
-{
-    let events = watcher(api, watcher::Config::default()).default_backoff();
-    let mut events = pin!(events);
-    loop {
-        let event = tokio::select! {
-            () = shutdown.cancelled() => return name,
-            event = events.next() => event,
-        };
-        match event {
-            None => return name,
-            Some(Err(error)) => tracing::warn!(watch = name, %error, "a watch failed, trying again"),
-            Some(Ok(event)) => {
-                let sent = tokio::select! {
-                    () = shutdown.cancelled() => return name,
-                    sent = inputs.send(wrap(event)) => sent,
-                };
-                if sent.is_err() {
-                    return name;
-                }
-            }
-        }
     }
 }
 
@@ -283,7 +186,7 @@ impl Driver {
             while let Some(bound) = self.binds.try_join_next() {
                 self.joined(bound);
             }
-            if !self.awaited.0.is_empty() {
+            if !self.awaited.is_over() {
                 continue;
             }
             if let Some(ready) = ready.take() {
@@ -309,7 +212,7 @@ impl Driver {
 
     fn can_place(&mut self) -> bool {
         let now = self.now();
-        self.awaited.0.is_empty() && self.has_capacity() && self.state.is_ready(now)
+        self.awaited.is_over() && self.has_capacity() && self.state.is_ready(now)
     }
 
     fn has_capacity(&self) -> bool {
@@ -317,109 +220,9 @@ impl Driver {
     }
 
     fn apply(&mut self, input: Input) {
-        use watcher::Event::{Apply, Delete, Init, InitApply, InitDone};
         let now = self.now();
-        match input {
-            Input::Pod(event) => match *event {
-                Init => self.state.pods_relist(),
-                InitApply(pod) | Apply(pod) => {
-                    let action = self.state.pod_seen(pod.facts, now);
-                    self.act(action);
-                }
-                Delete(pod) => self.state.pod_gone(pod.facts.key),
-                InitDone => {
-                    self.state.pods_listed();
-                    self.awaited.0.remove("pods");
-                }
-            },
-            Input::Node(event) => match *event {
-                Init => self.state.nodes_relist(),
-                InitApply(node) | Apply(node) => {
-                    self.state.node_seen(node.spec);
-                }
-                Delete(node) => self.state.node_gone(&node.spec.name),
-                InitDone => {
-                    self.state.nodes_listed();
-                    self.awaited.0.remove("nodes");
-                }
-            },
-            Input::Namespace(event) => match *event {
-                Init => self.state.namespaces_relist(),
-                InitApply(namespace) | Apply(namespace) => {
-                    let (name, labels) = namespace.into_parts();
-                    self.state.namespace_seen(name, labels);
-                }
-                Delete(namespace) => self.state.namespace_gone(&namespace.into_parts().0),
-                InitDone => {
-                    self.state.namespaces_listed();
-                    self.awaited.0.remove("namespaces");
-                }
-            },
-            other => self.apply_other(other),
-        }
-    }
-
-    /// What is only asked about when a pod is tried.
-    fn apply_other(&mut self, input: Input) {
-        use watcher::Event::{Apply, Delete, Init, InitApply, InitDone};
-        match input {
-            // These have been taken care of.
-            Input::Pod(_) | Input::Node(_) | Input::Namespace(_) => {}
-            Input::Budget(event) => match *event {
-                Init => self.state.budgets_relist(),
-                InitApply(budget) | Apply(budget) => {
-                    let (key, budget) = budget.into_parts();
-                    self.state.budget_seen(key, budget);
-                }
-                Delete(budget) => self.state.budget_gone(&budget.into_parts().0),
-                InitDone => {
-                    self.state.budgets_listed();
-                    self.awaited.0.remove("poddisruptionbudgets");
-                }
-            },
-            Input::Claim(event) => match *event {
-                Init => self.state.storage().relist(StorageKind::Claims),
-                InitApply(claim) | Apply(claim) => self.state.storage().claim_seen(&claim),
-                Delete(claim) => {
-                    let (key, _) = convert::volumes::claim(&claim);
-                    self.state.storage().claim_gone(&key);
-                }
-                InitDone => {
-                    self.state.storage().listed(StorageKind::Claims);
-                    self.awaited.0.remove("persistentvolumeclaims");
-                }
-            },
-            Input::Volume(event) => match *event {
-                Init => self.state.storage().relist(StorageKind::Volumes),
-                InitApply(volume) | Apply(volume) => self.state.storage().volume_seen(&volume),
-                Delete(volume) => self.state.storage().volume_gone(&volume.metadata.name.unwrap_or_default()),
-                InitDone => {
-                    self.state.storage().listed(StorageKind::Volumes);
-                    self.awaited.0.remove("persistentvolumes");
-                }
-            },
-            Input::Class(event) => match *event {
-                Init => self.state.storage().relist(StorageKind::Classes),
-                InitApply(class) | Apply(class) => self.state.storage().class_seen(&class),
-                Delete(class) => self.state.storage().class_gone(&class.metadata.name.unwrap_or_default()),
-                InitDone => {
-                    self.state.storage().listed(StorageKind::Classes);
-                    self.awaited.0.remove("storageclasses");
-                }
-            },
-            Input::Owner(kind, event) => match *event {
-                Init => self.state.owners().relist(kind),
-                InitApply(owner) | Apply(owner) => {
-                    let (key, selector) = owner.into_parts();
-                    self.state.owners().seen(kind, key, selector);
-                }
-                Delete(owner) => self.state.owners().gone(kind, &owner.into_parts().0),
-                InitDone => {
-                    self.state.owners().listed(kind);
-                    self.awaited.0.remove(kind.plural());
-                }
-            },
-        }
+        let action = self.awaited.apply(&mut self.state, input, now);
+        self.act(action);
     }
 
     /// Places pods while there are any and bindings may start, one batch at most.

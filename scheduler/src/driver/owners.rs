@@ -128,7 +128,7 @@ impl kube::Resource for WatchedOwner {
 }
 
 /// The owners of one namespace.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Local {
     by_kind: BTreeMap<OwnerKind, BTreeMap<String, Vec<Requirement>>>,
     /// Rises with every change.
@@ -136,7 +136,7 @@ struct Local {
 }
 
 /// All owners.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Owners {
     known: HashMap<OwnerKind, Known<ObjectKey>>,
     namespaces: HashMap<String, Local>,

@@ -101,7 +101,7 @@ pub struct Counts {
 }
 
 /// See the module's description.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Queue {
     delays: Delays,
     entries: PodMap<Entry>,

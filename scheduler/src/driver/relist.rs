@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::hash::Hash;
 
 /// The names known of one kind.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Known<K> {
     names: HashSet<K>,
     /// During a list: what it has shown so far.

@@ -130,7 +130,7 @@ pub enum Attempt {
     Unschedulable,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Pending {
     pod: PodRef,
     class: ClassId,
@@ -155,7 +155,7 @@ struct Pending {
 }
 
 /// See the module's description.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct State {
     engine: Engine,
     queue: Queue,
@@ -191,6 +191,8 @@ pub struct State {
     left_alone: Vec<PodKey>,
     /// The last diagnosis, which holds for its class until something changes.
     diagnosed: Option<Diagnosed>,
+    /// The scores of the nodes that pods were given, where someone wants to know.
+    scores: Option<PodMap<i64>>,
 }
 
 impl State {
@@ -220,6 +222,7 @@ impl State {
             came: false,
             left_alone: Vec::new(),
             diagnosed: None,
+            scores: None,
         }
     }
 
@@ -513,9 +516,20 @@ impl State {
 
     /// Tries the next pod. `None` when no pod is ready.
     pub fn schedule_next(&mut self, now: Duration, actions: &mut Vec<Action>) -> Option<Attempt> {
+        let key = self.next_pod(now, actions)?;
+        self.attempt(key, now, actions)
+    }
+
+    /// Takes the next pod to be tried out of the queue.
+    fn next_pod(&mut self, now: Duration, actions: &mut Vec<Action>) -> Option<PodKey> {
         self.look_at_going(now, actions);
         let key = self.queue.pop(now)?;
         self.refresh_class(key);
+        Some(key)
+    }
+
+    /// Tries a pod that was taken out of the queue.
+    fn attempt(&mut self, key: PodKey, now: Duration, actions: &mut Vec<Action>) -> Option<Attempt> {
         let attempts = self.queue.attempts(key);
         let pending = self.pending.get(&key)?;
         let ask = Ask { pod: key, class: pending.class, priority: pending.priority };
@@ -528,6 +542,9 @@ impl State {
             self.refuse(key, now, actions);
             return Some(Attempt::Unschedulable);
         };
+        if let Some(scores) = &mut self.scores {
+            scores.extend(self.engine.score_on(ask, node).map(|score| (key, score)));
+        }
         self.engine.assume(key, ask.class, node, ask.priority);
         self.assumed += 1;
         self.came = true;

@@ -101,7 +101,7 @@ struct Sorted<'a> {
 }
 
 /// All claims, volumes and classes.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Storage {
     known_claims: Known<ObjectKey>,
     known_volumes: Known<String>,

@@ -24,7 +24,7 @@ pub struct Victim {
 }
 
 /// What a pod that has a node is called. There are many: nothing is kept that can be worked out.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct PlacedName {
     namespace: Box<str>,
     name: Box<str>,
@@ -48,7 +48,7 @@ impl PlacedName {
 }
 
 /// Why pods of a class and priority have no place, for as long as nothing changes.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Diagnosed {
     class: ClassId,
     priority: i32,

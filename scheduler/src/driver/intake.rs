@@ -1,0 +1,226 @@
+//! The watches that the state is fed from, and how their events are applied to it: the same for the scheduler that
+//! binds and for whoever only wants to know what it would do.
+
+use std::collections::BTreeSet;
+use std::pin::{Pin, pin};
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::api::storage::v1::StorageClass;
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client};
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::facts::{WatchedBudget, WatchedNamespace, WatchedNode, WatchedPod};
+use super::owners::{OwnerKind, WatchedOwner};
+use super::state::{Action, State};
+use super::volumes::StorageKind;
+use crate::convert;
+
+/// Watch events between a watch and the state: a few pages of a list. The watch waits when it is
+/// full, and the API server's own buffer behind it.
+pub(crate) const INPUT_CAPACITY: usize = 2_048;
+
+/// An event of a watch.
+pub(crate) enum Input {
+    Pod(Box<watcher::Event<WatchedPod>>),
+    Node(Box<watcher::Event<WatchedNode>>),
+    Namespace(Box<watcher::Event<WatchedNamespace>>),
+    Budget(Box<watcher::Event<WatchedBudget>>),
+    Owner(OwnerKind, Box<watcher::Event<WatchedOwner>>),
+    Claim(Box<watcher::Event<PersistentVolumeClaim>>),
+    Volume(Box<watcher::Event<PersistentVolume>>),
+    Class(Box<watcher::Event<StorageClass>>),
+}
+
+/// Which lists have not been complete yet. Deciding on less would over-commit, or place a pod beside one
+/// that it must not be near.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Awaited(BTreeSet<&'static str>);
+
+/// A watch, which gives its name when it ends.
+pub(crate) type Watching = Pin<Box<dyn Future<Output = &'static str> + Send>>;
+
+/// All watches, and the lists that they begin with.
+pub(crate) fn watches(
+    client: &Client,
+    inputs: &mpsc::Sender<Input>,
+    shutdown: &CancellationToken,
+) -> (FuturesUnordered<Watching>, Awaited) {
+    let all: FuturesUnordered<Watching> = FuturesUnordered::new();
+    let mut awaited = Awaited::default();
+    let mut add = |name: &'static str, watching: Watching| {
+        awaited.0.insert(name);
+        all.push(watching);
+    };
+    macro_rules! add {
+        ($name:literal, $type:ty, $input:path) => {
+            let wrap = |event: watcher::Event<$type>| $input(Box::new(event));
+            let api = Api::<$type>::all(client.clone());
+            add($name, Box::pin(watch($name, api, wrap, inputs.clone(), shutdown.clone())));
+        };
+    }
+    add!("pods", WatchedPod, Input::Pod);
+    add!("nodes", WatchedNode, Input::Node);
+    add!("namespaces", WatchedNamespace, Input::Namespace);
+    add!("poddisruptionbudgets", WatchedBudget, Input::Budget);
+    add!("persistentvolumeclaims", PersistentVolumeClaim, Input::Claim);
+    add!("persistentvolumes", PersistentVolume, Input::Volume);
+    add!("storageclasses", StorageClass, Input::Class);
+    for kind in OwnerKind::ALL {
+        let wrap = move |event| Input::Owner(kind, Box::new(event));
+        let api = Api::<WatchedOwner>::all_with(client.clone(), &kind);
+        add(kind.plural(), Box::pin(watch(kind.plural(), api, wrap, inputs.clone(), shutdown.clone())));
+    }
+    (all, awaited)
+}
+
+async fn watch<K>(
+    name: &'static str,
+    api: Api<K>,
+    wrap: impl Fn(watcher::Event<K>) -> Input + Send,
+    inputs: mpsc::Sender<Input>,
+    shutdown: CancellationToken,
+) -> &'static str
+where
+    K: kube::Resource + Clone + std::fmt::Debug + DeserializeOwned + Send + 'static,
+{
+    let events = watcher(api, watcher::Config::default()).default_backoff();
+    let mut events = pin!(events);
+    loop {
+        let event = tokio::select! {
+            () = shutdown.cancelled() => return name,
+            event = events.next() => event,
+        };
+        match event {
+            None => return name,
+            Some(Err(error)) => tracing::warn!(watch = name, %error, "a watch failed, trying again"),
+            Some(Ok(event)) => {
+                let sent = tokio::select! {
+                    () = shutdown.cancelled() => return name,
+                    sent = inputs.send(wrap(event)) => sent,
+                };
+                if sent.is_err() {
+                    return name;
+                }
+            }
+        }
+    }
+}
+
+impl Awaited {
+    /// Have all lists been complete once?
+    pub(crate) fn is_over(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Applies an event to the state; what is to be done about it at once.
+    pub(crate) fn apply(&mut self, state: &mut State, input: Input, now: Duration) -> Option<Action> {
+        use watcher::Event::{Apply, Delete, Init, InitApply, InitDone};
+        match input {
+            Input::Pod(event) => match *event {
+                Init => state.pods_relist(),
+                InitApply(pod) | Apply(pod) => {
+                    return state.pod_seen(pod.facts, now);
+                }
+                Delete(pod) => state.pod_gone(pod.facts.key),
+                InitDone => {
+                    state.pods_listed();
+                    self.0.remove("pods");
+                }
+            },
+            Input::Node(event) => match *event {
+                Init => state.nodes_relist(),
+                InitApply(node) | Apply(node) => {
+                    state.node_seen(node.spec);
+                }
+                Delete(node) => state.node_gone(&node.spec.name),
+                InitDone => {
+                    state.nodes_listed();
+                    self.0.remove("nodes");
+                }
+            },
+            Input::Namespace(event) => match *event {
+                Init => state.namespaces_relist(),
+                InitApply(namespace) | Apply(namespace) => {
+                    let (name, labels) = namespace.into_parts();
+                    state.namespace_seen(name, labels);
+                }
+                Delete(namespace) => state.namespace_gone(&namespace.into_parts().0),
+                InitDone => {
+                    state.namespaces_listed();
+                    self.0.remove("namespaces");
+                }
+            },
+            other => self.apply_other(state, other),
+        }
+        None
+    }
+
+    /// What is only asked about when a pod is tried.
+    fn apply_other(&mut self, state: &mut State, input: Input) {
+        use watcher::Event::{Apply, Delete, Init, InitApply, InitDone};
+        match input {
+            // These have been taken care of.
+            Input::Pod(_) | Input::Node(_) | Input::Namespace(_) => {}
+            Input::Budget(event) => match *event {
+                Init => state.budgets_relist(),
+                InitApply(budget) | Apply(budget) => {
+                    let (key, budget) = budget.into_parts();
+                    state.budget_seen(key, budget);
+                }
+                Delete(budget) => state.budget_gone(&budget.into_parts().0),
+                InitDone => {
+                    state.budgets_listed();
+                    self.0.remove("poddisruptionbudgets");
+                }
+            },
+            Input::Claim(event) => match *event {
+                Init => state.storage().relist(StorageKind::Claims),
+                InitApply(claim) | Apply(claim) => state.storage().claim_seen(&claim),
+                Delete(claim) => {
+                    let (key, _) = convert::volumes::claim(&claim);
+                    state.storage().claim_gone(&key);
+                }
+                InitDone => {
+                    state.storage().listed(StorageKind::Claims);
+                    self.0.remove("persistentvolumeclaims");
+                }
+            },
+            Input::Volume(event) => match *event {
+                Init => state.storage().relist(StorageKind::Volumes),
+                InitApply(volume) | Apply(volume) => state.storage().volume_seen(&volume),
+                Delete(volume) => state.storage().volume_gone(&volume.metadata.name.unwrap_or_default()),
+                InitDone => {
+                    state.storage().listed(StorageKind::Volumes);
+                    self.0.remove("persistentvolumes");
+                }
+            },
+            Input::Class(event) => match *event {
+                Init => state.storage().relist(StorageKind::Classes),
+                InitApply(class) | Apply(class) => state.storage().class_seen(&class),
+                Delete(class) => state.storage().class_gone(&class.metadata.name.unwrap_or_default()),
+                InitDone => {
+                    state.storage().listed(StorageKind::Classes);
+                    self.0.remove("storageclasses");
+                }
+            },
+            Input::Owner(kind, event) => match *event {
+                Init => state.owners().relist(kind),
+                InitApply(owner) | Apply(owner) => {
+                    let (key, selector) = owner.into_parts();
+                    state.owners().seen(kind, key, selector);
+                }
+                Delete(owner) => state.owners().gone(kind, &owner.into_parts().0),
+                InitDone => {
+                    state.owners().listed(kind);
+                    self.0.remove(kind.plural());
+                }
+            },
+        }
+    }
+}
