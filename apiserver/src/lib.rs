@@ -28,6 +28,7 @@ pub mod encryption;
 pub mod http;
 pub mod operations;
 pub mod pki;
+pub mod placement;
 pub mod registry;
 mod server;
 mod servers;
@@ -166,6 +167,12 @@ impl Handle {
     pub fn in_process_client(&self, user: &str, groups: &[&str]) -> Router {
         let identity = InProcess(Arc::new(Identity::new(user, groups.iter().copied())));
         router(Arc::clone(&self.app)).layer(axum::Extension(identity))
+    }
+
+    /// Has placement reviews answered from now on. The first to be given stays.
+    pub fn answer_placement_reviews(&self, reviewer: Arc<dyn placement::Reviewer>) {
+        // A second one would be a fault of the caller's that harms nobody.
+        let _ = self.app.placements.set(reviewer);
     }
 
     /// Returns once it has stopped after its shutdown token was cancelled: requests are answered, the store is closed.
@@ -355,6 +362,7 @@ fn app(
         exposition: metrics,
         request_timeout: options.request_timeout,
         turns: Default::default(),
+        placements: Default::default(),
         operations,
         shutdown,
         bootstrapped: AtomicBool::new(false),

@@ -27,7 +27,7 @@ pub enum Command {
     /// Start everything in one process: API server, store, controllers, scheduler and node agent
     Up(Box<Up>),
     /// Start the API server alone
-    Apiserver(ApiServer),
+    Apiserver(Box<ApiServer>),
     /// Start the controllers alone
     Controllers(Controllers),
     /// Start the scheduler alone
@@ -276,13 +276,15 @@ pub struct Up {
     pub no_agent: bool,
 }
 
-/// `gantry apiserver`
+/// `gantry apiserver`. Its scheduler configuration is that by which it answers placement reviews.
 #[derive(clap::Args, Debug)]
 pub struct ApiServer {
     #[command(flatten)]
     pub data: DataDir,
     #[command(flatten)]
     pub api: ApiFlags,
+    #[command(flatten)]
+    pub scheduler: SchedulerFlags,
 }
 
 /// `gantry controllers`
@@ -299,7 +301,8 @@ pub struct Controllers {
 /// The scheduler's flags.
 #[derive(clap::Args, Debug, Clone)]
 pub struct SchedulerFlags {
-    /// The scheduler configuration (Kubernetes' KubeSchedulerConfiguration): profiles and how they score nodes
+    /// The scheduler configuration (Kubernetes' KubeSchedulerConfiguration): profiles and how they score nodes. An API
+    /// server answers placement reviews by it
     #[arg(long, value_name = "FILE")]
     pub scheduler_config: Option<PathBuf>,
 }
@@ -377,7 +380,7 @@ pub struct Reset {
 pub async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Up(up) => components::up::run(*up).await?,
-        Command::Apiserver(options) => components::alone::apiserver(options).await?,
+        Command::Apiserver(options) => components::alone::apiserver(*options).await?,
         Command::Controllers(options) => components::alone::controllers(options, &cli.client).await?,
         Command::Scheduler(options) => components::alone::scheduler(options, &cli.client).await?,
         Command::Agent(options) => components::alone::agent(options, &cli.client).await?,

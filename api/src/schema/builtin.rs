@@ -1,6 +1,6 @@
 //! The schemas of the built-in types, decoded from the table that `cargo xtask codegen` writes.
 //!
-//! In: `generated/types.txt`, compiled in. Out: one [`SchemaSet`] whose texts point into the table, so that decoding
+//! In: `generated/types.txt`, compiled in with the table of Gantry's own types. Out: one [`SchemaSet`] whose texts point into the table, so that decoding
 //! allocates little. Uses that look the same share a node. The table is checked in and a test decodes all of it, so
 //! an error in it is a fault of the build, not of any input.
 
@@ -13,7 +13,13 @@ use crate::kinds::Gvk;
 
 use super::{Extras, Field, ListType, MapType, Node, PatchStrategy, SchemaId, SchemaSet, Text, TypeKind};
 
-const TABLE: &str = include_str!("../generated/types.txt");
+/// Those of Kubernetes, and Gantry's own, which may refer to the former.
+const TABLE: &str = concat!(include_str!("../generated/types.txt"), include_str!("../own/types.txt"));
+
+/// What the names of Gantry's own types begin with, short and in full.
+const OWN: (&str, &str) = ("gantry.", "io.gantry.");
+/// What the API groups of Gantry's own kinds end with.
+const OWN_GROUPS: &str = ".gantry.io";
 
 /// The one set of built-in types.
 pub(super) fn set() -> &'static SchemaSet {
@@ -23,6 +29,9 @@ pub(super) fn set() -> &'static SchemaSet {
 
 /// The full definition name of a type as the table writes it.
 pub(super) fn full_name(short: &str) -> String {
+    if let Some(own) = short.strip_prefix(OWN.0) {
+        return format!("{}{own}", OWN.1);
+    }
     let inside = ["apimachinery.", "apiextensions-apiserver.", "kube-aggregator."];
     if inside.iter().any(|prefix| short.starts_with(prefix)) {
         format!("io.k8s.{short}")
@@ -34,6 +43,9 @@ pub(super) fn full_name(short: &str) -> String {
 /// The definition name of a kind.
 pub(super) fn kind_name(gvk: &Gvk) -> String {
     let Gvk { group, version, kind } = gvk;
+    if let Some(own) = group.strip_suffix(OWN_GROUPS) {
+        return format!("{}{own}.{version}.{kind}", OWN.1);
+    }
     match (group.split('.').next().unwrap_or_default(), kind.as_str()) {
         // These are known in every group and version.
         (_, "DeleteOptions") | ("", "Status" | "APIGroup" | "APIGroupList" | "APIResourceList" | "APIVersions") => {
@@ -49,6 +61,9 @@ pub(super) fn kind_name(gvk: &Gvk) -> String {
 
 /// What [`full_name`] is made from.
 pub(super) fn short_name(full: &str) -> &str {
+    if full.starts_with(OWN.1) {
+        return &full[OWN.1.len() - OWN.0.len()..];
+    }
     full.strip_prefix("io.k8s.api.").or_else(|| full.strip_prefix("io.k8s.")).unwrap_or(full)
 }
 

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use super::builtin::short_name;
 
-const TABLE: &str = include_str!("../generated/descriptions.txt");
+const TABLE: &str = concat!(include_str!("../generated/descriptions.txt"), include_str!("../own/descriptions.txt"));
 
 /// The descriptions of the built-in types.
 #[derive(Debug, Default)]

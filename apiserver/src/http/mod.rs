@@ -87,6 +87,8 @@ pub struct App {
     pub turns: Turns,
     /// The store's administration.
     pub operations: crate::operations::Operations,
+    /// Who answers where pods would go, once someone is there to do it.
+    pub placements: std::sync::OnceLock<Arc<dyn crate::placement::Reviewer>>,
     /// Ends watches.
     pub shutdown: CancellationToken,
     /// Set once the objects that every cluster has are there.

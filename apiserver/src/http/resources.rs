@@ -275,6 +275,7 @@ async fn review(call: &Call<'_>, resource: &Resource, view: &Representation, req
         return bind(call, view, &review).await;
     }
     let answered = reviews::answer(call.app, &resource.kind, call.identity, &call.info.namespace, review)
+        .await?
         .ok_or_else(status::no_such_path)?;
     view.bytes(StatusCode::CREATED, codec::encode(&answered))
 }

@@ -1,31 +1,53 @@
-//! Questions about identities and permissions: answered, never stored.
+//! Questions about identities and permissions, and about where pods would go: answered, never stored.
 //!
 //! In: a review object. Out: the same object with its status. Every answer comes from the one authenticator and the one
-//! authorizer that requests go through.
+//! authorizer that requests go through, or from whoever was given to this server as a [`crate::placement::Reviewer`].
 
-use gantry_api::meta;
+use std::sync::Arc;
+
+use gantry_api::{ApiError, Reason, meta};
 use serde_json::{Map, Value, json};
 
-use super::App;
+use super::{App, InProcess};
 use crate::auth::{Decision, Identity, MASTERS, Request, rules_of};
 
 /// Answers a review; none if the kind is no review.
-pub fn answer(app: &App, kind: &str, identity: &Identity, namespace: &str, mut review: Value) -> Option<Value> {
+///
+/// # Errors
+/// When a part of the question is refused, or nobody is there to answer it.
+pub async fn answer(
+    app: &Arc<App>,
+    kind: &str,
+    identity: &Arc<Identity>,
+    namespace: &str,
+    mut review: Value,
+) -> Result<Option<Value>, ApiError> {
     let status = match kind {
+        "PlacementReview" => placements(app, identity, &review).await?,
         "TokenReview" => token_review(app, &review),
         "SelfSubjectReview" => json!({"userInfo": user_info(identity)}),
         "SelfSubjectAccessReview" => access(app, identity, &review["spec"], None),
         "LocalSubjectAccessReview" => access(app, &subject(&review["spec"]), &review["spec"], Some(namespace)),
         "SubjectAccessReview" => access(app, &subject(&review["spec"]), &review["spec"], None),
         "SelfSubjectRulesReview" => rules(identity, meta::str_at(&review, &["spec", "namespace"])),
-        _ => return None,
+        _ => return Ok(None),
     };
     let metadata = review.get("metadata").filter(|metadata| metadata.is_object()).cloned().unwrap_or_else(|| json!({}));
     if let Some(review) = review.as_object_mut() {
         review.insert("metadata".to_owned(), metadata);
         review.insert("status".to_owned(), status);
     }
-    Some(review)
+    Ok(Some(review))
+}
+
+/// Where pods would go. Who answers asks this server back as the one who asks.
+async fn placements(app: &Arc<App>, identity: &Arc<Identity>, review: &Value) -> Result<Value, ApiError> {
+    let Some(reviewer) = app.placements.get() else {
+        let text = "this API server was given no scheduler to answer placement reviews";
+        return Err(ApiError::new(Reason::ServiceUnavailable, text));
+    };
+    let asker = crate::router(Arc::clone(app)).layer(axum::Extension(InProcess(Arc::clone(identity))));
+    reviewer.review(meta::name(review), &review["spec"], asker).await
 }
 
 fn user_info(identity: &Identity) -> Value {

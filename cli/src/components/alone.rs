@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::health::{self, Readiness};
 use super::leading::{Component, Health, Leading};
-use super::{agent_options, node_name, scheduler_options, shutdown_on_signal, simulation, up};
+use super::{agent_options, node_name, placement, scheduler_options, shutdown_on_signal, simulation, up};
 use crate::args;
 use crate::client::ClientFlags;
 use crate::election::{CONTROLLERS_LEASE, SCHEDULER_LEASE};
@@ -19,7 +19,9 @@ use crate::election::{CONTROLLERS_LEASE, SCHEDULER_LEASE};
 /// `gantry apiserver`: the API server with its store; writes the kubeconfigs of the other components.
 pub async fn apiserver(options: args::ApiServer) -> Result<()> {
     let shutdown = shutdown_on_signal()?;
+    let scheduler = scheduler_options(&options.scheduler)?;
     let server = up::start_api_server(&options.data, &options.api, Registry::default(), shutdown.clone()).await?;
+    placement::answer(&server, scheduler.configuration, shutdown.clone());
     shutdown.cancelled().await;
     server.stopped().await;
     Ok(())

@@ -4,6 +4,7 @@ pub mod alone;
 pub mod health;
 pub mod identity;
 pub mod leading;
+pub mod placement;
 pub mod reset;
 pub mod up;
 

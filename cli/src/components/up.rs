@@ -36,6 +36,7 @@ pub async fn run(options: args::Up) -> Result<()> {
         () = shutdown.cancelled() => return Ok(()),
         server = start_api_server(&options.data, &options.api, registry, serving.clone()) => server?,
     };
+    super::placement::answer(&server, scheduler.configuration.clone(), serving.clone());
     let ready = |name: &'static str| move || say_ready(name, &format!("after {:.2} s", start.elapsed().as_secs_f64()));
     let client = |user: &str, groups: &[&str]| kube::Client::new(server.in_process_client(user, groups), "default");
 

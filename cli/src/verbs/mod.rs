@@ -15,6 +15,7 @@ mod jsonpath;
 mod logs;
 mod manifests;
 mod output;
+mod placement;
 mod rollout;
 mod scale;
 mod session;
@@ -49,6 +50,13 @@ pub enum Verb {
     /// Follow, undo, restart or pause a roll-out
     #[command(subcommand)]
     Rollout(rollout::Command),
+    /// Show where the pods of manifests would go, without making them
+    Plan(placement::Plan),
+    /// Show why a pod is where it is or waits, node by node
+    Why(placement::Why),
+    /// Show where pods would go if nodes were drained, lost or added
+    #[command(subcommand)]
+    WhatIf(placement::WhatIf),
     /// Work with the images on this machine
     #[command(subcommand)]
     Image(image::Command),
@@ -99,6 +107,9 @@ async fn carry_out(verb: Verb, session: &Session) -> anyhow::Result<ExitCode> {
         Verb::Exec(args) => exec::run(session, &args).await,
         Verb::Scale(args) => scale::run(session, &args).await,
         Verb::Rollout(command) => rollout::run(session, &command).await,
+        Verb::Plan(args) => placement::plan(session, &args).await,
+        Verb::Why(args) => placement::why(session, &args).await,
+        Verb::WhatIf(command) => placement::what_if(session, &command).await,
         Verb::Image(command) => image::run(command).await,
         // Asked for before there is a session, which it may not need.
         Verb::Store(command) => store::run(command, &ClientFlags::default()).await,

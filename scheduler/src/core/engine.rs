@@ -371,6 +371,16 @@ impl Engine {
         self.pods.get(&pod).map(|record| self.nodes.name(record.slot))
     }
 
+    /// The priority of a pod that is accounted to a node.
+    pub fn priority_of(&self, pod: PodKey) -> Option<i32> {
+        self.pods.get(&pod).map(|record| record.priority)
+    }
+
+    /// The nodes, in no order.
+    pub fn specs(&self) -> impl Iterator<Item = &NodeSpec> {
+        self.nodes.present().iter().filter_map(|slot| self.nodes.spec(slot))
+    }
+
     /// The devices that a pod has on its node, by their numbers.
     pub fn devices_of(&self, pod: PodKey) -> &[u16] {
         self.pods.get(&pod).map_or(&[], PodRecord::devices)

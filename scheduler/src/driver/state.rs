@@ -21,10 +21,12 @@ use crate::core::{
 
 mod preempting;
 mod providing;
+mod trial;
 
 pub use preempting::Victim;
 use preempting::{Diagnosed, PlacedName};
 use providing::{Going, Outlook, Sources};
+pub use trial::{Leaver, Outcome, Trial};
 
 /// A repeated failure with the same message is told again by an event after this long.
 const EVENT_REPEAT: Duration = Duration::from_secs(60);

@@ -50,6 +50,7 @@ pub(super) fn rows() -> Vec<Row> {
             .cluster_wide()
             .status(),
     );
+    all.extend(own());
     all
 }
 
@@ -96,6 +97,12 @@ fn reviews() -> Vec<Row> {
         authorization("SelfSubjectRulesReview", "selfsubjectrulesreviews").cluster_wide(),
         authorization("SubjectAccessReview", "subjectaccessreviews").cluster_wide(),
     ]
+}
+
+/// Gantry's own kinds.
+fn own() -> Vec<Row> {
+    let scheduling = |kind, plural| row("scheduling.gantry.io", "v1alpha1", kind, plural);
+    vec![scheduling("PlacementReview", "placementreviews").only_created().cluster_wide()]
 }
 
 fn workload_policies() -> Vec<Row> {

@@ -63,6 +63,10 @@ fn row(group: &str, version: &str, kind: &str, plural: &str) -> Row {
 
 /// The definition's name of a kind.
 fn definition(group: &str, version: &str, kind: &str) -> &'static str {
+    if group.ends_with(".gantry.io") {
+        let schema = SchemaSet::builtin().of_kind(&Gvk::new(group, version, kind));
+        return schema.and_then(|schema| schema.type_name()).expect("every own kind's type is in the table");
+    }
     let package = match group.split('.').next() {
         None | Some("") => "api.core",
         Some("apiextensions") => "apiextensions-apiserver.pkg.apis.apiextensions",
@@ -214,6 +218,7 @@ mod tests {
             "discovery.k8s.io",
             "resource.k8s.io",
             "flowcontrol.apiserver.k8s.io",
+            "scheduling.gantry.io",
         ];
         assert_eq!(groups, wanted);
     }

@@ -1,0 +1,196 @@
+//! Where pods would go, and where they then go, with the real API server, controllers and scheduler. Nodes are objects
+//! that nobody runs.
+
+use std::time::Duration;
+
+use gantry_integration_tests::{Cluster, Options, command, docs, eventually};
+use serde_json::{Value, json};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// A node with room for one pod of the file.
+fn node(cluster: &Cluster, name: &str, zone: &str) {
+    let labels =
+        json!({"kubernetes.io/hostname": name, "kubernetes.io/os": "linux", "topology.kubernetes.io/zone": zone});
+    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}});
+    cluster.kubectl_with(&["create", "-f", "-"], node.to_string().as_bytes()).ok();
+    let amounts = json!({"cpu": "1", "memory": "4Gi", "pods": "10"});
+    let status = json!({"status": {"allocatable": amounts, "capacity": amounts}});
+    cluster.kubectl(&["patch", "node", name, "--subresource=status", "--type=merge", "-p", &status.to_string()]).ok();
+}
+
+fn spec(cpu: &str) -> Value {
+    // Nobody says that the nodes are well.
+    json!({"tolerations": [{"operator": "Exists"}], "containers": [
+        {"name": "main", "image": "gantry.local/busybox:1.35", "resources": {"requests": {"cpu": cpu}}}]})
+}
+
+fn create(cluster: &Cluster, object: &Value) {
+    cluster.kubectl_with(&["create", "-f", "-"], object.to_string().as_bytes()).ok();
+}
+
+/// The page's commands of a section, one by one, as the reader types them.
+fn typed(cluster: &Cluster, page: &docs::Page, section: &str) -> Vec<String> {
+    let folder = cluster.tools().gantry.parent().expect("it is in a folder").to_path_buf();
+    let lines: Vec<&str> = page.section(section).into_iter().flat_map(str::lines).collect();
+    let run =
+        |line: &str| command::run(cluster.shell(std::slice::from_ref(&folder), &[]).args(["-euc", line]), b"").ok();
+    lines.into_iter().map(run).collect()
+}
+
+/// Pods and their nodes, or why they have none, as `gantry plan -o json` tells.
+fn planned(cluster: &Cluster, args: &[&str]) -> Vec<(String, Option<String>, String)> {
+    let told = cluster.gantry(&[args, &["-o", "json"]].concat()).ok();
+    let review: Value = serde_json::from_str(&told).expect("it is JSON");
+    let placements = review["status"]["placements"].as_array().cloned().unwrap_or_default();
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    let told = placements.iter().map(|one| {
+        (text(&one["name"]).unwrap_or_default(), text(&one["node"]), text(&one["message"]).unwrap_or_default())
+    });
+    told.collect()
+}
+
+#[test]
+fn what_is_planned_is_what_happens() {
+    let Some(cluster) = Cluster::start(Options { without_agent: true, ..Options::default() }) else { return };
+    let page = docs::Page::read("planning.md");
+    eventually("the default account", MINUTE, || cluster.object(&["serviceaccount", "default"]).map(|_| ()));
+    node(&cluster, "node-a", "east");
+    node(&cluster, "node-b", "west");
+
+    // A plan for a Deployment; nothing is made.
+    let labels = json!({"app": "web"});
+    let web = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"}, "spec": {
+        "replicas": 3, "selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels}, "spec": spec("800m")}}});
+    std::fs::write(cluster.scratch().join("web.yaml"), web.to_string()).expect("a file can be written");
+    let full = "0/2 nodes are available: 2 Insufficient cpu.";
+    let table = eventually("a plan for both nodes", MINUTE, || {
+        let told = typed(&cluster, &page, "Before you deploy").concat();
+        if told.contains("node-b") { Ok(told) } else { Err(told) }
+    });
+    assert!(table.starts_with("NAMESPACE   NAME    NODE     SCORE"), "{table}");
+    assert!(table.contains("web-0   node-a") && table.contains("web-1   node-b") && table.contains(full), "{table}");
+    assert_eq!(cluster.object(&["pods"]).expect("a list")["items"], json!([]), "nothing is made");
+    let plan = planned(&cluster, &["plan", "-f", "web.yaml"]);
+
+    // Then it comes about, in the same words.
+    for (name, ..) in &plan {
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": labels}, "spec": spec("800m")});
+        create(&cluster, &pod);
+    }
+    for (name, node, message) in &plan {
+        eventually(&format!("{name} is as planned"), MINUTE, || {
+            let pod = cluster.object(&["pod", name])?;
+            let conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
+            let told = conditions.iter().find(|one| one["type"] == "PodScheduled" && one["status"] == "False");
+            let told = told.and_then(|one| one["message"].as_str()).unwrap_or_default();
+            let is_there = pod["spec"]["nodeName"].as_str() == node.as_deref() && told == message;
+            if is_there { Ok(()) } else { Err(pod.to_string()) }
+        });
+    }
+    why_and_what_if(&cluster, &page);
+    from_a_program(&cluster, &page);
+    bad_questions(&cluster);
+}
+
+fn why_and_what_if(cluster: &Cluster, page: &docs::Page) {
+    let why = eventually("why it waits", MINUTE, || {
+        let why = typed(cluster, page, "Why is it there, or why does it wait");
+        if why[0].contains("gets no node: 0/2") { Ok(why) } else { Err(why.concat()) }
+    });
+    assert!(why[0].contains("node-a   no     <none>   Insufficient cpu\nnode-b   no "), "{}", why[0]);
+    assert!(why[1].contains("node-a   no") && !why[1].contains("node-b"), "{}", why[1]);
+    let there = cluster.gantry(&["why", "web-0"]).ok();
+    assert!(there.starts_with("pod default/web-0 is on node-a, and would go there again (score "), "{there}");
+
+    // A small pod with a controller goes where there is room; that of web-0 has none.
+    let labels = json!({"app": "small"});
+    let set = json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "metadata": {"name": "small"}, "spec": {
+        "replicas": 1, "selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels}, "spec": spec("100m")}}});
+    create(cluster, &set);
+    eventually("the small pod's node", MINUTE, || {
+        let pods = cluster.object(&["pods", "-l", "app=small"])?;
+        pods["items"][0]["spec"]["nodeName"].as_str().map(|_| ()).ok_or_else(|| pods.to_string())
+    });
+    let told = eventually("what drains do", MINUTE, || {
+        let told = typed(cluster, page, "What if");
+        if told[0].contains("small-") { Ok(told) } else { Err(told.concat()) }
+    });
+    assert!(told[0].contains("node-a   node-b"), "drained: {}", told[0]);
+    assert!(told[1].contains("node-a   node-b"), "lost: {}", told[1]);
+    assert!(told[2].contains("web-2   node-b-like-1"), "added: {}", told[2]);
+    let after = "web-0   node-b-like-2";
+    assert!(
+        told[3].contains(after) && told[3].contains("web-2   <none>") && told[3].contains("0/4 nodes"),
+        "{}",
+        told[3]
+    );
+    let lost = cluster.gantry(&["what-if", "drain", "node-a"]);
+    assert_eq!(lost.code, 0);
+    assert!(
+        lost.stderr.contains("default/web-0 on node-a would be lost: no controller makes it anew"),
+        "{}",
+        lost.stderr
+    );
+}
+
+fn from_a_program(cluster: &Cluster, page: &docs::Page) {
+    let text = std::fs::read_to_string(docs::root().join("docs/planning.md")).expect("the page is there");
+    let (_, rest) = text.split_once("```yaml\n").expect("the page shows a review");
+    let (review, _) = rest.split_once("```").expect("it ends");
+    std::fs::write(cluster.scratch().join("review.yaml"), review).expect("a file can be written");
+    let told = typed(cluster, page, "From a program").concat();
+    assert!(told.contains("name: before-the-sale") && told.contains("unplaced: 3"), "{told}");
+    // Without tolerations, a node that nobody runs takes nothing.
+    assert!(told.contains("node(s) had untolerated taint(s)") && told.contains("node(s) were unschedulable"), "{told}");
+    assert!(told.contains("clusterrole.rbac.authorization.k8s.io/planner created"), "{told}");
+    let explained = cluster.kubectl(&["explain", "placementreview.spec.whatIf.add"]).ok();
+    assert!(explained.contains("The node that they are like"), "{explained}");
+}
+
+fn bad_questions(cluster: &Cluster) {
+    let ask = |spec: Value, more: &[&str]| {
+        let review = json!({"apiVersion": "scheduling.gantry.io/v1alpha1", "kind": "PlacementReview",
+            "metadata": {"name": "bad"}, "spec": spec});
+        let outcome = cluster.kubectl_with(&[&["create", "-f", "-"], more].concat(), review.to_string().as_bytes());
+        assert_ne!(outcome.code, 0, "{}", outcome.stdout);
+        outcome.stderr
+    };
+    let told = ask(json!({"whatIf": {"drain": ["node-a", "nowhere"]}}), &[]);
+    assert!(told.contains("\"bad\" is invalid: spec.whatIf.drain[1]: Not found: \"nowhere\""), "{told}");
+    let told = ask(json!({"nodes": "Some"}), &[]);
+    assert!(
+        told.contains("spec.nodes: Unsupported value: \"Some\": supported values: \"None\", \"First\", \"All\""),
+        "{told}"
+    );
+    let workload =
+        |count: i64, spec: Value| json!({"workloads": [{"name": "w", "count": count, "template": {"spec": spec}}]});
+    let told = ask(workload(-1, spec("1")), &[]);
+    assert!(told.contains("spec.workloads[0].count: Invalid value: -1: must be greater than or equal to 0"), "{told}");
+    // What would not be made is refused as it would be then.
+    let told = ask(workload(1, json!({"containers": []})), &[]);
+    assert!(told.contains("spec.containers: Required value"), "{told}");
+    let told = ask(json!({"pods": [{"name": "none"}]}), &[]);
+    assert!(told.contains("pods \"none\" not found"), "{told}");
+    let told = ask(workload(1, spec("1")), &["--as=somebody"]);
+    assert!(told.contains("placementreviews.scheduling.gantry.io is forbidden"), "{told}");
+}
+
+#[test]
+fn an_api_server_alone_answers() {
+    let Some(mut cluster) = Cluster::start(Options { idle: true, ..Options::default() }) else { return };
+    let mut server = cluster.command(&cluster.tools().gantry);
+    server.args(["apiserver", "--listen", "127.0.0.1:0", "--data-dir"]).arg(cluster.data_dir());
+    cluster.spawn("server", server);
+    eventually("the kubeconfig", MINUTE, || cluster.kubeconfig().exists().then_some(()).ok_or("not there".into()));
+    node(&cluster, "node-a", "east");
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
+    create(&cluster, &account);
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "one"}, "spec": spec("500m")});
+    std::fs::write(cluster.scratch().join("pod.yaml"), pod.to_string()).expect("a file can be written");
+    eventually("a plan", MINUTE, || {
+        let plan = planned(&cluster, &["plan", "-f", "pod.yaml"]);
+        let wanted = ("one".to_owned(), Some("node-a".to_owned()), String::new());
+        if plan == [wanted] { Ok(()) } else { Err(format!("{plan:?}")) }
+    });
+}
