@@ -15,9 +15,10 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use clusters::{Cluster, api::Api, generate, uid};
+use clusters::{Cluster, api::Api, generate};
 use gantry_scheduler::config::{Configuration, Profile};
-use gantry_scheduler::core::{Scoring, Strategy};
+use gantry_scheduler::convert::usual_uid;
+use gantry_scheduler::core::{PodKey, Scoring, Strategy};
 use gantry_scheduler::driver::facts::{PodFacts, WatchedBudget, WatchedNamespace, WatchedNode, WatchedPod};
 use gantry_scheduler::driver::owners::{OwnerKind, WatchedOwner};
 use gantry_scheduler::driver::state::{Action, BindOutcome, State};
@@ -59,6 +60,7 @@ struct Scheduler {
     now: Duration,
     pods: BTreeMap<String, Value>,
     fates: BTreeMap<String, Fate>,
+    made: u128,
 }
 
 fn facts(pod: &Value) -> PodFacts {
@@ -92,7 +94,8 @@ impl Scheduler {
                 other => panic!("{other}"),
             }
         }
-        let mut scheduler = Scheduler { state, now: Duration::ZERO, pods: BTreeMap::new(), fates: BTreeMap::new() };
+        let mut scheduler =
+            Scheduler { state, now: Duration::ZERO, pods: BTreeMap::new(), fates: BTreeMap::new(), made: 0 };
         for pod in cluster.pods() {
             scheduler.make(pod.clone());
         }
@@ -108,6 +111,13 @@ impl Scheduler {
         let action = self.state.pod_seen(facts(&pod), self.now);
         self.pods.insert(name(&pod), pod);
         self.act(action.into_iter().collect(), &mut Vec::new());
+    }
+
+    /// What breaks the last ties between pods is their UIDs, which are random. Here they are those that the review
+    /// makes up, so that all else can be compared.
+    fn next_uid(&mut self) -> String {
+        self.made += 1;
+        usual_uid(PodKey(u128::MAX - self.made))
     }
 
     fn delete(&mut self, pod: &str) {
@@ -203,7 +213,7 @@ impl Scheduler {
                 continue;
             }
             pod["spec"].as_object_mut().unwrap().remove("nodeName");
-            pod["metadata"]["uid"] = json!(uid(&format!("{} again", name(&pod))));
+            pod["metadata"]["uid"] = json!(self.next_uid());
             pod["status"] = json!({});
             self.make(pod);
         }
@@ -217,7 +227,7 @@ impl Scheduler {
             for number in 0..workload["count"].as_u64().unwrap() {
                 let name = format!("{}-{number}", workload["name"].as_str().unwrap());
                 let mut pod = clusters::complete(&workload["template"]);
-                (pod["metadata"]["name"], pod["metadata"]["uid"]) = (json!(name), json!(uid(&name)));
+                (pod["metadata"]["name"], pod["metadata"]["uid"]) = (json!(name), json!(self.next_uid()));
                 if let Some(owner) = &owner {
                     pod["metadata"]["ownerReferences"] = json!([clusters::owner("ReplicaSet", owner)]);
                 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::super::facts::PodFacts;
 use super::super::owners::OwnerKind;
-use super::{Action, PodRef, State, Victim};
+use super::{Action, PlacedName, PodRef, State, Victim};
 use crate::core::{Ask, NodeSpec, Opinion, PodKey, PodMap, Requirement};
 
 /// How long the clock of a trial runs on at most. Less than what unschedulable pods wait to be tried for no reason
@@ -70,6 +70,13 @@ impl State {
             order: Vec::new(),
             surveyed: PodMap::default(),
             made: 0,
+        }
+    }
+
+    /// The pod is bound where it was assumed, as the watch would tell.
+    fn confirm(&mut self, key: PodKey) {
+        if let Some(pending) = self.drop_pending_entry(key) {
+            self.names.insert(key, PlacedName::named(&pending.pod));
         }
     }
 
@@ -170,11 +177,12 @@ impl Trial {
 
     fn note(&mut self, action: Action, leaving: &mut Vec<PodKey>) {
         match action {
-            Action::Bind { pod, node, .. } | Action::Provide { pod, node, .. } => {
-                let score = self.state.scores.as_mut().and_then(|scores| scores.remove(&pod.key));
-                let outcome = self.outcome_of(&pod);
-                (outcome.node, outcome.score) = (Some(node), score);
+            Action::Bind { pod, node, .. } => {
+                self.placed(&pod, node);
+                self.state.confirm(pod.key);
             }
+            // Its volumes take their time; it has its node.
+            Action::Provide { pod, node, .. } => self.placed(&pod, node),
             Action::Preempt { pod, victims, .. } => {
                 leaving.extend(victims.iter().map(|victim| victim.key));
                 let engine = &self.state.engine;
@@ -184,6 +192,12 @@ impl Trial {
             }
             Action::Status { .. } | Action::FailedEvent { .. } => {}
         }
+    }
+
+    fn placed(&mut self, pod: &PodRef, node: Arc<str>) {
+        let score = self.state.scores.as_mut().and_then(|scores| scores.remove(&pod.key));
+        let outcome = self.outcome_of(pod);
+        (outcome.node, outcome.score) = (Some(node), score);
     }
 
     fn outcome_of(&mut self, pod: &PodRef) -> &mut Outcome {
@@ -197,9 +211,13 @@ impl Trial {
 
     /// Takes down what the nodes said when a pod was tried.
     fn conclude(&mut self, key: PodKey, opinions: Vec<Opinion>) {
-        let Some(pending) = self.state.pending.get(&key) else { return };
-        let pod = pending.pod.clone();
-        self.outcome_of(&pod).opinions = opinions;
+        match self.state.pending.get(&key) {
+            Some(pending) => {
+                let pod = pending.pod.clone();
+                self.outcome_of(&pod).opinions = opinions;
+            }
+            None => drop(self.outcomes.get_mut(&key).map(|outcome| outcome.opinions = opinions)),
+        }
     }
 
     /// What became of a pod. A pod with gates is never tried, and says so.
