@@ -73,7 +73,7 @@ impl Default for Options {
         Options {
             retention: Retention::default(),
             progress_interval: Duration::from_secs(5),
-            cache_bytes: 32 << 20,
+            cache_bytes: 24 << 20,
             etcd: EtcdOptions::default(),
         }
     }

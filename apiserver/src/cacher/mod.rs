@@ -36,6 +36,8 @@ pub const ROOT: &str = "/registry/";
 pub const FRESH_WAIT: Duration = Duration::from_secs(3);
 /// How long to wait before the feed is started again after the store failed.
 const FEED_RETRY: Duration = Duration::from_millis(500);
+/// How many objects are read at a time when all are: what is read is in memory twice for a moment.
+const LOAD_ITEMS: usize = 1_000;
 
 /// The caches of all resources and the feed's progress.
 #[derive(Debug)]
@@ -171,7 +173,7 @@ impl Cacher {
         let mut at = None;
         let mut start_after: Option<String> = None;
         loop {
-            let page = store.list(ROOT, start_after.as_deref(), 0, at).await?;
+            let page = store.list(ROOT, start_after.as_deref(), LOAD_ITEMS, at).await?;
             at = Some(page.revision);
             for item in &page.items {
                 let Some(prefix) = resource_prefix(&item.key) else { continue };

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
@@ -38,6 +38,8 @@ pub(super) struct Handle {
     head: Arc<Head>,
     /// No read shows anything later than this revision.
     revision: AtomicU64,
+    /// Whether something was acknowledged that the database does not show yet.
+    behind: AtomicBool,
 }
 
 impl Handle {
@@ -55,7 +57,7 @@ impl Handle {
             disk.publish().map_err(io("cannot create"))?;
         }
         let (db, head, revision) = (RwLock::new(None), Arc::default(), AtomicU64::new(0));
-        let handle = Handle { disk, path: path.to_owned(), limits, db, head, revision };
+        let handle = Handle { disk, path: path.to_owned(), limits, db, head, revision, behind: AtomicBool::new(false) };
         let log = match handle.start() {
             // A disk that cannot be written may still be read.
             Err(error @ (Error::NoSpace(_) | Error::Io { .. } | Error::Engine(_))) => match handle.freeze(None) {
@@ -129,6 +131,22 @@ impl Handle {
         self.revision.store(revision, Ordering::Release);
     }
 
+    /// Says which revision reads are about to show, once the writer has been asked to let them.
+    pub(super) fn will_show_more(&self, revision: Revision) {
+        self.behind.store(true, Ordering::Release);
+        self.will_show(revision);
+    }
+
+    /// Says that reads show all that was acknowledged.
+    pub(super) fn shows_all(&self) {
+        self.behind.store(false, Ordering::Release);
+    }
+
+    /// Whether the writer has to be asked before a read shows all that was acknowledged.
+    pub(super) fn is_behind(&self) -> bool {
+        self.behind.load(Ordering::Acquire)
+    }
+
     /// Says that a durable commit has succeeded: what a freeze goes back to.
     pub(super) fn committed(&self) {
         self.head.commit();
@@ -159,6 +177,7 @@ impl Handle {
             self.catch_up(&db, &*log, until)?;
         }
         self.will_show(Snapshot::take(&db)?.revision);
+        self.shows_all();
         *slot = Some(Arc::new(db));
         Ok(())
     }

@@ -90,7 +90,8 @@ impl Embedded {
         let (commands, queue) = mpsc::channel(QUEUE_COMMANDS_MAX);
         let ended = CancellationToken::new();
         let (shared, hub_of) = (Arc::clone(&handle), Arc::clone(&hub));
-        let writer = Writer { handle: shared, hub: hub_of, commands: queue, revision, oldest, log, compacted: 0 };
+        let writer =
+            Writer { handle: shared, hub: hub_of, commands: queue, revision, oldest, log, compacted: 0, unshown: None };
         let guard = ended.clone().drop_guard();
         std::thread::Builder::new()
             .name("store-writer".to_owned())
@@ -112,7 +113,8 @@ impl Embedded {
         })
     }
 
-    fn snapshot(&self) -> Result<Snapshot, Error> {
+    async fn snapshot(&self) -> Result<Snapshot, Error> {
+        see_all(&self.handle, || Some(self.commands.clone())).await;
         Snapshot::take(&*self.handle.database()?)
     }
 
@@ -145,7 +147,7 @@ impl Store for Embedded {
     async fn get(&self, key: &str) -> Result<(Option<KeyValue>, Revision), Error> {
         check_key(key)?;
         // A handful of page reads, nearly always out of the cache: not worth a thread.
-        let snapshot = self.snapshot()?;
+        let snapshot = self.snapshot().await?;
         Ok((snapshot.get(key)?, snapshot.revision))
     }
 
@@ -156,7 +158,7 @@ impl Store for Embedded {
         limit: usize,
         at: Option<Revision>,
     ) -> Result<Page, Error> {
-        let snapshot = self.snapshot()?;
+        let snapshot = self.snapshot().await?;
         let (prefix, start_after) = (prefix.to_owned(), start_after.map(str::to_owned));
         run_blocking(move || snapshot.list(&prefix, start_after.as_deref(), page_limit(limit), at)).await
     }
@@ -164,10 +166,11 @@ impl Store for Embedded {
     async fn watch(&self, prefix: &str, after: Revision) -> Result<Watch, Error> {
         // Nothing ever happens at the first revision, so 0 is as good a start.
         let after = after.max(FIRST_REVISION);
-        self.snapshot()?.check(after)?;
+        self.snapshot().await?.check(after)?;
         let follower = Follower {
             watcher: self.hub.watcher(prefix, after),
             handle: Arc::clone(&self.handle),
+            commands: self.commands.downgrade(),
             ready: VecDeque::new(),
             progress_interval: self.progress_interval,
         };
@@ -178,7 +181,7 @@ impl Store for Embedded {
     }
 
     async fn request_progress(&self) -> Result<(), Error> {
-        self.hub.request_progress(self.snapshot()?.revision);
+        self.hub.request_progress(self.handle.revision()?);
         Ok(())
     }
 
@@ -193,7 +196,7 @@ impl Store for Embedded {
     }
 
     async fn status(&self) -> Result<Status, Error> {
-        let snapshot = self.snapshot()?;
+        let snapshot = self.snapshot().await?;
         let size_of = |path: PathBuf| match std::fs::metadata(&path) {
             Ok(metadata) => Ok(metadata.len()),
             Err(source) => Err(Error::Io { what: "cannot look at", path, source }),
@@ -215,6 +218,7 @@ impl Store for Embedded {
 struct Follower {
     watcher: Watcher,
     handle: Arc<Handle>,
+    commands: mpsc::WeakSender<Command>,
     /// Found and not yet taken: at most what one look or one part of a replay finds.
     ready: VecDeque<EventBatch>,
     progress_interval: Duration,
@@ -243,6 +247,7 @@ impl Follower {
     }
 
     async fn replay(&mut self, after: Revision, to: Revision) -> Result<(), Error> {
+        see_all(&self.handle, || self.commands.upgrade()).await;
         let (handle, prefix) = (Arc::clone(&self.handle), self.watcher.prefix().to_owned());
         let replay = run_blocking(move || {
             let snapshot = Snapshot::take(&*handle.database()?)?;
@@ -255,6 +260,19 @@ impl Follower {
         self.watcher.replayed(replay.through);
         self.ready = replay.batches.into();
         Ok(())
+    }
+}
+
+/// Has the writer make visible what was acknowledged, unless it is. Where there is no writer any more, it has been made so, or the
+/// store is closed.
+async fn see_all(handle: &Handle, writer: impl FnOnce() -> Option<mpsc::Sender<Command>>) {
+    if !handle.is_behind() {
+        return;
+    }
+    let Some(commands) = writer() else { return };
+    let (reply, shown) = oneshot::channel();
+    if commands.send(Command::Show { reply }).await.is_ok() {
+        let _ = shown.await;
     }
 }
 

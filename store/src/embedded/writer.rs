@@ -2,12 +2,14 @@
 //! Out: durable commits, each serving all transactions that waited; their answers; and their events.
 //!
 //! ```text
-//!   batch ──▶ database, in memory ──▶ log, synced ──▶ visible ──▶ answers, events
+//!   batch ──▶ database, in memory ──▶ log, synced ──▶ answers, events
+//!        │                    └──▶ when a read comes, or enough of it is there: visible
 //!        └──▶ when the log is full: database, durable; the log begins again
 //! ```
 //!
 //! While a commit is under way the queue fills, and the next commit takes all of it: many writers share the price of
-//! one, and one writer alone never waits for others.
+//! one, and one writer alone never waits for others. What the log has need not be visible to reads before there is one: many
+//! commits share the price of that, too, for most who follow the store are told by events and never read.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -41,8 +43,14 @@ const GATHER_FRACTION: u32 = 5;
 /// How long until it looks again.
 const GATHER_STEP: Duration = Duration::from_micros(30);
 
+/// How many changes, and how many bytes of values, the database has at most that no read can see yet: they are in memory.
+const UNSHOWN_OPS_MAX: usize = 512;
+const UNSHOWN_BYTES_MAX: usize = 4 << 20;
+
 /// What a writer is asked.
 pub(super) enum Command {
+    /// Make visible what was acknowledged.
+    Show { reply: oneshot::Sender<()> },
     /// Do these, all or none.
     Txn { ops: Vec<Op>, bytes: usize, waiting: Waiting },
     /// Drop the history before this revision.
@@ -62,6 +70,15 @@ pub(super) struct Writer {
     pub(super) log: Result<Log, String>,
     /// How many log entries were compacted since the last durable commit of the database.
     pub(super) compacted: usize,
+    /// What was acknowledged and cannot be read yet.
+    pub(super) unshown: Option<Unshown>,
+}
+
+/// A transaction of the database that is not ended yet.
+pub(super) struct Unshown {
+    txn: WriteTransaction,
+    ops: usize,
+    bytes: usize,
 }
 
 /// Who waits for a transaction's answer, and its share of the queue's bytes, given back once answered.
@@ -73,6 +90,7 @@ pub(super) struct Batch {
     txns: Vec<(Vec<Op>, Waiting)>,
     bytes: usize,
     compactions: Vec<(Revision, oneshot::Sender<Result<(), Error>>)>,
+    shows: Vec<oneshot::Sender<()>>,
     close: bool,
 }
 
@@ -129,6 +147,7 @@ impl Writer {
             }
         }
         self.hub.close();
+        self.unshown = None;
         self.handle.close();
     }
 
@@ -143,7 +162,9 @@ impl Writer {
         while !batch.is_full() {
             match self.commands.try_recv() {
                 Ok(command) => batch.add(command),
-                Err(mpsc::error::TryRecvError::Empty) if pace.waits(batch.txns.len(), start.elapsed()) => {
+                Err(mpsc::error::TryRecvError::Empty)
+                    if batch.shows.is_empty() && pace.waits(batch.txns.len(), start.elapsed()) =>
+                {
                     std::thread::sleep(GATHER_STEP);
                 }
                 Err(mpsc::error::TryRecvError::Empty) => break,
@@ -158,7 +179,17 @@ impl Writer {
 
     /// Does a batch and answers everyone in it. Whether garbage is left; or why writing cannot go on.
     pub(super) fn commit(&mut self, batch: Batch) -> Result<bool, String> {
-        let Batch { txns, compactions, .. } = batch;
+        let Batch { txns, compactions, shows, .. } = batch;
+        if !shows.is_empty() {
+            let shown = self.show();
+            for reply in shows {
+                // Whoever wanted to read may have given up.
+                let _ = reply.send(());
+            }
+            if let Err(failure) = shown {
+                return Err(self.fail(&failure, txns.into_iter().map(|(_, waiting)| waiting), compactions));
+            }
+        }
         let (ops, waiting): (Vec<_>, Vec<_>) = txns.into_iter().unzip();
         let mut targets = Vec::new();
         for (before, reply) in compactions {
@@ -185,21 +216,40 @@ impl Writer {
                 }
                 Ok(done.garbage)
             }
-            Err(failure) => {
-                let reason = describe(&failure.error);
-                tracing::error!(reason, "a write to the store failed; it takes no more writes until it is reopened");
-                if !failure.unharmed {
-                    self.freeze();
-                }
-                for (reply, _permit) in waiting {
-                    let _ = reply.send(Err(failure.answer(&reason)));
-                }
-                for (_, reply) in targets {
-                    let _ = reply.send(Err(failure.answer(&reason)));
-                }
-                Err(reason)
-            }
+            Err(failure) => Err(self.fail(&failure, waiting, targets)),
         }
+    }
+
+    /// Tells everybody who waits that writing has ended, and returns why.
+    fn fail(
+        &mut self,
+        failure: &Failure,
+        waiting: impl IntoIterator<Item = Waiting>,
+        compactions: Vec<(Revision, oneshot::Sender<Result<(), Error>>)>,
+    ) -> String {
+        let reason = describe(&failure.error);
+        tracing::error!(reason, "a write to the store failed; it takes no more writes until it is reopened");
+        if !failure.unharmed {
+            self.freeze();
+        }
+        for (reply, _permit) in waiting {
+            let _ = reply.send(Err(failure.answer(&reason)));
+        }
+        for (_, reply) in compactions {
+            let _ = reply.send(Err(failure.answer(&reason)));
+        }
+        reason
+    }
+
+    /// Lets reads see all that was acknowledged.
+    fn show(&mut self) -> Result<(), Failure> {
+        let Some(Unshown { mut txn, .. }) = self.unshown.take() else { return Ok(()) };
+        // What waits now is not in it: its outcome is certain.
+        let failed = |error| Failure { error, in_doubt: false, unharmed: false };
+        txn.set_durability(Durability::None).map_err(|e| failed(engine_error(e)))?;
+        txn.commit().map_err(|e| failed(engine_error(e)))?;
+        self.handle.shows_all();
+        Ok(())
     }
 
     /// Writes a commit: the operations of each transaction, the new oldest revision, and a step of compaction. Into the log,
@@ -207,46 +257,66 @@ impl Writer {
     fn write(&mut self, txns: Vec<Vec<Op>>, oldest: Revision) -> Result<Done, Failure> {
         let before = |error| Failure { error, in_doubt: false, unharmed: false };
         let log = self.log.as_mut().map_err(|reason| before(Error::WritesStopped { reason: reason.clone() }))?;
-        let db = self.handle.database().map_err(before)?;
-        let mut txn = db.begin_write().map_err(|e| before(engine_error(e)))?;
-        let (done, change) = apply(&txn, self.revision, self.oldest, oldest, txns).map_err(before)?;
+        let mut unshown = match self.unshown.take() {
+            Some(unshown) => unshown,
+            None => {
+                let db = self.handle.database().map_err(before)?;
+                let txn = db.begin_write().map_err(|e| before(engine_error(e)))?;
+                Unshown { txn, ops: 0, bytes: 0 }
+            }
+        };
+        let (done, change) = apply(&unshown.txn, self.revision, self.oldest, oldest, txns).map_err(before)?;
+        // Only what a record may yet fail to be written of is taken back by ending the transaction.
+        let unharmed = unshown.ops == 0;
         if change == Change::None {
-            txn.abort().map_err(|e| before(engine_error(e)))?;
+            if unharmed {
+                unshown.txn.abort().map_err(|e| before(engine_error(e)))?;
+            } else {
+                self.unshown = Some(unshown);
+            }
             return Ok(done);
         }
         let record = Record::new(self.revision, oldest, &done.batches);
         self.compacted += done.removed;
         if !log.fits(&record) || self.compacted >= COMPACT_UNDURABLE_MAX {
             self.handle.will_show(done.revision);
-            let id = commit_durably(txn)?;
+            let id = commit_durably(unshown.txn)?;
             self.handle.committed();
+            self.handle.shows_all();
             log.restart(id);
             self.compacted = 0;
             return Ok(done);
         }
         if change == Change::Logged {
-            let kept = |error: std::io::Error, in_doubt| Failure { error: io_error(error), in_doubt, unharmed: true };
+            let kept = |error: std::io::Error, in_doubt| Failure { error: io_error(error), in_doubt, unharmed };
             log.reserve(&record).map_err(|error| kept(error, false))?;
             log.append(record).map_err(|error| kept(error, true))?;
         }
-        let failed = |error| Failure { error, in_doubt: true, unharmed: false };
-        txn.set_durability(Durability::None).map_err(|e| failed(engine_error(e)))?;
-        self.handle.will_show(done.revision);
-        txn.commit().map_err(|e| failed(engine_error(e)))?;
         log.acknowledge();
+        self.handle.will_show_more(done.revision);
+        unshown.ops += 1 + done.batches.len() + done.removed;
+        unshown.bytes += done.bytes;
+        let is_full = unshown.ops >= UNSHOWN_OPS_MAX || unshown.bytes >= UNSHOWN_BYTES_MAX;
+        self.unshown = Some(unshown);
+        if is_full {
+            // The log has it: whoever waits for this commit must not be told otherwise.
+            self.show().map_err(|failure| Failure { in_doubt: true, ..failure })?;
+        }
         Ok(done)
     }
 
     /// Makes the database durable before it is closed, so that the next start has nothing to do again.
     pub(super) fn settle(&mut self) {
         let Ok(log) = &self.log else { return };
+        let unshown = self.unshown.take();
         if log.is_empty() && self.compacted == 0 {
             return;
         }
-        let settled = self.handle.database().and_then(|db| {
-            let txn = db.begin_write().map_err(engine_error)?;
-            commit_durably(txn).map_err(|failure| failure.error)
-        });
+        let txn = match unshown {
+            Some(unshown) => Ok(unshown.txn),
+            None => self.handle.database().and_then(|db| db.begin_write().map_err(engine_error)),
+        };
+        let settled = txn.and_then(|txn| commit_durably(txn).map_err(|failure| failure.error));
         if let Err(error) = settled {
             tracing::warn!(reason = describe(&error), "the store did not close cleanly; the next start reads its log");
         }
@@ -254,7 +324,8 @@ impl Writer {
 
     /// Brings the reads back after a failed write. They show what was acknowledged: if the write in doubt has happened,
     /// it happens for its readers when the store is next opened.
-    fn freeze(&self) {
+    fn freeze(&mut self) {
+        self.unshown = None;
         if let Err(error) = self.handle.freeze(self.log.as_ref().ok().map(Log::acknowledged)) {
             tracing::error!(reason = describe(&error), "the store cannot be read any more either");
         }
@@ -265,6 +336,8 @@ impl Writer {
         let stopped = || Error::WritesStopped { reason: reason.to_owned() };
         while let Some(command) = self.commands.blocking_recv() {
             match command {
+                // Reads show what was acknowledged since writing ended.
+                Command::Show { reply } => drop(reply.send(())),
                 Command::Txn { waiting: (reply, _permit), .. } => drop(reply.send(Err(stopped()))),
                 Command::Compact { reply, .. } => drop(reply.send(Err(stopped()))),
                 Command::Close => break,
@@ -285,6 +358,7 @@ impl Batch {
                 self.txns.push((ops, waiting));
             }
             Command::Compact { before, reply } => self.compactions.push((before, reply)),
+            Command::Show { reply } => self.shows.push(reply),
             Command::Close => self.close = true,
         }
     }
@@ -320,6 +394,8 @@ struct Done {
     answers: Vec<Result<Revision, Error>>,
     batches: Vec<EventBatch>,
     revision: Revision,
+    /// Bytes of the values that were written.
+    bytes: usize,
     /// How many log entries were compacted, and whether some are left.
     removed: usize,
     garbage: bool,
@@ -394,7 +470,8 @@ fn apply(
     if change == Change::Logged {
         note(txn, revision, oldest)?;
     }
-    Ok((Done { answers, batches, revision, removed, garbage }, change))
+    let bytes = batches.iter().flat_map(|batch| &batch.events).map(|event| event.kv.value.len()).sum();
+    Ok((Done { answers, batches, revision, bytes, removed, garbage }, change))
 }
 
 /// Writes down which revisions there are.

@@ -81,14 +81,15 @@ impl World<'_> {
             }
         }
         let Life { handle, mut writer } = life;
-        if running && self.dice.once_in(3) {
+        let settled = running && self.dice.once_in(3);
+        if settled {
             writer.settle();
-            handle.close();
-        } else if running && self.dice.once_in(6) {
-            // As a process ends that nobody told to close the store.
-            handle.close();
         }
         drop(writer);
+        // Unsettled: as a process ends that nobody told to close the store.
+        if settled || running && self.dice.once_in(6) {
+            handle.close();
+        }
         self.end();
         // Dropped only after the end, so that nothing it does in parting reaches the disk.
         drop(handle);
@@ -133,8 +134,16 @@ impl World<'_> {
         let (revision, oldest) = (found.revision, found.oldest);
         let hub = Arc::new(Hub::new(revision));
         let (_, commands) = mpsc::channel(1);
-        let writer =
-            Writer { handle: Arc::clone(&handle), hub, commands, revision, oldest, log: Ok(log), compacted: 0 };
+        let writer = Writer {
+            handle: Arc::clone(&handle),
+            hub,
+            commands,
+            revision,
+            oldest,
+            log: Ok(log),
+            compacted: 0,
+            unshown: None,
+        };
         Life { handle, writer }
     }
 
@@ -161,6 +170,11 @@ impl World<'_> {
         let mut after = self.model.clone();
         let mut batch = Batch::default();
         let mut waiting = Vec::new();
+        let shown = self.dice.once_in(3).then(|| {
+            let (reply, shown) = oneshot::channel();
+            batch.add(Command::Show { reply });
+            shown
+        });
         for _ in 0..self.dice.below(12) {
             let ops = after.random_ops(&mut self.dice);
             let expected = after.txn(&ops);
@@ -180,6 +194,17 @@ impl World<'_> {
             for (expected, mut answer) in waiting {
                 assert_answer(answer.try_recv().unwrap(), &expected);
                 self.tally.acknowledged.fetch_add(1, Ordering::Relaxed);
+            }
+            if let Some(mut shown) = shown {
+                shown.try_recv().unwrap();
+                // What was there before the batch can be read; the batch itself perhaps.
+                let found = read_all(&life.handle, &mut self.dice);
+                let expected = if found.revision == self.model.revision && found.oldest == self.model.oldest {
+                    &self.model
+                } else {
+                    &after
+                };
+                assert_same(&found, expected);
             }
             self.model = after;
             return true;
