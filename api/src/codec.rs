@@ -173,7 +173,7 @@ pub fn settled<'a>(resource: &Resource, stored: &'a [u8]) -> Cow<'a, [u8]> {
 
 /// Stored bytes with their resourceVersion, without parsing.
 pub fn with_resource_version(stored: &[u8], revision: u64) -> Bytes {
-    let mut out = Vec::with_capacity(stored.len() + STAMP_BYTES_MAX);
+    let mut out = Vec::with_capacity(stored.len() + stamp_len(revision));
     push_stamped(&mut out, stored, revision);
     Bytes::from(out)
 }
@@ -186,8 +186,10 @@ pub fn without_resource_version(object: &[u8], revision: u64) -> Option<Bytes> {
     Some(Bytes::from([head, rest.strip_prefix(b",").unwrap_or(rest)].concat()))
 }
 
-/// The most that a resourceVersion adds to an object.
-const STAMP_BYTES_MAX: usize = br#""resourceVersion":"18446744073709551615","#.len();
+/// What a resourceVersion adds to an object, in bytes: what is kept for long is asked for in its size.
+fn stamp_len(revision: u64) -> usize {
+    br#""resourceVersion":"","#.len() + revision.checked_ilog10().map_or(1, |digits| digits as usize + 1)
+}
 
 fn push_stamped(out: &mut Vec<u8>, stored: &[u8], revision: u64) {
     let Some(at) = memmem::find(stored, METADATA) else { return out.extend_from_slice(stored) };
@@ -327,14 +329,12 @@ pub fn watch_frame(event: &str, object: &[u8]) -> Bytes {
 
 /// The watch frame of stored bytes and, as a view into it, the object with its resourceVersion.
 pub fn stamped_frame(event: &str, stored: &[u8], revision: u64) -> (Bytes, Bytes) {
-    let mut out = Vec::with_capacity(stored.len() + STAMP_BYTES_MAX + event.len() + FRAME_BYTES);
+    let mut out = Vec::with_capacity(stored.len() + stamp_len(revision) + event.len() + FRAME_BYTES);
     push_frame_head(&mut out, event);
     let start = out.len();
     push_stamped(&mut out, stored, revision);
     let end = out.len();
     out.extend_from_slice(FRAME_TAIL);
-    // It is kept for long: what it does not need is given back.
-    out.shrink_to_fit();
     let frame = Bytes::from(out);
     let object = frame.slice(start..end);
     (frame, object)

@@ -4,6 +4,7 @@ mod common;
 
 use common::{context, create, create_in, patch, resource, update};
 use gantry_api::Reason;
+use gantry_api::codec;
 use gantry_api::engine::{self, BodyFormat, Changed, FieldValidation, PatchType};
 use gantry_api::kinds::Catalog;
 use serde_json::{Value, json};
@@ -426,17 +427,16 @@ fn every_review_kind_decodes() {
 }
 
 #[test]
-fn a_binding_sets_the_node_and_its_condition_and_no_generation() {
-    let pods = resource("", "pods");
-    let pod = create(POD).unwrap();
-    let mut bound = pod.clone();
-    bound["spec"]["nodeName"] = json!("n1");
-    bound["status"]["conditions"] = json!([{"type": "PodScheduled", "status": "True"}]);
-    let (written, changed) = update(&pods, Some("binding"), &pod, bound).unwrap();
-    assert_eq!(changed, Changed::Yes);
-    assert_eq!(written["spec"]["nodeName"], "n1");
-    assert_eq!(written["status"]["conditions"][0]["type"], "PodScheduled");
-    assert_eq!(written["metadata"]["generation"], 1);
+fn a_binding_sets_the_node_and_its_condition_and_nothing_else() {
+    let mut expected = create(POD).unwrap();
+    let binding = json!({"metadata": {"name": "web"}, "target": {"kind": "Node", "name": "n1"}});
+    let binding = engine::Binding::of(&binding, "web").unwrap();
+    let bound = codec::decode(&binding.apply(&codec::encode_whole(&expected), context().now).unwrap()).unwrap();
+    assert_eq!(bound["status"]["conditions"][0]["type"], "PodScheduled");
+    expected["metadata"].as_object_mut().unwrap().remove("resourceVersion");
+    expected["spec"]["nodeName"] = json!("n1");
+    expected["status"]["conditions"] = bound["status"]["conditions"].clone();
+    assert_eq!(bound, expected);
 }
 
 #[test]

@@ -96,7 +96,7 @@ impl Api {
             .route("/api/v1/namespaces/default/pods/{name}", get(get_pod).delete(delete_pod))
             .route("/api/v1/namespaces/default/pods/{name}/binding", post(bind))
             .route("/api/v1/namespaces/default/pods/{name}/status", patch(patch_status))
-            .route("/apis/events.k8s.io/v1/namespaces/default/events", post(create_event))
+            .route("/api/v1/namespaces/default/events", post(create_event))
             .with_state(self.clone())
     }
 }
@@ -279,7 +279,7 @@ async fn pods_are_bound_and_the_one_too_many_is_told_why_and_bound_when_room_com
     let events = || api.objects.lock().unwrap().events.clone();
     let has = |reason: &str, note: &str| {
         events().iter().any(|event| {
-            event["reason"] == reason && event["note"] == note && event["reportingController"] == "default-scheduler"
+            event["reason"] == reason && event["message"] == note && event["reportingComponent"] == "default-scheduler"
         })
     };
     until("the events", || {
@@ -408,9 +408,9 @@ async fn a_pod_that_matters_more_takes_the_room_of_another_once_that_has_gone() 
         let events = api.objects.lock().unwrap().events.clone();
         events.iter().any(|event| {
             event["reason"] == "Preempted"
-                && event["regarding"]["name"] == "low"
+                && event["involvedObject"]["name"] == "low"
                 && event["related"]["name"] == "high"
-                && event["note"] == "Preempted by pod uid-of-high on node a"
+                && event["message"] == "Preempted by pod uid-of-high on node a"
         })
     })
     .await;

@@ -29,6 +29,8 @@ const PRIORITIES: &[(&str, i64)] = &[
     ("discovery.k8s.io", 16_200),
     ("resource.k8s.io", 16_200),
     ("flowcontrol.apiserver.k8s.io", 16_100),
+    // Gantry's own come after Kubernetes', so that a short name means theirs.
+    ("scheduling.gantry.io", 16_000),
 ];
 /// The places of custom groups and their versions.
 const CUSTOM: (i64, i64) = (1_000, 100);

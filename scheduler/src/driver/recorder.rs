@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::ObjectReference;
-use k8s_openapi::api::events::v1::{Event, EventSeries};
+// The API server stores events in this form: one in the form of `events.k8s.io` would be converted twice.
+use k8s_openapi::api::core::v1::{Event, EventSeries, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client};
@@ -150,7 +150,7 @@ impl Writer {
             *count += 1;
             (name.clone(), *count)
         };
-        let series = EventSeries { count, last_observed_time: MicroTime(now) };
+        let series = EventSeries { count: Some(count), last_observed_time: Some(MicroTime(now)) };
         let patch = Patch::Merge(json!({ "series": series }));
         let api: Api<Event> = Api::namespaced(self.client.clone(), &pod.namespace);
         let patched = api.patch(&name, &PatchParams::default(), &patch).await;
@@ -180,13 +180,13 @@ impl Writer {
                 ..ObjectMeta::default()
             },
             event_time: Some(MicroTime(now)),
-            reporting_controller: Some(pod.scheduler_name.clone()),
+            reporting_component: Some(pod.scheduler_name.clone()),
             reporting_instance: Some(format!("{}-{}", pod.scheduler_name, self.instance)),
             action: Some(action.to_owned()),
             reason: Some(reason.to_owned()),
-            note: Some(note.to_owned()),
+            message: Some(note.to_owned()),
             type_: Some(type_.to_owned()),
-            regarding: Some(reference(pod)),
+            involved_object: reference(pod),
             ..Event::default()
         }
     }

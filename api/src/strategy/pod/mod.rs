@@ -7,6 +7,7 @@
 mod containers;
 mod defaults;
 mod env;
+mod label_keys;
 mod probes;
 mod qos;
 mod resize;
@@ -58,6 +59,7 @@ impl Strategy for PodStrategy {
     fn prepare_create(&self, object: &mut Value) {
         let class = qos_class(at(object, "spec").unwrap_or(&Value::Null));
         set(object, "status", json!({ "phase": "Pending", "qosClass": class }));
+        label_keys::merge(object);
     }
 
     fn settle_create(&self, object: &mut Value) {

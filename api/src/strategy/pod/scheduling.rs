@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::label_keys;
 use crate::error::FieldError;
 use crate::selector::{label_key_errors, label_value_errors};
 use crate::strategy::field::{at, int, list, one_of, text};
@@ -159,6 +160,7 @@ fn pod_term(term: &Value, path: &str, errors: &mut Vec<FieldError>) {
             errors.push(FieldError::invalid(format!("{path}.namespace"), name, detail));
         }
     }
+    label_keys::validate(term, path, errors);
     topology_key(term, path, errors);
 }
 
@@ -231,5 +233,6 @@ fn spread_constraints(spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
         if let Some(selector) = at(constraint, "labelSelector") {
             names::validate_label_selector(selector, &format!("{path}.labelSelector"), errors);
         }
+        label_keys::validate(constraint, &path, errors);
     }
 }
