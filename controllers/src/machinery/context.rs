@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use k8s_openapi::api::storage::v1::StorageClass;
+use k8s_openapi::api::storage::v1::{StorageClass, VolumeAttributesClass};
 use kube::runtime::watcher::Config;
 use kube::{Api, Client, ResourceExt};
 use tokio::task::JoinSet;
@@ -68,6 +68,8 @@ pub struct Caches {
     pub volumes: Arc<Cache<PersistentVolume>>,
     /// StorageClasses.
     pub storage_classes: Arc<Cache<StorageClass>>,
+    /// VolumeAttributesClasses.
+    pub attributes_classes: Arc<Cache<VolumeAttributesClass>>,
     /// PodDisruptionBudgets.
     pub disruption_budgets: Arc<Cache<PodDisruptionBudget>>,
     /// Deployments.
@@ -143,6 +145,7 @@ impl Default for Caches {
             claims: Arc::new(Cache::new(persistent_volumes::claim_index)),
             volumes: Arc::new(Cache::new(persistent_volumes::volume_index)),
             storage_classes: Arc::new(Cache::new(|_| Vec::new())),
+            attributes_classes: Arc::new(Cache::new(|_| Vec::new())),
             disruption_budgets: Arc::new(Cache::new(|_| Vec::new())),
             deployments: Arc::new(Cache::new(|_| Vec::new())),
             nodes: Arc::new(Cache::new(|_| Vec::new())),
@@ -187,6 +190,7 @@ impl Caches {
         start!(claims, Config::default(), |_| ());
         start!(volumes, Config::default(), |_| ());
         start!(storage_classes, Config::default(), |_| ());
+        start!(attributes_classes, Config::default(), |_| ());
         start!(disruption_budgets, Config::default(), |_| ());
         start!(deployments, Config::default(), |_| ());
         start!(nodes, Config::default(), strip_node);
@@ -212,6 +216,7 @@ impl Caches {
         self.claims.synced().await;
         self.volumes.synced().await;
         self.storage_classes.synced().await;
+        self.attributes_classes.synced().await;
         self.disruption_budgets.synced().await;
         self.deployments.synced().await;
         self.nodes.synced().await;

@@ -11,6 +11,9 @@ pub const CLAIM_FINALIZER: &str = "kubernetes.io/pvc-protection";
 /// Holds a volume while a claim has it.
 pub const VOLUME_FINALIZER: &str = "kubernetes.io/pv-protection";
 
+/// Holds a class of attributes while a claim or a volume has it.
+pub const ATTRIBUTES_CLASS_FINALIZER: &str = "kubernetes.io/vac-protection";
+
 /// The finalizers that are left, if this one is there to be taken and `in_use` does not hold the object.
 pub fn without(meta: &ObjectMeta, finalizer: &str, in_use: bool) -> Option<Vec<String>> {
     let finalizers = meta.finalizers.as_ref()?;
@@ -46,6 +49,21 @@ pub fn is_bound(volume: &PersistentVolume) -> bool {
     volume.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Bound"))
 }
 
+/// The classes of attributes that a claim has, wants, or is being given.
+pub fn classes_of_claim(claim: &PersistentVolumeClaim) -> impl Iterator<Item = &str> {
+    let status = claim.status.as_ref();
+    let wanted = claim.spec.as_ref().and_then(|spec| spec.volume_attributes_class_name.as_deref());
+    let has = status.and_then(|status| status.current_volume_attributes_class_name.as_deref());
+    let gets = status.and_then(|status| status.modify_volume_status.as_ref());
+    let gets = gets.and_then(|gets| gets.target_volume_attributes_class_name.as_deref());
+    [wanted, has, gets].into_iter().flatten()
+}
+
+/// The class of attributes that a volume has.
+pub fn class_of_volume(volume: &PersistentVolume) -> Option<&str> {
+    volume.spec.as_ref()?.volume_attributes_class_name.as_deref()
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
@@ -71,6 +89,19 @@ mod tests {
         assert_eq!(without(&meta, CLAIM_FINALIZER, true), None);
         assert_eq!(without(&meta, CLAIM_FINALIZER, false), Some(vec!["a".to_owned()]));
         assert_eq!(without(&meta, VOLUME_FINALIZER, false), None);
+    }
+
+    #[test]
+    fn a_class_of_attributes_is_held_by_all_that_have_it_or_will() {
+        let claim: PersistentVolumeClaim = serde_json::from_value(json!({
+            "spec": {"volumeAttributesClassName": "gold"},
+            "status": {"currentVolumeAttributesClassName": "tin",
+                       "modifyVolumeStatus": {"status": "InProgress", "targetVolumeAttributesClassName": "silver"}}}))
+        .unwrap();
+        assert_eq!(classes_of_claim(&claim).collect::<Vec<_>>(), ["gold", "tin", "silver"]);
+        let volume = serde_json::from_value(json!({"spec": {"volumeAttributesClassName": "gold"}})).unwrap();
+        assert_eq!(class_of_volume(&volume), Some("gold"));
+        assert_eq!(class_of_volume(&PersistentVolume::default()), None);
     }
 
     #[test]

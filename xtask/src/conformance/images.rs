@@ -50,7 +50,11 @@ fn recipes(suite: &Suite) -> Vec<Recipe> {
     let mut all = vec![
         Recipe {
             packages: &["bash", "busybox-static"],
-            files: vec![SHELL, Extra { path: "usr/bin/sysctl", content: Content::Link { target: "busybox" } }],
+            files: vec![
+                SHELL,
+                Extra { path: "usr/bin/sysctl", content: Content::Link { target: "busybox" } },
+                Extra { path: "usr/bin/hexdump", content: Content::Link { target: "busybox" } },
+            ],
             command: &["sh"],
             ..named("busybox:1.37.0-1")
         },
