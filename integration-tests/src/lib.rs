@@ -7,6 +7,7 @@
 //! `cargo xtask test` builds what the tests need and names it in the environment: `GANTRY_BINARY`, `GANTRY_IMAGES`,
 //! `GANTRY_KUBECTL`, `GANTRY_WORK_DIR`; and the clients, `GANTRY_CLIENTS`, `GANTRY_GO`, `GANTRY_KUBECTL_FOLDERS`.
 
+pub mod bench;
 pub mod cluster;
 pub mod command;
 pub mod docs;

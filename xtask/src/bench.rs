@@ -20,12 +20,17 @@ pub struct Args {
     /// For packing: the list of nodes to replay them on
     #[arg(long, value_name = "FILE")]
     nodes: Option<PathBuf>,
+    /// For node: so many simulated nodes with ten pods each, instead of a real one
+    #[arg(long, value_name = "NODES")]
+    simulated: Option<usize>,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
 enum Name {
     /// Requests beside a bare server of the same library, watchers, memory
     Api,
+    /// A node's pods a second and their start beside the bare runtime, the agent's memory and idle processor time
+    Node,
     /// Start of a pod beside the bare runtime's cost, idle memory, time to ready
     Spine,
     /// Durable writes beside bare redb and etcd on the same disk; opening, memory and latencies up to a million objects
@@ -43,7 +48,11 @@ pub fn run(args: &Args) -> Result<()> {
         Name::Api => api(&[]),
         Name::Spine => {
             setup::ensure(setup::For::Demo)?;
-            spine(&host::build_gantry(true)?)
+            pods("bench-spine", &host::build_gantry(true)?, None)
+        }
+        Name::Node => {
+            setup::ensure(setup::For::Demo)?;
+            pods("bench-node", &host::build_gantry(true)?, args.simulated)
         }
         Name::Store => store(),
         Name::Scheduler => scheduler(),
@@ -95,18 +104,22 @@ fn packing(args: &Args) -> Result<()> {
     host::run(&mut program)
 }
 
-fn spine(gantry: &std::path::Path) -> Result<()> {
+/// A bench that runs pods.
+fn pods(name: &str, gantry: &std::path::Path, simulated: Option<usize>) -> Result<()> {
     // The measuring client is no part of what is measured: the tests' build of it does.
     let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     build.current_dir(host::root()).args(["build", "--locked", "--package", "gantry-integration-tests"]);
-    host::run(build.args(["--bin", "bench-spine"]))?;
+    host::run(build.args(["--bin", name]))?;
     let data_dir = host::work_dir().join(format!("bench-{}", std::process::id()));
     demo::install_images(&data_dir, &images::ensure_all()?)?;
     let record = ledger::Record { data_dir: data_dir.clone(), ..Default::default() };
     let entry = ledger::write("bench", &record)?;
     let mut bench = host::privileged("env");
     bench.arg(format!("GANTRY_BINARY={}", gantry.display())).arg(format!("GANTRY_DATA_DIR={}", data_dir.display()));
-    let measured = host::run(bench.arg(host::target_dir().join("debug").join("bench-spine")));
+    if let Some(nodes) = simulated {
+        bench.arg(format!("GANTRY_BENCH_SIMULATED={nodes}"));
+    }
+    let measured = host::run(bench.arg(host::target_dir().join("debug").join(name)));
     cleanup::take_down(&record)?;
     std::fs::remove_file(entry)?;
     measured
