@@ -13,6 +13,7 @@ mod host;
 mod images;
 mod ledger;
 mod setup;
+mod soak;
 mod test;
 
 use clap::{Parser, Subcommand};
@@ -34,6 +35,8 @@ enum Task {
     CleanUp,
     /// Measure, each figure beside a rival or a limit taken in the same run
     Bench(bench::Args),
+    /// Trouble a node for as long as you like, and see that nothing is left of it
+    Soak(soak::Args),
     /// Run Kubernetes' own conformance suite against a fresh Gantry and print a table by area
     Conformance(conformance::Args),
     /// Install the system packages that Gantry and its tests use, and build the clients that the tests drive it with
@@ -54,6 +57,7 @@ fn main() -> anyhow::Result<()> {
         Task::Test(args) => test::run(&args),
         Task::CleanUp => cleanup::run(),
         Task::Bench(args) => bench::run(&args),
+        Task::Soak(args) => soak::run(&args),
         Task::Conformance(args) => conformance::run(&args),
         Task::Setup => setup::ensure(setup::For::Tests).and_then(|()| clients::ensure()),
         Task::Images => images::ensure_all().map(|_| ()),

@@ -27,25 +27,52 @@ pub fn run(args: &Args) -> Result<()> {
         })?;
         step("licences and sources", deny)?;
     }
+    let mut command = cargo();
+    command.args(["test", "--workspace", "--locked", "--no-fail-fast"]);
+    if let Some(filter) = &args.filter {
+        command.arg(filter);
+    }
+    with_tools(&mut command)?;
+    step("tests", || host::run(&mut command))
+}
+
+/// Runs one of the integration tests, with what it says shown and these numbers in its environment.
+///
+/// # Errors
+/// When it fails or cannot be run.
+pub fn one(file: &str, test: &str, settings: &[(&str, u64)]) -> Result<()> {
+    setup::ensure(setup::For::Tests)?;
+    let mut command = cargo();
+    command.args([
+        "test",
+        "--locked",
+        "--package",
+        "gantry-integration-tests",
+        "--test",
+        file,
+        test,
+        "--",
+        "--nocapture",
+    ]);
+    command.env("CI", "true").envs(settings.iter().map(|(name, value)| (name, value.to_string())));
+    with_tools(&mut command)?;
+    step(file, || host::run(&mut command))
+}
+
+/// Builds what the tests drive, and tells them where it is.
+fn with_tools(command: &mut Command) -> Result<()> {
     let gantry = step("build", || host::build_gantry(false))?;
     let images = step("images", images::ensure_all)?;
     let kubectl = step("clients", || clients::ensure().and_then(|()| clients::typed_kubectl()))?;
-    step("tests", || {
-        let mut command = cargo();
-        command.args(["test", "--workspace", "--locked", "--no-fail-fast"]);
-        if let Some(filter) = &args.filter {
-            command.arg(filter);
-        }
-        command.env("GANTRY_BINARY", &gantry).env("GANTRY_WORK_DIR", host::work_dir());
-        if let Some(dir) = images.first().and_then(|image| image.parent()) {
-            command.env("GANTRY_IMAGES", dir);
-        }
-        command.env("GANTRY_KUBECTL", &kubectl).env("GANTRY_CLIENTS", clients::dir());
-        command.env("GANTRY_GO", clients::go::find()?.program);
-        let more = std::env::join_paths(clients::machine_folders())?;
-        command.env("GANTRY_KUBECTL_FOLDERS", more);
-        host::run(&mut command)
-    })
+    command.env("GANTRY_BINARY", &gantry).env("GANTRY_WORK_DIR", host::work_dir());
+    if let Some(dir) = images.first().and_then(|image| image.parent()) {
+        command.env("GANTRY_IMAGES", dir);
+    }
+    command.env("GANTRY_KUBECTL", &kubectl).env("GANTRY_CLIENTS", clients::dir());
+    command.env("GANTRY_GO", clients::go::find()?.program);
+    let more = std::env::join_paths(clients::machine_folders())?;
+    command.env("GANTRY_KUBECTL_FOLDERS", more);
+    Ok(())
 }
 
 fn cargo() -> Command {
