@@ -413,8 +413,8 @@ async fn open_store(options: &Options, shutdown: &CancellationToken) -> Result<A
 
 fn authorizer(cacher: &Arc<Cacher>, catalog: &Catalog) -> auth::Chain {
     let mut chain: Vec<Box<dyn auth::Authorizer>> = vec![Box::new(SelfService)];
-    if let Some(pods) = catalog.resource("", "v1", "pods") {
-        chain.push(Box::new(NodeAuthorizer::new(Arc::clone(cacher), Arc::clone(pods))));
+    if let Some(nodes) = NodeAuthorizer::new(cacher, catalog) {
+        chain.push(Box::new(nodes));
     }
     chain.push(Box::new(RuleAuthorizer));
     auth::Chain::new(chain)

@@ -11,6 +11,7 @@ mod deployment;
 mod disruption;
 mod endpoints;
 mod endpointslice;
+mod ephemeral_volumes;
 mod garbage_collector;
 mod machinery;
 mod metrics;
@@ -165,6 +166,7 @@ struct Controllers {
     policy_status: Arc<policy_status::PolicyStatusController>,
     persistent_volumes: Arc<persistent_volumes::PersistentVolumesController>,
     volume_protection: Arc<volume_protection::VolumeProtectionController>,
+    ephemeral_volumes: Arc<ephemeral_volumes::EphemeralVolumesController>,
 }
 
 impl Controllers {
@@ -192,6 +194,7 @@ impl Controllers {
             policy_status: policy_status::PolicyStatusController::new(context.clone()),
             persistent_volumes: persistent_volumes::PersistentVolumesController::new(context.clone()),
             volume_protection: volume_protection::VolumeProtectionController::new(context.clone()),
+            ephemeral_volumes: ephemeral_volumes::EphemeralVolumesController::new(context.clone()),
         })
     }
 
@@ -218,6 +221,7 @@ impl Controllers {
         start!(endpoints, workers);
         start!(persistent_volumes, workers);
         start!(volume_protection, workers);
+        start!(ephemeral_volumes, workers);
         start!(pod_gc, 1);
         // Compiling the types of large kinds takes time; nobody waits for it.
         start!(policy_status, 1);

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 mod clock;
+pub mod csi;
 #[cfg(target_os = "linux")]
 pub mod linux;
 mod metrics;

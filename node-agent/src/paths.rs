@@ -41,6 +41,26 @@ impl Paths {
         self.pod(uid).join("starting")
     }
 
+    /// Records of a pod's volumes that come from elsewhere.
+    pub fn claims(&self, uid: &str) -> PathBuf {
+        self.pod(uid).join("claims")
+    }
+
+    /// Links to the devices among a pod's volumes, by the volume's name.
+    pub fn devices(&self, uid: &str) -> PathBuf {
+        self.pod(uid).join("volume-devices")
+    }
+
+    /// Sockets of plugins that want to be found.
+    pub fn plugins_registry(&self) -> PathBuf {
+        self.data_dir.join("plugins_registry")
+    }
+
+    /// What storage drivers were told to use for volumes that are no single pod's.
+    pub fn drivers(&self) -> PathBuf {
+        self.data_dir.join("plugins").join("kubernetes.io").join("csi")
+    }
+
     /// Logs of all pods.
     pub fn pod_logs(&self) -> PathBuf {
         self.data_dir.join("logs").join("pods")

@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::csi::{self, Drivers};
 use crate::node::{self, Keeper, lease, machine};
 use crate::pods::config::{NodeSettings, parse_resolv_conf};
 use crate::pods::context::Context;
@@ -70,13 +71,16 @@ pub(crate) async fn run_node(
 
     let (events, recorder) = Recorder::new(client.clone(), options.node_name.clone(), stop.clone());
     spawn(&mut parts, "the event writer", recorder);
-    let context = context(&client, &options, &metrics, runtime.clone(), events.clone(), services);
+    let (shared, node) = watch::channel(None);
+    let watched = Watched { services, node: node.clone() };
+    let context = context(&client, &options, &metrics, runtime.clone(), events.clone(), watched);
     let stats = Arc::new(Collector::new(
         runtime.clone(),
         context.directory.clone(),
         paths.clone(),
         options.cgroup_root.clone(),
         options.node_name.clone(),
+        context.drivers.clone(),
     ));
     if let Some(server) = server {
         let pods = context.directory.clone();
@@ -92,7 +96,6 @@ pub(crate) async fn run_node(
     }
 
     let (pressure, under_pressure) = watch::channel(Pressure::new());
-    let (shared, node) = watch::channel(None);
     let (pod_cidrs, cidrs) = watch::channel(Vec::new());
     let settings = node_settings(&options, port, &context.host_ips);
     let told = node::Told { node: shared, pod_cidrs };
@@ -114,6 +117,11 @@ pub(crate) async fn run_node(
         spawn(&mut parts, "the rotation of logs", rotation::run(context.clone(), options.logs, stop.clone()));
     }
 
+    if !simulated {
+        let (folder, drivers) = (paths.plugins_registry(), context.drivers.clone());
+        let found = csi::registration::run(folder, client.clone(), node.clone(), drivers, stop.clone());
+        spawn(&mut parts, "the registration of storage drivers", found);
+    }
     let files = follow_files(&mut parts, &options, stop.clone()).await;
     let manager = Manager::new(context.clone(), node, under_pressure, files, stop.clone());
     let policy = options.pressure.clone();
@@ -148,7 +156,7 @@ pub(crate) async fn run_node(
 
 /// Makes the folders that must be there.
 async fn prepare(paths: &Paths) -> Result<Instance, Error> {
-    for dir in [paths.pods(), paths.pod_logs(), paths.images()] {
+    for dir in [paths.pods(), paths.pod_logs(), paths.images(), paths.plugins_registry()] {
         tokio::fs::create_dir_all(&dir).await.map_err(|source| Error::DataDir { path: dir, source })?;
     }
     let instance = Instance::of(paths.data_dir());
@@ -193,13 +201,19 @@ async fn wait(
     }
 }
 
+/// What the agent follows in the API for its pods.
+struct Watched {
+    services: reflector::Store<Service>,
+    node: watch::Receiver<node::SharedNode>,
+}
+
 fn context(
     client: &Client,
     options: &Options,
     metrics: &Metrics,
     runtime: Arc<dyn Runtime>,
     events: Recorder,
-    services: reflector::Store<Service>,
+    watched: Watched,
 ) -> Arc<Context> {
     let machine = machine::read(&options.data_dir);
     let host_ips: Vec<IpAddr> = vec![options.node_ip.unwrap_or_else(machine::default_ip)];
@@ -222,11 +236,15 @@ fn context(
         allocatable: machine.allocatable(options.max_pods),
         ledger: Default::default(),
         objects: Objects::new(client.clone()),
-        services,
+        services: watched.services,
+        node: watched.node,
         events,
         directory: PodDirectory::default(),
         images: Images::default(),
         tokens: Tokens::default(),
+        volume_locks: Default::default(),
+        drivers: Drivers::default(),
+        boot_id: machine.boot_id.clone(),
         metrics: metrics.clone(),
         // Starting is half waiting for the runtime's own children.
         start_slots: Semaphore::new((cpus * 4).max(8)),

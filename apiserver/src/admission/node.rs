@@ -46,6 +46,10 @@ impl Plugin for NodeRestriction {
                 "can only access node lease with the same name as the requesting node \"{node}\""
             )));
         }
+        if attributes.is("storage.k8s.io", "csinodes") && attributes.name != node {
+            return Err(attributes
+                .forbidden(format!("can only access CSINode with the same name as the requesting node \"{node}\"")));
+        }
         if attributes.is_any("", "serviceaccounts") && attributes.subresource == "token" {
             return own_token(attributes, node, object, registry).await;
         }

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use gantry_api::codec;
-use gantry_api::kinds::Resource;
+use gantry_api::kinds::{Catalog, Resource};
 use serde_json::Value;
 
 use super::authorizer::{Authorizer, Decision, Request};
@@ -17,21 +17,70 @@ use crate::cacher::{Cacher, Filter};
 pub struct NodeAuthorizer {
     cacher: Arc<Cacher>,
     pods: Arc<Resource>,
+    claims: Arc<Resource>,
+    volumes: Arc<Resource>,
+    attachments: Arc<Resource>,
 }
 
 impl NodeAuthorizer {
-    /// Decides by the pods in the cache.
-    pub fn new(cacher: Arc<Cacher>, pods: Arc<Resource>) -> Self {
-        Self { cacher, pods }
+    /// Decides by what is in the cache; `None` where the kinds are not known by which it does.
+    pub fn new(cacher: &Arc<Cacher>, catalog: &Catalog) -> Option<Self> {
+        let kind = |group: &str, plural: &str| catalog.resource(group, "v1", plural).map(Arc::clone);
+        Some(Self {
+            cacher: Arc::clone(cacher),
+            pods: kind("", "pods")?,
+            claims: kind("", "persistentvolumeclaims")?,
+            volumes: kind("", "persistentvolumes")?,
+            attachments: kind("storage.k8s.io", "volumeattachments")?,
+        })
     }
 
+    /// The pods on a node, in a namespace or (with an empty one) in all.
     fn pods_on(&self, node: &str, namespace: &str) -> Vec<Value> {
         let Some(cache) = self.cacher.resource(&self.pods) else {
             return Vec::new();
         };
         let filter = Filter { namespace: namespace.to_owned(), fields: node_filter(node), ..Filter::default() };
-        let page = cache.list(&self.pods.prefix(Some(namespace)), None, 0, &filter);
+        let prefix = self.pods.prefix((!namespace.is_empty()).then_some(namespace));
+        let page = cache.list(&prefix, None, 0, &filter);
         page.entries.iter().filter_map(|entry| codec::decode(&entry.object).ok()).collect()
+    }
+
+    fn object(&self, resource: &Resource, namespace: &str, name: &str) -> Option<Value> {
+        let entry = self.cacher.resource(resource)?.get(&resource.key(namespace, name))?;
+        codec::decode(&entry.object).ok()
+    }
+
+    /// Whether a volume of the cluster is one that a pod on the node has a claim on.
+    fn is_claimed(&self, node: &str, volume: &str) -> bool {
+        let Some(volume) = self.object(&self.volumes, "", volume) else { return false };
+        let claim = &volume["spec"]["claimRef"];
+        let (Some(namespace), Some(name)) = (claim["namespace"].as_str(), claim["name"].as_str()) else { return false };
+        self.pods_on(node, namespace).iter().any(|pod| references(pod, "persistentvolumeclaims", name))
+    }
+
+    /// Whether the driver of a volume that a pod on the node has a claim on needs a secret.
+    fn is_secret_of_volume(&self, node: &str, request: &Request) -> bool {
+        let wanted = |reference: &Value| {
+            reference["namespace"] == request.namespace.as_str() && reference["name"] == request.name.as_str()
+        };
+        self.pods_on(node, "").iter().any(|pod| {
+            let namespace = pod["metadata"]["namespace"].as_str().unwrap_or_default();
+            claims(pod).iter().any(|claim| {
+                let claim = self.object(&self.claims, namespace, claim).unwrap_or_default();
+                let volume = claim["spec"]["volumeName"].as_str();
+                let volume = volume.and_then(|name| self.object(&self.volumes, "", name)).unwrap_or_default();
+                let csi = &volume["spec"]["csi"];
+                ["nodeStageSecretRef", "nodePublishSecretRef", "nodeExpandSecretRef"]
+                    .iter()
+                    .any(|key| wanted(&csi[*key]))
+            })
+        })
+    }
+
+    /// Whether an attachment is one to this node.
+    fn is_attached_here(&self, node: &str, name: &str) -> bool {
+        self.object(&self.attachments, "", name).is_none_or(|attachment| attachment["spec"]["nodeName"] == node)
     }
 
     /// Whether a pod on the node names the object.
@@ -56,12 +105,25 @@ fn references(pod: &Value, resource: &str, name: &str) -> bool {
         return spec["serviceAccountName"] == name;
     }
     let keys: &[&str] = match resource {
-        "secrets" => &["secretName", "secretRef", "secretKeyRef", "secret", "imagePullSecrets"],
+        "secrets" => &["secretName", "secretRef", "secretKeyRef", "secret", "imagePullSecrets", "nodePublishSecretRef"],
         "configmaps" => &["configMap", "configMapRef", "configMapKeyRef"],
-        "persistentvolumeclaims" => &["persistentVolumeClaim"],
+        "persistentvolumeclaims" => return claims(pod).iter().any(|claim| claim == name),
         _ => return false,
     };
     names_below(spec, keys, name, 0)
+}
+
+/// The names of the claims that a pod has.
+fn claims(pod: &Value) -> Vec<String> {
+    let name = pod["metadata"]["name"].as_str().unwrap_or_default();
+    let volumes = pod["spec"]["volumes"].as_array().into_iter().flatten();
+    let claim = |volume: &Value| {
+        let claimed = volume["persistentVolumeClaim"]["claimName"].as_str().map(str::to_owned);
+        // One of its own is named after the pod.
+        let own = || Some(format!("{name}-{}", volume["name"].as_str()?));
+        claimed.or_else(|| volume["ephemeral"].is_object().then(own).flatten())
+    };
+    volumes.filter_map(claim).collect()
 }
 
 /// Looks below any of `keys` for the name; specs are shallow, and depth is bounded by the decoder.
@@ -112,11 +174,21 @@ impl Authorizer for NodeAuthorizer {
             ("", "secrets" | "configmaps" | "persistentvolumeclaims", "") => {
                 if !reads {
                     false
-                } else if self.is_referenced(node, request) {
+                } else if self.is_referenced(node, request)
+                    || (request.resource == "secrets" && verb == "get" && self.is_secret_of_volume(node, request))
+                {
                     true
                 } else {
                     return Decision::NoOpinion(format!("no relationship found between node '{node}' and this object"));
                 }
+            }
+            ("", "persistentvolumeclaims", "status") => {
+                matches!(verb, "get" | "update" | "patch") && self.is_referenced(node, request)
+            }
+            ("", "persistentvolumes", "") => verb == "get" && self.is_claimed(node, &request.name),
+            ("storage.k8s.io", "volumeattachments", "") => verb == "get" && self.is_attached_here(node, &request.name),
+            ("storage.k8s.io", "csinodes", "") => {
+                verb == "create" || (request.name == node && matches!(verb, "get" | "update" | "patch" | "delete"))
             }
             ("", "serviceaccounts", "") => verb == "get" && self.is_referenced(node, request),
             ("", "serviceaccounts", "token") => verb == "create" && self.is_referenced(node, request),
@@ -158,11 +230,13 @@ mod tests {
 
     #[test]
     fn references_are_found_wherever_a_spec_names_them() {
-        let pod = json!({"spec": {
+        let pod = json!({"metadata": {"name": "p"}, "spec": {
             "serviceAccountName": "sa",
             "imagePullSecrets": [{"name": "pull"}],
             "volumes": [
                 {"name": "a", "secret": {"secretName": "vol"}},
+                {"name": "c", "persistentVolumeClaim": {"claimName": "claim"}}, {"name": "own", "ephemeral": {}},
+                {"name": "d", "csi": {"nodePublishSecretRef": {"name": "publish"}}},
                 {"name": "b", "projected": {"sources": [{"configMap": {"name": "ca"}}, {"secret": {"name": "proj"}}]}}],
             "containers": [{"env": [{"name": "X", "valueFrom": {"secretKeyRef": {"name": "key", "key": "k"}}}], "envFrom": [{"configMapRef": {"name": "env"}}]}],
         }});
@@ -171,6 +245,10 @@ mod tests {
             ("secrets", "vol", true),
             ("secrets", "proj", true),
             ("secrets", "key", true),
+            ("secrets", "publish", true),
+            ("persistentvolumeclaims", "claim", true),
+            ("persistentvolumeclaims", "p-own", true),
+            ("persistentvolumeclaims", "own", false),
             ("secrets", "ca", false),
             ("secrets", "other", false),
             ("configmaps", "ca", true),

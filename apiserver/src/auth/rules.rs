@@ -48,7 +48,16 @@ const CONTROLLER_MANAGER: &[Rule] = &[
     rule(
         &["create"],
         &[""],
-        &["pods", "configmaps", "serviceaccounts", "endpoints", "namespaces", "secrets", "events"],
+        &[
+            "pods",
+            "configmaps",
+            "serviceaccounts",
+            "endpoints",
+            "namespaces",
+            "secrets",
+            "events",
+            "persistentvolumeclaims",
+        ],
     ),
     rule(&["create"], &["apps", "discovery.k8s.io", "events.k8s.io", "coordination.k8s.io"], &["*"]),
     rule(&["create"], &[""], &["pods/eviction", "serviceaccounts/token"]),

@@ -321,7 +321,7 @@ impl Task {
         let uid = spec::identity(&self.pod).uid;
         let cgroup = config::cgroup_parent(&self.context.settings.cgroup_root, &uid);
         let (volumes, cgroup) =
-            tokio::join!(volumes::remove(&self.context.paths, &uid), self.context.runtime.remove_pod_cgroup(&cgroup));
+            tokio::join!(volumes::remove(&self.context, &uid), self.context.runtime.remove_pod_cgroup(&cgroup));
         self.context.tokens.forget(&uid);
         self.context.images.forget(&uid);
         if let Err(error) = volumes {
@@ -376,14 +376,15 @@ impl Task {
             return vec![Change::EndFailed];
         }
         let who = spec::identity(&self.pod);
-        let mut dirs = vec![self.context.paths.pod(&who.uid)];
-        if !who.name.is_empty() {
-            dirs.push(self.context.paths.pod_log_dir(&who));
+        if let Err(error) = volumes::remove_folder(&self.context.paths, &who.uid).await {
+            warn!(uid = %who.uid, %error, "cannot remove a pod's folder");
+            return vec![Change::EndFailed];
         }
-        for dir in dirs {
+        if !who.name.is_empty() {
+            let dir = self.context.paths.pod_log_dir(&who);
             match tokio::fs::remove_dir_all(&dir).await {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    warn!(dir = %dir.display(), %error, "cannot remove a pod's folder");
+                    warn!(dir = %dir.display(), %error, "cannot remove the folder of a pod's logs");
                     return vec![Change::EndFailed];
                 }
                 _ => {}

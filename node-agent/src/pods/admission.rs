@@ -45,7 +45,8 @@ fn wants(pod: &Pod, node: &Node) -> bool {
     required.is_none_or(|required| required.node_selector_terms.iter().any(|term| matches(term, labels, name)))
 }
 
-fn matches(term: &NodeSelectorTerm, labels: &std::collections::BTreeMap<String, String>, name: &str) -> bool {
+/// Whether a node with these labels and of this name is one that the term selects.
+pub fn matches(term: &NodeSelectorTerm, labels: &std::collections::BTreeMap<String, String>, name: &str) -> bool {
     let expressions = term.match_expressions.as_deref().unwrap_or_default();
     let fields = term.match_fields.as_deref().unwrap_or_default();
     if expressions.is_empty() && fields.is_empty() {

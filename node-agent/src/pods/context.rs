@@ -6,7 +6,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Service;
 use kube::Client;
 use kube::runtime::reflector::Store;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use super::PodDirectory;
 use super::config::NodeSettings;
@@ -16,6 +16,9 @@ use super::ledger::Ledger;
 use super::objects::Objects;
 use super::resources::Amounts;
 use super::volumes::Tokens;
+use super::volumes::persistent::Locks;
+use crate::csi::Drivers;
+use crate::node::SharedNode;
 use crate::runtime::Runtime;
 use crate::{Metrics, Paths};
 
@@ -29,6 +32,8 @@ pub struct Context {
     pub paths: Paths,
     /// The node's name.
     pub node_name: String,
+    /// The Node, once it is known.
+    pub node: watch::Receiver<SharedNode>,
     /// The node's addresses, primary first.
     pub host_ips: Vec<IpAddr>,
     /// What the node adds to pods.
@@ -49,6 +54,12 @@ pub struct Context {
     pub images: Images,
     /// Service account tokens.
     pub tokens: Tokens,
+    /// Whose turn it is with a volume that pods may share.
+    pub volume_locks: Locks,
+    /// The drivers of storage that run here.
+    pub drivers: Drivers,
+    /// Which boot of the machine this is.
+    pub boot_id: String,
     /// Metrics.
     pub metrics: Metrics,
     /// How many sandboxes and containers are started at once: more than this only makes each of them slower.

@@ -30,7 +30,7 @@ use super::resources::pod_requests;
 use super::worker::{Inbox, Wanted, Worker};
 use super::{mirror, resize, spec};
 use crate::pressure::{Pressure, plan};
-use crate::runtime::{PodRecord, RuntimeEvent};
+use crate::runtime::{PodIdentity, PodRecord, RuntimeEvent};
 
 /// How often everything is listed, in case an event was lost.
 const RELIST_EVERY: Duration = Duration::from_secs(45);
@@ -197,7 +197,11 @@ impl Manager {
         self.compare(&records);
         if first {
             info!(pods = listed.len(), in_runtime = known.len(), "adopted what runs");
-            self.sweep(&listed, &known).await;
+            for uid in self.sweep(&listed, &known).await {
+                let pod =
+                    PodRecord { pod: PodIdentity { uid: uid.clone(), ..Default::default() }, ..Default::default() };
+                self.start(uid, Wanted { pod: Arc::new(orphan(&pod)), gone: true }, None);
+            }
         }
     }
 
@@ -376,8 +380,9 @@ impl Manager {
         self.seen = seen;
     }
 
-    /// Removes folders and cgroups of pods that are neither in the API nor in the runtime.
-    async fn sweep(&self, listed: &std::collections::HashSet<String>, known: &[String]) {
+    /// Removes folders and cgroups of pods that are neither in the API nor in the runtime. Returns those that could not be
+    /// removed yet, such as one whose volume a driver has to take back.
+    async fn sweep(&self, listed: &std::collections::HashSet<String>, known: &[String]) -> Vec<String> {
         let ours = |uid: &String| listed.contains(uid) || known.contains(uid);
         let mut left = Vec::new();
         if let Ok(mut entries) = tokio::fs::read_dir(self.context.paths.pods()).await {
@@ -393,13 +398,18 @@ impl Manager {
                 warn!(%uid, %error, "cannot remove a left-over cgroup");
             }
         }
+        let mut stuck = Vec::new();
         for uid in left.into_iter().filter(|uid| !ours(uid)) {
-            if let Err(error) = super::volumes::remove(&self.context.paths, &uid).await {
-                warn!(%uid, %error, "cannot remove left-over volumes");
+            if let Err(error) = super::volumes::remove(&self.context, &uid).await {
+                warn!(%uid, %error, "cannot remove left-over volumes yet");
+                stuck.push(uid);
                 continue;
             }
-            let _ = tokio::fs::remove_dir_all(self.context.paths.pod(&uid)).await;
+            if let Err(error) = super::volumes::remove_folder(&self.context.paths, &uid).await {
+                warn!(%uid, %error, "cannot remove a left-over folder");
+            }
         }
+        stuck
     }
 
     fn ended(&mut self, uid: &str) {

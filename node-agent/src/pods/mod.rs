@@ -33,7 +33,7 @@ mod spec;
 mod start;
 mod status;
 mod termination;
-mod volumes;
+pub mod volumes;
 mod worker;
 
 #[cfg(test)]

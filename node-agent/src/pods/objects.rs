@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
-use k8s_openapi::api::core::v1::{ConfigMap, Secret, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Secret, ServiceAccount};
 use kube::Client;
 use kube::api::{Api, PostParams};
 use tokio::sync::Mutex;
@@ -134,6 +134,20 @@ impl Objects {
         not_before: Instant,
     ) -> Result<Option<Arc<Secret>>, ObjectError> {
         self.secrets.get(&self.client, namespace, name, not_before).await
+    }
+
+    /// A claim, as it is now: whether it is bound is what is waited for.
+    pub async fn claim(&self, namespace: &str, name: &str) -> Result<Option<PersistentVolumeClaim>, ObjectError> {
+        let api: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), namespace);
+        let failed = |source| ObjectError::Api { kind: "persistentvolumeclaim", name: name.to_owned(), source };
+        api.get_opt(name).await.map_err(failed)
+    }
+
+    /// A volume of the cluster, as it is now.
+    pub async fn persistent_volume(&self, name: &str) -> Result<Option<PersistentVolume>, ObjectError> {
+        let api: Api<PersistentVolume> = Api::all(self.client.clone());
+        let failed = |source| ObjectError::Api { kind: "persistentvolume", name: name.to_owned(), source };
+        api.get_opt(name).await.map_err(failed)
     }
 
     /// A fresh token of a service account, bound to a pod.

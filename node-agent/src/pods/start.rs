@@ -202,9 +202,10 @@ async fn prepare(
     let mounts = tokio::task::spawn_blocking(move || {
         let failed = |error: std::io::Error| error.to_string();
         write_files(&files.0, &text, &files.1).map_err(failed)?;
-        volumes::mounts(&paths, &pod, &own, &variables)
+        let mounts = volumes::mounts(&paths, &pod, &own, &variables)?;
+        Ok::<_, String>((mounts, volumes::devices(&paths, &pod, &own)?))
     });
-    let mut mounts = mounts.await.map_err(|error| error.to_string())??;
+    let (mut mounts, devices) = mounts.await.map_err(|error| error.to_string())??;
     add_own(&mut mounts, "/etc/hosts", hosts);
     let message_path = container.termination_message_path.as_deref().filter(|path| !path.is_empty());
     add_own(&mut mounts, message_path.unwrap_or("/dev/termination-log"), termination_file.clone());
@@ -212,6 +213,7 @@ async fn prepare(
     let inputs =
         ContainerInputs { attempt, restarts, image, image_ref, env, mounts, termination_file: &termination_file };
     let mut made = config::container(&task.pod, container, &context.settings, inputs)?;
+    made.devices = devices;
     if made.namespaces.pid == NamespaceMode::Container {
         made.processes_of = target;
     }

@@ -14,11 +14,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Volume;
 use tokio::time::Instant;
 
 use crate::Paths;
+use crate::csi::Drivers;
+use crate::csi::messages::VolumeUsage;
 use crate::node::machine::{self, Machine};
 use crate::pods::config::cgroup_parent;
+use crate::pods::volumes::{claims, csi};
 use crate::pods::{PodDirectory, PodEntry};
 use crate::runtime::{ContainerRecord, ContainerState, InterfaceUsage, PodUsage, Runtime, RuntimeError, Usage};
 use disk::{FileSystem, Taken};
@@ -75,11 +79,24 @@ pub struct NodeSample {
     pub at: Timestamp,
 }
 
+/// A volume that a pod has a claim on.
+#[derive(Clone, Debug)]
+pub struct Claimed {
+    /// Its name in the pod.
+    pub name: String,
+    /// The claim; empty if it is the pod's own.
+    pub claim: String,
+    /// The file system that it is on.
+    pub on: FileSystem,
+}
+
 /// What a pod's files take up.
 #[derive(Clone, Debug, Default)]
 pub struct PodFiles {
     /// Volumes which the agent made, by name, with the file system of each.
     pub volumes: Vec<(String, Taken, Option<FileSystem>)>,
+    /// Volumes that are not the pod's own.
+    pub claimed: Vec<Claimed>,
     /// Logs by container.
     pub logs: HashMap<String, Taken>,
     /// What else the agent keeps of the pod.
@@ -96,6 +113,7 @@ pub struct Collector {
     pub node_name: String,
     /// The machine.
     pub machine: Machine,
+    drivers: Drivers,
     /// Processor time of each cgroup at its last sample, for rates.
     before: Mutex<HashMap<String, (Timestamp, u64)>>,
     files: Mutex<HashMap<String, (Instant, Arc<PodFiles>)>>,
@@ -109,10 +127,11 @@ impl Collector {
         paths: Paths,
         cgroup_root: String,
         node_name: String,
+        drivers: Drivers,
     ) -> Self {
         let machine = machine::read(paths.data_dir());
         let (before, files) = (Mutex::default(), Mutex::default());
-        Self { runtime, pods, paths, cgroup_root, node_name, machine, before, files }
+        Self { runtime, pods, paths, cgroup_root, node_name, machine, drivers, before, files }
     }
 
     /// Samples all pods that have a sandbox that lives.
@@ -174,14 +193,44 @@ impl Collector {
         }
         let (paths, entry) = (self.paths.clone(), entry.clone());
         let walked = tokio::task::spawn_blocking(move || walk(&paths, &entry)).await;
-        let files = Arc::new(walked.unwrap_or_default());
+        let mut files = walked.unwrap_or_default();
+        for (name, record) in claims::read(&self.paths, &uid) {
+            files.claimed.extend(self.measured(&uid, name, record).await);
+        }
+        let files = Arc::new(files);
         self.files.lock().unwrap_or_else(PoisonError::into_inner).insert(uid, (Instant::now(), files.clone()));
         files
+    }
+
+    /// What a volume holds that comes from elsewhere, if anybody can tell.
+    async fn measured(&self, uid: &str, name: String, record: claims::Record) -> Option<Claimed> {
+        let on = match self.drivers.get(&record.driver) {
+            Ok(driver) => {
+                let usage = csi::stats(&driver, &self.paths, uid, &name, &record).await?;
+                file_system_of(&usage)
+            }
+            Err(_) if record.measured => disk::file_system(&self.paths.pod(uid).join("volumes").join(&name))?,
+            Err(_) => return None,
+        };
+        Some(Claimed { name, claim: record.claim, on })
     }
 
     /// The file system of the data directory.
     pub fn node_file_system(&self) -> Option<FileSystem> {
         disk::file_system(self.paths.data_dir())
+    }
+}
+
+/// What a driver said, as of a file system.
+fn file_system_of(usage: &[VolumeUsage]) -> FileSystem {
+    let of = |unit: i32| usage.iter().find(|usage| usage.unit == unit).copied().unwrap_or_default();
+    let number = |number: i64| u64::try_from(number).unwrap_or(0);
+    let (bytes, inodes) = (of(VolumeUsage::BYTES), of(VolumeUsage::INODES));
+    FileSystem {
+        capacity: number(bytes.total),
+        available: number(bytes.available),
+        inodes: number(inodes.total),
+        inodes_free: number(inodes.available),
     }
 }
 
@@ -192,7 +241,8 @@ fn walk(paths: &Paths, entry: &PodEntry) -> PodFiles {
     let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_deref()).unwrap_or_default();
     let mut files = PodFiles::default();
     // What lies on the node was there before the pod and is not the pod's.
-    for volume in volumes.iter().filter(|volume| volume.host_path.is_none()) {
+    let own = |volume: &&Volume| volume.host_path.is_none() && !claims::is_foreign(volume);
+    for volume in volumes.iter().filter(own) {
         let path = folder.join("volumes").join(&volume.name);
         files.volumes.push((volume.name.clone(), disk::taken(&path), disk::file_system(&path)));
     }

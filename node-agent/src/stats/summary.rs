@@ -204,6 +204,14 @@ fn pod(
             ephemeral = ephemeral + *taken;
         }
     }
+    for claimed in &files.claimed {
+        let mut volume = whole(at, &claimed.on, None);
+        volume["name"] = json!(claimed.name);
+        if !claimed.claim.is_empty() {
+            volume["pvcRef"] = json!({"name": claimed.claim, "namespace": namespace});
+        }
+        volumes.push(volume);
+    }
     pod["volume"] = json!(volumes);
     pod["ephemeral-storage"] = whole(at, file_system, Some(ephemeral + files.own));
     pod

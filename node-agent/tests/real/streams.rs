@@ -54,7 +54,8 @@ impl Served {
         let (port, shutdown, pods) = (server.port(), CancellationToken::new(), PodDirectory::default());
         let paths = Paths::new(node.data.as_path());
         let runtime: Arc<dyn Runtime> = node.runtime.clone();
-        let stats = Collector::new(runtime, pods.clone(), paths.clone(), "/gantry".into(), "test-node".into());
+        let drivers = Default::default();
+        let stats = Collector::new(runtime, pods.clone(), paths.clone(), "/gantry".into(), "test-node".into(), drivers);
         let context = ServerContext {
             runtime: node.runtime.clone(),
             pods: pods.clone(),

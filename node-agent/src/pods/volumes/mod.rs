@@ -24,7 +24,10 @@ use payload::Written;
 use sys::FileKind;
 
 pub mod atomic;
+pub mod claims;
+pub mod csi;
 pub mod payload;
+pub mod persistent;
 pub mod sys;
 
 /// How often the contents of volumes are read again.
@@ -34,14 +37,30 @@ pub const REFRESH_TOLERANCE: Duration = Duration::from_secs(20);
 /// How long a token is valid if the pod does not say.
 const TOKEN_EXPIRATION_S: i64 = 3600;
 
-/// A volume that cannot be had, with the message of the FailedMount event.
+/// A volume that cannot be had; its text is the message of the FailedMount event.
 #[derive(Debug, thiserror::Error)]
-#[error("MountVolume.SetUp failed for volume \"{volume}\" : {message}")]
-pub struct VolumeError {
-    /// Which.
-    pub volume: String,
-    /// Why.
-    pub message: String,
+pub enum VolumeError {
+    /// It is known what it is, but it could not be made.
+    #[error("MountVolume.{stage} failed for volume \"{volume}\" : {message}")]
+    Stage {
+        /// How far it went.
+        stage: &'static str,
+        /// Its name; that of the PersistentVolume, where there is one.
+        volume: String,
+        /// Why.
+        message: String,
+    },
+    /// It is not known what it is.
+    #[error(
+        "Unable to attach or mount volumes: unmounted volumes=[{volume}], unattached volumes=[], failed to process \
+         volumes=[{volume}]: {message}"
+    )]
+    Process {
+        /// Its name in the pod.
+        volume: String,
+        /// Why.
+        message: String,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -103,7 +122,9 @@ pub async fn refer(
 
 /// Whether any of a pod's volumes may change while it runs.
 pub fn may_change(pod: &Pod) -> bool {
-    spec::spec(pod).volumes.iter().flatten().any(|volume| payload::written(volume).is_some())
+    // A volume of the cluster may grow, and a driver may want to see its pods again.
+    let may = |volume: &Volume| payload::written(volume).is_some() || claims::is_foreign(volume);
+    spec::spec(pod).volumes.iter().flatten().any(may)
 }
 
 /// When the volumes should be looked at again, if they may change.
@@ -125,8 +146,14 @@ pub fn refresh_horizon() -> Instant {
 pub async fn mount(context: &Context, pod: &Pod, not_before: Instant) -> Result<(), VolumeError> {
     let volumes = spec::spec(pod).volumes.as_deref().unwrap_or_default();
     let all = volumes.iter().map(|volume| async move {
+        if let Some(claim) = claims::claim_of(pod, volume) {
+            return persistent::make(context, pod, volume, &claim).await;
+        }
+        if let Some(source) = &volume.csi {
+            return csi::make(context, pod, volume, &csi::Wanted::inline(pod, &volume.name, source)).await;
+        }
         let made = make(context, pod, volume, not_before).await;
-        made.map_err(|message| VolumeError { volume: volume.name.clone(), message })
+        made.map_err(|message| VolumeError::Stage { stage: "SetUp", volume: volume.name.clone(), message })
     });
     try_join_all(all).await.map(drop)
 }
@@ -162,9 +189,17 @@ async fn make(context: &Context, pod: &Pod, volume: &Volume, not_before: Instant
 }
 
 async fn blocking(work: impl FnOnce() -> Result<(), String> + Send + 'static) -> Result<(), String> {
+    blocking_of(|| work().map_err(|message| ("", message))).await.map_err(|(_, message)| message)
+}
+
+/// Runs what the file system may take its time for; a failure has its stage and its reason.
+async fn blocking_of<F>(work: F) -> Result<(), (&'static str, String)>
+where
+    F: FnOnce() -> Result<(), (&'static str, String)> + Send + 'static,
+{
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
-        Err(error) => Err(error.to_string()),
+        Err(error) => Err(("SetUp", error.to_string())),
     }
 }
 
@@ -293,7 +328,7 @@ pub fn mounts(paths: &Paths, pod: &Pod, container: &Container, env: &[(String, S
             container_path: PathBuf::from(&mount.mount_path),
             host_path,
             // What the agent writes is not the container's to change.
-            read_only: mount.read_only.unwrap_or(false) || written,
+            read_only: mount.read_only.unwrap_or(false) || written || claims::is_read_only(volume),
             propagation: match mount.mount_propagation.as_deref() {
                 Some("HostToContainer") => MountPropagation::HostToContainer,
                 Some("Bidirectional") => MountPropagation::Bidirectional,
@@ -323,20 +358,50 @@ fn sub_path(
     Ok(mount.sub_path.clone().filter(|text| !text.is_empty()))
 }
 
+/// The devices of one container: those of the node, by where the container sees them and what it may do with them.
+pub fn devices(paths: &Paths, pod: &Pod, container: &Container) -> Result<Vec<(PathBuf, PathBuf, String)>, String> {
+    let uid = spec::identity(pod).uid;
+    let volumes = spec::spec(pod).volumes.as_deref().unwrap_or_default();
+    let found = container.volume_devices.iter().flatten().map(|device| {
+        let volume = volumes.iter().find(|volume| volume.name == device.name);
+        let volume = volume.ok_or_else(|| {
+            format!("cannot find volume \"{}\" to pass into container \"{}\"", device.name, container.name)
+        })?;
+        let link = paths.devices(&uid).join(&device.name);
+        let on_node = std::fs::read_link(&link).map_err(|error| {
+            format!("failed to prepare device \"{}\" of container \"{}\": {error}", device.name, container.name)
+        })?;
+        let rights = if claims::is_read_only(volume) { "r" } else { "mrw" };
+        Ok((on_node, PathBuf::from(&device.device_path), rights.to_owned()))
+    });
+    found.collect()
+}
+
 /// Unmounts and removes everything of a pod but the folder of its logs.
-pub async fn remove(paths: &Paths, uid: &str) -> Result<(), String> {
-    let dir = paths.pod(uid);
+pub async fn remove(context: &Context, uid: &str) -> Result<(), String> {
+    let (dir, records) = (context.paths.pod(uid), context.paths.claims(uid));
+    let parts = dir.clone();
     blocking(move || {
-        sys::unmount_below(&dir).map_err(|error| error.to_string())?;
-        for part in ["volumes", "volume-subpaths"] {
-            match std::fs::remove_dir_all(dir.join(part)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.to_string()),
-                _ => {}
-            }
-        }
-        Ok(())
+        // What is mounted from a volume is in the way of giving it back.
+        let removed = ["volume-subpaths", "volume-devices"].map(|part| sys::remove_unmounted(&parts.join(part)));
+        removed.into_iter().collect::<Result<(), _>>().map_err(|error| error.to_string())
+    })
+    .await?;
+    csi::remove(context, uid).await?;
+    blocking(move || {
+        let failed = |error: io::Error| error.to_string();
+        sys::remove_unmounted(&dir.join("volumes")).map_err(failed)?;
+        // Last: as long as anything is left of a volume, it is known whose it is.
+        sys::remove_unmounted(&records).map_err(failed)?;
+        sys::unmount_below(&dir).map_err(failed)
     })
     .await
+}
+
+/// Removes all that is left of a pod.
+pub async fn remove_folder(paths: &Paths, uid: &str) -> Result<(), String> {
+    let dir = paths.pod(uid);
+    blocking(move || sys::remove_unmounted(&dir).map_err(|error| error.to_string())).await
 }
 
 #[cfg(test)]

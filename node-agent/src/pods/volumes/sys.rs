@@ -214,24 +214,156 @@ pub fn pin_subpath(root: &Path, sub: &Path, _pin: &Path) -> io::Result<PathBuf> 
     if path.starts_with(&root) { Ok(path) } else { Err(outside()) }
 }
 
-/// Unmounts everything below `dir`.
+/// What is mounted at or below `dir`, in the order in which it was.
+#[cfg(target_os = "linux")]
+fn mounts_below(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
+    let points = mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(unescape);
+    Ok(points.map(PathBuf::from).filter(|point| point.starts_with(dir)).collect())
+}
+
+/// Unmounts everything at and below `dir`.
 #[cfg(target_os = "linux")]
 pub fn unmount_below(dir: &Path) -> io::Result<()> {
-    use rustix::mount::{UnmountFlags, unmount};
     let dir = match dir.canonicalize() {
         Ok(dir) => dir,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
     };
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
-    let points = mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(unescape);
-    let mut below: Vec<PathBuf> = points.map(PathBuf::from).filter(|point| point.starts_with(&dir)).collect();
-    // Later lines are mounted on top of earlier ones.
-    below.reverse();
-    for point in below {
-        unmount(&point, UnmountFlags::DETACH)?;
+    // Later ones are mounted on top of earlier ones.
+    for point in mounts_below(&dir)?.iter().rev() {
+        unmount(point)?;
     }
     Ok(())
+}
+
+/// Unmounts what was last mounted at `point`.
+#[cfg(target_os = "linux")]
+pub fn unmount(point: &Path) -> io::Result<()> {
+    use rustix::mount::UnmountFlags;
+    match rustix::mount::unmount(point, UnmountFlags::DETACH) {
+        // One mount can have gone with another that it was a copy of.
+        Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Unmounts everything at and below `dir` and removes it. Nothing is removed as long as anything is mounted there: what is
+/// in it would be lost, and it is not the agent's.
+#[cfg(target_os = "linux")]
+pub fn remove_unmounted(dir: &Path) -> io::Result<()> {
+    unmount_below(dir)?;
+    let Ok(real) = dir.canonicalize() else { return Ok(()) };
+    if let Some(point) = mounts_below(&real)?.first() {
+        return Err(io::Error::new(io::ErrorKind::ResourceBusy, format!("{} is still mounted", point.display())));
+    }
+    match std::fs::remove_dir_all(&real) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Removes an empty folder (or a file that something was mounted on), if it is there; an error while something is mounted.
+#[cfg(target_os = "linux")]
+pub fn remove_if_free(path: &Path) -> io::Result<()> {
+    if is_mounted(path)? {
+        return Err(io::Error::new(io::ErrorKind::ResourceBusy, format!("{} is still mounted", path.display())));
+    }
+    let removed = match std::fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_dir() => std::fs::remove_dir(path),
+        Ok(_) => std::fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Whether something is mounted at `path`.
+#[cfg(target_os = "linux")]
+pub fn is_mounted(path: &Path) -> io::Result<bool> {
+    match path.canonicalize() {
+        Ok(real) => Ok(mounts_below(&real)?.contains(&real)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Makes `source`, with all that is mounted below it, appear at `target`; false if something is mounted there already.
+#[cfg(target_os = "linux")]
+pub fn bind(source: &Path, target: &Path, read_only: bool) -> io::Result<bool> {
+    use rustix::mount::{MountFlags, mount_bind_recursive, mount_remount};
+    if is_mounted(target)? {
+        return Ok(false);
+    }
+    if std::fs::metadata(source)?.is_dir() {
+        std::fs::create_dir_all(target)?;
+    } else {
+        target.parent().map_or(Ok(()), std::fs::create_dir_all)?;
+        std::fs::File::create(target)?;
+    }
+    mount_bind_recursive(source, target)?;
+    if read_only && let Err(error) = mount_remount(target, MountFlags::BIND | MountFlags::RDONLY, "") {
+        unmount(target)?;
+        return Err(error.into());
+    }
+    Ok(true)
+}
+
+/// Whether a folder and what is made in it belong to a group that may read and write it.
+#[cfg(target_os = "linux")]
+pub fn is_of_group(dir: &Path, group: u32) -> io::Result<bool> {
+    use std::os::unix::fs::MetadataExt;
+    let metadata = std::fs::metadata(dir)?;
+    Ok(metadata.gid() == group && metadata.mode() & 0o2070 == 0o2070)
+}
+
+/// Groups by number mean nothing here.
+#[cfg(not(target_os = "linux"))]
+pub fn is_of_group(_dir: &Path, _group: u32) -> io::Result<bool> {
+    Ok(true)
+}
+
+/// Nothing is mounted here.
+#[cfg(not(target_os = "linux"))]
+pub fn unmount(_point: &Path) -> io::Result<()> {
+    Ok(())
+}
+
+/// Nothing is mounted here.
+#[cfg(not(target_os = "linux"))]
+pub fn is_mounted(_path: &Path) -> io::Result<bool> {
+    Ok(false)
+}
+
+/// Makes `source` appear at `target`; false if something is there already.
+#[cfg(not(target_os = "linux"))]
+pub fn bind(source: &Path, target: &Path, _read_only: bool) -> io::Result<bool> {
+    if std::fs::symlink_metadata(target).is_ok() {
+        return Ok(false);
+    }
+    target.parent().map_or(Ok(()), std::fs::create_dir_all)?;
+    symlink_dir(source, target)?;
+    Ok(true)
+}
+
+/// Removes an empty folder, if it is there.
+#[cfg(not(target_os = "linux"))]
+pub fn remove_if_free(path: &Path) -> io::Result<()> {
+    match std::fs::remove_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Removes a folder; links are not followed.
+#[cfg(not(target_os = "linux"))]
+pub fn remove_unmounted(dir: &Path) -> io::Result<()> {
+    match std::fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Nothing is mounted here.

@@ -61,7 +61,7 @@ pub async fn shutdown_everything(data_dir: &Path) -> Result<()> {
         kill_shims(&record.address);
     }
     remove_cgroups(&instance, &record.cgroup_root).await;
-    unmount_below(&[instance.run_dir(), instance.data_dir.clone()]);
+    unmount_below(&[instance.run_dir(), instance.data_dir.clone()])?;
     if let Err(error) = netlink::delete_link(&instance.bridge()) {
         tracing::warn!(bridge = instance.bridge(), %error, "cannot remove the bridge");
     }
@@ -163,9 +163,22 @@ async fn remove_cgroups(instance: &Instance, root: &str) {
     }
 }
 
-/// Detaches every mount below the folders, the innermost first.
-fn unmount_below(folders: &[PathBuf]) {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+/// Detaches every mount below the folders, the innermost first. Where one stays, nothing must be removed: what is mounted
+/// may be anybody's.
+fn unmount_below(folders: &[PathBuf]) -> Result<()> {
+    for point in mounts_below(folders)? {
+        if let Err(error) = unmount(&point, UnmountFlags::DETACH) {
+            tracing::warn!(mount = %point.display(), %error, "cannot unmount");
+        }
+    }
+    match mounts_below(folders)?.first() {
+        Some(point) => Err(RuntimeError::Failed(format!("{} is still mounted", point.display()))),
+        None => Ok(()),
+    }
+}
+
+fn mounts_below(folders: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").map_err(failed("cannot read what is mounted"))?;
     let mut points: Vec<PathBuf> = mounts
         .lines()
         .filter_map(|line| line.split(' ').nth(4))
@@ -173,11 +186,7 @@ fn unmount_below(folders: &[PathBuf]) {
         .filter(|point| folders.iter().any(|folder| point.starts_with(folder) && point != folder))
         .collect();
     points.sort_by_key(|point| std::cmp::Reverse(point.components().count()));
-    for point in points {
-        if let Err(error) = unmount(&point, UnmountFlags::DETACH) {
-            tracing::warn!(mount = %point.display(), %error, "cannot unmount");
-        }
-    }
+    Ok(points)
 }
 
 /// mountinfo writes blanks and backslashes as octal escapes.
