@@ -150,3 +150,35 @@ async fn together_they_let_in_exactly_what_a_quota_allows() {
     one.stop().await;
     two.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn together_they_bind_to_a_node_exactly_what_fits() {
+    let Some(etcd) = Etcd::start() else { return };
+    let (one, two) = (etcd.server().await, etcd.server().await);
+    let admin = one.namespace("t").await;
+    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n"}});
+    admin.post("/api/v1/nodes", &node).await.expect(201);
+    let status = json!({"status": {"allocatable": {"cpu": "1", "pods": "100"}}});
+    admin.patch("/api/v1/nodes/n/status", "merge-patch", &status).await.expect(200);
+    for index in 0..24 {
+        let mut pod = common::pod(&format!("p{index}"));
+        pod["spec"]["containers"][0]["resources"] = json!({"requests": {"cpu": "140m"}});
+        admin.post("/api/v1/namespaces/t/pods", &pod).await.expect(201);
+    }
+    let binding = (0..24).map(|index| {
+        let client = if index % 2 == 0 { one.admin() } else { two.admin() };
+        tokio::spawn(async move {
+            let annotations = json!({"gantry.io/if-fits": "true"});
+            let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": format!("p{index}"), "annotations": annotations}, "target": {"kind": "Node", "name": "n"}});
+            client.post(&format!("/api/v1/namespaces/t/pods/p{index}/binding"), &binding).await.code
+        })
+    });
+    let mut codes = Vec::new();
+    for bound in binding.collect::<Vec<_>>() {
+        codes.push(bound.await.unwrap());
+    }
+    codes.sort_unstable();
+    assert_eq!(codes, [vec![201; 7], vec![409; 17]].concat());
+    one.stop().await;
+    two.stop().await;
+}

@@ -16,6 +16,7 @@ const KIND: &str = "KubeSchedulerConfiguration";
 const DEFAULT_SCHEDULER: &str = "default-scheduler";
 const FIT: &str = "NodeResourcesFit";
 const SPREAD: &str = "PodTopologySpread";
+const BINDER: &str = "DefaultBinder";
 const WEIGHTS: std::ops::RangeInclusive<i64> = 1..=100;
 /// What a shape's scores go up to; points are ten times that.
 const SHAPE_SCORE_MAX: i64 = 10;
@@ -29,6 +30,8 @@ pub struct Profile {
     pub scoring: Scoring,
     /// How pods are spread over places that do not say; the selectors are left open.
     pub spread: Vec<Spread>,
+    /// The API server is asked to refuse bindings to nodes that have no room: others bind to them too.
+    pub if_fits: bool,
 }
 
 /// How pods that do not say are spread unless a profile says: over hosts, and less so over zones.
@@ -51,7 +54,12 @@ fn default_spread(topology_key: String, max_skew: i32, mode: SpreadMode) -> Spre
 
 impl Default for Profile {
     fn default() -> Self {
-        Profile { scheduler_name: DEFAULT_SCHEDULER.into(), scoring: Scoring::default(), spread: system_spread() }
+        Profile {
+            scheduler_name: DEFAULT_SCHEDULER.into(),
+            scoring: Scoring::default(),
+            spread: system_spread(),
+            if_fits: false,
+        }
     }
 }
 
@@ -91,6 +99,11 @@ fn refuse<T>(path: impl Into<String>, problem: impl Into<String>) -> Result<T, C
 }
 
 impl Configuration {
+    /// The profile of the pods with this scheduler name.
+    pub fn profile(&self, scheduler_name: &str) -> Option<&Profile> {
+        self.profiles.iter().find(|profile| profile.scheduler_name == scheduler_name)
+    }
+
     /// Reads a document.
     pub fn read(document: Value) -> Result<Configuration, ConfigError> {
         let view: ConfigurationView = serde_json::from_value(document).map_err(ConfigError::Form)?;
@@ -164,8 +177,12 @@ fn profile(path: &str, view: ProfileView) -> Result<Profile, ConfigError> {
                 let args: SpreadView = serde_json::from_value(plugin.args).map_err(ConfigError::Form)?;
                 profile.spread = spread(&format!("{path}.args"), args)?;
             }
+            BINDER => {
+                let args: BinderView = serde_json::from_value(plugin.args).map_err(ConfigError::Form)?;
+                profile.if_fits = args.if_fits;
+            }
             other => {
-                let problem = format!("Unsupported value: {other:?}: supported: {FIT}, {SPREAD}");
+                let problem = format!("Unsupported value: {other:?}: supported: {BINDER}, {FIT}, {SPREAD}");
                 return refuse(format!("{path}.name"), problem);
             }
         }
@@ -319,6 +336,17 @@ struct PluginView {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct BinderView {
+    #[serde(rename = "apiVersion")]
+    _api_version: Option<String>,
+    #[serde(rename = "kind")]
+    _kind: Option<String>,
+    #[serde(default)]
+    if_fits: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct SpreadView {
     #[serde(rename = "apiVersion")]
     _api_version: Option<String>,
@@ -441,6 +469,16 @@ mod tests {
             let refused = read(given.clone()).unwrap_err();
             assert!(refused.starts_with(&format!("{args}.{expected}")), "{given}: {refused}");
         }
+    }
+
+    #[test]
+    fn a_profile_says_whether_the_server_is_to_check_bindings() {
+        let binder =
+            |args: Value| json!([{"pluginConfig": [{"name": BINDER, "args": args}]}, {"schedulerName": "other"}]);
+        let configuration = with(binder(json!({"ifFits": true}))).unwrap();
+        let asks = |name: &str| configuration.profile(name).map(|profile| profile.if_fits);
+        assert_eq!(["default-scheduler", "other", "none"].map(asks), [Some(true), Some(false), None]);
+        assert!(with(binder(json!({"ifFit": true}))).unwrap_err().starts_with("unknown field `ifFit`"));
     }
 
     #[test]

@@ -323,7 +323,7 @@ impl<'a> Attributes<'a> {
         let current = registry.current(namespaces, "", name).await?;
         let key = std::sync::Arc::from(current.key.as_str());
         let facts = codec::facts(namespaces, &current.bytes)?;
-        let entry = crate::cacher::Entry { key, revision: current.revision, object: current.bytes, facts };
+        let entry = crate::cacher::Entry::with_facts(key, current.revision, current.bytes, facts);
         Ok(Some(std::sync::Arc::new(entry)))
     }
 }

@@ -9,6 +9,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use gantry_api::codec::{self, ObjectFacts};
 use gantry_api::kinds::Resource;
+use gantry_api::policy::room::Demand;
 use gantry_api::protobuf::{self, ProtobufError};
 
 /// The event types of a watch.
@@ -44,6 +45,8 @@ pub struct Entry {
     pub object: Bytes,
     /// What selectors, authorisation and indexes look at.
     pub facts: ObjectFacts,
+    /// What it takes of its node, if it is a pod and was ever asked.
+    demand: OnceLock<Option<Box<Demand>>>,
 }
 
 /// One change, as it is kept in the log and handed to watchers.
@@ -83,7 +86,7 @@ impl Change {
         let facts = codec::facts(resource, stored)?;
         let (frame, object) = codec::stamped_frame(kind.as_str(), stored, revision);
         let key = previous.as_ref().map_or_else(|| Arc::from(key), |entry| Arc::clone(&entry.key));
-        let entry = Arc::new(Entry { key, revision, object, facts });
+        let entry = Arc::new(Entry::with_facts(key, revision, object, facts));
         let (entered, left, messages) = <(OnceLock<_>, OnceLock<_>, [OnceLock<_>; 3])>::default();
         Ok(Self { kind, revision, entry, previous, seen, frame, entered, left, messages })
     }
@@ -141,7 +144,19 @@ impl Entry {
     pub fn new(resource: &Resource, key: &str, revision: u64, stored: &[u8]) -> Result<Self, gantry_api::ApiError> {
         let stored = &*codec::settled(resource, stored);
         let facts = codec::facts(resource, stored)?;
-        Ok(Self { key: Arc::from(key), revision, object: codec::with_resource_version(stored, revision), facts })
+        let object = codec::with_resource_version(stored, revision);
+        Ok(Self::with_facts(Arc::from(key), revision, object, facts))
+    }
+
+    /// An entry of which the facts are known.
+    pub fn with_facts(key: Arc<str>, revision: u64, object: Bytes, facts: ObjectFacts) -> Self {
+        Self { key, revision, object, facts, demand: OnceLock::new() }
+    }
+
+    /// What a pod takes of its node. None if it cannot be read.
+    pub fn demand(&self) -> Option<&Demand> {
+        let read = || codec::decode(&self.object).ok().map(|pod| Box::new(Demand::of(&pod)));
+        self.demand.get_or_init(read).as_deref()
     }
 }
 

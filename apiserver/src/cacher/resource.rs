@@ -266,6 +266,11 @@ impl ResourceCache {
         self.read().objects.get(key).cloned()
     }
 
+    /// What is on a node, in key order.
+    pub fn on_node(&self, node: &str) -> Vec<Arc<Entry>> {
+        self.read().by_node.get(node).map(|objects| objects.values().cloned().collect()).unwrap_or_default()
+    }
+
     /// The revision of the last change of this resource.
     pub fn changed(&self) -> u64 {
         self.read().changed

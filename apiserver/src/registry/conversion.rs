@@ -139,7 +139,7 @@ impl Registry {
                 continue;
             }
             let (key, facts) = (Arc::clone(&entry.key), entry.facts.clone());
-            session.subscription.initial.push(Arc::new(Entry { key, revision: entry.revision, object, facts }));
+            session.subscription.initial.push(Arc::new(Entry::with_facts(key, entry.revision, object, facts)));
         }
         for delivery in std::mem::take(&mut session.subscription.backlog) {
             let converted = self.convert_delivery(&resource, fields.as_ref(), delivery).await?;

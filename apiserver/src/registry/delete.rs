@@ -318,6 +318,7 @@ impl Registry {
         if let Ok(mut claims) = self.addresses.plan(resource, Some(object), None) {
             ops.append(&mut claims.ops);
         }
+        ops.extend(super::room::release(resource, object));
         self.store.txn(ops).await.map(|_| ())
     }
 

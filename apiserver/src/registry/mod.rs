@@ -19,6 +19,7 @@ mod expiry;
 mod list;
 mod pods;
 mod prepared;
+mod room;
 mod service_address;
 mod update;
 
@@ -141,6 +142,7 @@ pub struct Registry {
     addresses: ServiceAddresses,
     authorizer: Arc<dyn Authorizer>,
     bodies: prepared::Bodies,
+    turns: room::Turns,
 }
 
 impl std::fmt::Debug for Registry {
@@ -189,8 +191,8 @@ impl Registry {
         webhooks: Arc<Client>,
         authorizer: Arc<dyn Authorizer>,
     ) -> Self {
-        let (builtin, bodies) = (catalog.now(), prepared::Bodies::default());
-        Self { builtin, catalog, webhooks, store, cacher, admission, addresses, authorizer, bodies }
+        let (builtin, bodies, turns) = (catalog.now(), prepared::Bodies::default(), room::Turns::default());
+        Self { builtin, catalog, webhooks, store, cacher, admission, addresses, authorizer, bodies, turns }
     }
 
     /// Who decides what somebody may do.

@@ -3,14 +3,12 @@
 
 use k8s_openapi::api::core::v1 as k8s;
 
+use gantry_api::policy::room::WHOLE_DEVICES;
+
 use crate::core::resources::GPU_MILLI;
 use crate::core::{DEVICES_MAX, DeviceDemand, Resources, WHOLE};
 
-/// The annotation with the numbers of the devices that a pod was given: `0,3`.
-pub const DEVICES_ANNOTATION: &str = "gantry.io/gpu-devices";
-
-/// The resources that whole devices are asked for by.
-const WHOLE_DEVICES: [&str; 2] = ["nvidia.com/gpu", "amd.com/gpu"];
+pub use gantry_api::policy::room::DEVICES_ANNOTATION;
 
 fn whole(resources: &Resources) -> impl Iterator<Item = i64> {
     WHOLE_DEVICES.iter().filter_map(|name| resources.extended.get(*name)).copied().filter(|count| *count > 0)

@@ -33,8 +33,7 @@ impl ResourceId {
     pub const GPU_MILLI: ResourceId = ResourceId(4);
 }
 
-/// The resource that a pod asks for a share of a device by, in thousandths.
-pub const GPU_MILLI: &str = "gantry.io/gpu-milli";
+pub use gantry_api::policy::room::GPU_MILLI;
 
 const FIXED: [&str; 5] = ["cpu", "memory", "ephemeral-storage", "pods", GPU_MILLI];
 

@@ -5,8 +5,10 @@
 //! first. So the doubtful request is repeated until there is a clear answer, while the pod keeps
 //! its room on the node.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use gantry_api::policy::room::IF_FITS_ANNOTATION;
 use k8s_openapi::api::core::v1::{Binding, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::PostParams;
@@ -27,17 +29,26 @@ enum Answer {
     Conflict(String),
 }
 
-/// Binds `pod` to `node`, with these devices there. `None`: shut down before an answer came.
+/// What is asked of a binding besides the node.
+#[derive(Clone, Debug, Default)]
+pub struct Wishes {
+    /// The devices that the pod is to have there.
+    pub devices: Vec<u16>,
+    /// To be refused if the pod does not fit.
+    pub if_fits: bool,
+}
+
+/// Binds `pod` to `node`. `None`: shut down before an answer came.
 pub async fn bind(
     client: &Client,
     pod: &PodRef,
     node: &str,
-    devices: &[u16],
+    wishes: &Wishes,
     shutdown: &CancellationToken,
 ) -> Option<BindOutcome> {
     let mut delay = RETRY_FIRST;
     loop {
-        let answer = match post(client, pod, node, devices).await {
+        let answer = match post(client, pod, node, wishes).await {
             Answer::Conflict(message) => look(client, pod, node, message).await,
             answer => answer,
         };
@@ -54,16 +65,22 @@ pub async fn bind(
     }
 }
 
-async fn post(client: &Client, pod: &PodRef, node: &str, devices: &[u16]) -> Answer {
+async fn post(client: &Client, pod: &PodRef, node: &str, wishes: &Wishes) -> Answer {
     // The server puts a binding's annotations onto the pod with the same write.
-    let held = || [(convert::DEVICES_ANNOTATION.to_owned(), convert::devices_annotation(devices))].into();
+    let mut annotations = BTreeMap::new();
+    if !wishes.devices.is_empty() {
+        annotations.insert(convert::DEVICES_ANNOTATION.to_owned(), convert::devices_annotation(&wishes.devices));
+    }
+    if wishes.if_fits {
+        annotations.insert(IF_FITS_ANNOTATION.to_owned(), "true".to_owned());
+    }
     let binding = Binding {
         metadata: ObjectMeta {
             name: Some(pod.name.clone()),
             namespace: Some(pod.namespace.clone()),
             // With the UID, a pod that took the place of ours under the same name is not bound.
             uid: Some(pod.uid.clone()),
-            annotations: (!devices.is_empty()).then(held),
+            annotations: (!annotations.is_empty()).then_some(annotations),
             ..ObjectMeta::default()
         },
         target: ObjectReference { kind: Some("Node".into()), name: Some(node.into()), ..ObjectReference::default() },

@@ -38,6 +38,7 @@ use crate::core::PodKey;
 
 pub use metrics::{AttemptResult, Metrics};
 
+use binder::Wishes;
 use intake::{Awaited, INPUT_CAPACITY, Input, watches};
 use recorder::{Record, Recorder};
 use state::{Action, Attempt, BindOutcome, PodRef, State, Victim};
@@ -255,8 +256,10 @@ impl Driver {
                 Action::Bind { pod, node, devices, attempts, first_seen } => {
                     let (client, shutdown) = (self.client.clone(), self.shutdown.clone());
                     let began = Instant::now();
+                    let profile = self.options.configuration.profile(&pod.scheduler_name);
+                    let wishes = Wishes { devices, if_fits: profile.is_some_and(|profile| profile.if_fits) };
                     self.binds.spawn(async move {
-                        let outcome = binder::bind(&client, &pod, &node, &devices, &shutdown).await;
+                        let outcome = binder::bind(&client, &pod, &node, &wishes, &shutdown).await;
                         Bound { pod, outcome, node, attempts, first_seen, began }
                     });
                     continue;

@@ -36,6 +36,7 @@ impl Random {
     }
 
     /// From `low` to `high` of what `make` makes.
+    #[allow(dead_code, reason = "not all who share it need it")]
     pub fn several<T>(&mut self, low: usize, high: usize, mut make: impl FnMut(&mut Random) -> T) -> Vec<T> {
         let count = low + self.below(high - low + 1);
         (0..count).map(|_| make(self)).collect()
