@@ -1,4 +1,4 @@
-//! Soaks: a test that goes on for as long as one likes, by the very test that runs briefly with the others.
+//! Soaks: a test that goes on for as long as one likes.
 
 use anyhow::Result;
 

@@ -53,6 +53,7 @@ pub fn one(file: &str, test: &str, settings: &[(&str, u64)]) -> Result<()> {
         test,
         "--",
         "--nocapture",
+        "--include-ignored",
     ]);
     command.env("CI", "true").envs(settings.iter().map(|(name, value)| (name, value.to_string())));
     with_tools(&mut command)?;
