@@ -15,6 +15,8 @@
 //! what it had promised to keep, and that is said.
 
 use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use redb::StorageBackend;
 use ring::digest::{self, SHA256};
@@ -31,25 +33,77 @@ const MAGIC: [u8; 8] = *b"gantrylg";
 const HEADER_BYTES: usize = 8 + 8 + 8 + DIGEST_BYTES;
 const DIGEST_BYTES: usize = 32;
 
-/// The log, being written.
+/// The log, being written. A record goes to the disk while its writer prepares the next one: all that asks where the log ends
+/// comes after [`Log::wait`].
 pub(super) struct Log {
-    file: Box<dyn StorageBackend>,
+    file: Arc<dyn StorageBackend>,
     id: u64,
     /// Where the next record goes.
     end: u64,
-    /// The end of the last record whose commit was acknowledged.
-    acknowledged: u64,
     /// The file's length.
     len: u64,
     /// What `end` never passes.
     len_max: u64,
+    /// Where the log ends once the record is on the disk that is on its way there.
+    under_way: Option<u64>,
+    appender: Appender,
+}
+
+/// Told how appending a record went, by whoever appended it.
+pub(super) type Told = Box<dyn FnOnce(Result<(), &io::Error>) + Send>;
+
+/// A record on its way to the disk.
+struct Job {
+    file: Arc<dyn StorageBackend>,
+    at: u64,
+    record: Vec<u8>,
+    told: Told,
+}
+
+impl Job {
+    fn run(self) -> io::Result<()> {
+        let done = self.file.write(self.at, &self.record).and_then(|()| self.file.sync_data());
+        (self.told)(done.as_ref().copied());
+        done
+    }
+}
+
+/// Who writes records and waits for the disk.
+enum Appender {
+    /// Whoever asks for it; how it went.
+    Caller(io::Result<()>),
+    /// A thread, which takes one record at a time.
+    Thread { jobs: SyncSender<Job>, done: Receiver<io::Result<()>> },
+}
+
+impl Appender {
+    fn thread() -> io::Result<Self> {
+        let (jobs, queue) = sync_channel::<Job>(1);
+        let (tell, done) = sync_channel(1);
+        let work = move || {
+            while let Ok(job) = queue.recv() {
+                if tell.send(job.run()).is_err() {
+                    break;
+                }
+            }
+        };
+        std::thread::Builder::new().name("store-log".to_owned()).spawn(work)?;
+        Ok(Appender::Thread { jobs, done })
+    }
 }
 
 impl Log {
     /// An empty log in a file that may hold older ones.
     pub(super) fn new(file: Box<dyn StorageBackend>, id: u64, len_max: u64) -> io::Result<Self> {
         let len = file.len()?;
-        Ok(Log { file, id, end: 0, acknowledged: 0, len, len_max })
+        let appender = Appender::Caller(Ok(()));
+        Ok(Log { file: file.into(), id, end: 0, len, len_max, under_way: None, appender })
+    }
+
+    /// From now on a thread appends records.
+    pub(super) fn append_beside(&mut self) -> io::Result<()> {
+        self.appender = Appender::thread()?;
+        Ok(())
     }
 
     /// Whether no commit is only here.
@@ -76,29 +130,57 @@ impl Log {
         Ok(())
     }
 
-    /// Adds a record for which there is room; it is on the disk when this returns. After an error it may be.
-    pub(super) fn append(&mut self, mut record: Record) -> io::Result<()> {
+    /// Adds a record for which there is room, after the last one that was waited for. It is on the disk when `told` hears so, and
+    /// may be after an error. With `here`, it is so before this returns.
+    pub(super) fn append(&mut self, mut record: Record, here: bool, told: Told) {
         record.seal(self.id);
-        let end = self.end + record.0.len() as u64;
-        self.file.write(self.end, &record.0)?;
-        self.file.sync_data()?;
-        self.end = end;
-        Ok(())
+        self.under_way = Some(self.end + record.0.len() as u64);
+        let job = Job { file: Arc::clone(&self.file), at: self.end, record: record.0, told };
+        match &mut self.appender {
+            Appender::Caller(done) => *done = job.run(),
+            Appender::Thread { .. } if here => {
+                // The place for it stays empty: the next wait finds no thread at work.
+                match job.run() {
+                    Ok(()) => self.end = self.under_way.take().unwrap_or(self.end),
+                    Err(error) => self.appender = Appender::Caller(Err(error)),
+                }
+            }
+            Appender::Thread { jobs, .. } => {
+                if let Err(unsent) = jobs.send(job) {
+                    // The thread is gone, which only a panic in it explains.
+                    let error = io::Error::other("the thread that writes the log has ended");
+                    (unsent.0.told)(Err(&error));
+                    self.appender = Appender::Caller(Err(error));
+                }
+            }
+        }
     }
 
-    /// Says that everybody may see what the records so far did.
-    pub(super) fn acknowledge(&mut self) {
-        self.acknowledged = self.end;
+    /// Returns when nothing is under way any more. An error is that of the last record, which may be on the disk or not; nothing
+    /// can be appended then.
+    pub(super) fn wait(&mut self) -> io::Result<()> {
+        let Some(end) = self.under_way else { return Ok(()) };
+        let done = match &mut self.appender {
+            Appender::Caller(done) => std::mem::replace(done, Ok(())),
+            Appender::Thread { done, .. } => {
+                done.recv().unwrap_or_else(|_| Err(io::Error::other("the thread that writes the log has ended")))
+            }
+        };
+        self.under_way = None;
+        if done.is_ok() {
+            self.end = end;
+        }
+        done
     }
 
-    /// The end of the records that everybody may see.
+    /// The end of the records that are on the disk for certain.
     pub(super) fn acknowledged(&self) -> u64 {
-        self.acknowledged
+        self.end
     }
 
     /// Starts again under another number, which the database has by now.
     pub(super) fn restart(&mut self, id: u64) {
-        (self.id, self.end, self.acknowledged) = (id, 0, 0);
+        (self.id, self.end) = (id, 0);
     }
 }
 
@@ -327,7 +409,8 @@ mod tests {
 
     fn add(log: &mut Log, record: Record) {
         log.reserve(&record).unwrap();
-        log.append(record).unwrap();
+        log.append(record, false, Box::new(|done| assert!(done.is_ok())));
+        log.wait().unwrap();
     }
 
     /// A log of three records of two blocks each.
@@ -355,6 +438,23 @@ mod tests {
         assert!(log.is_empty());
         add(&mut log, Record::new(4, 1, &[batch(5, 10)]));
         assert_eq!(entries(&*log.file, 8).unwrap(), [entry(4, 10)]);
+    }
+
+    #[test]
+    fn a_thread_appends_as_the_caller_does() {
+        let mut log = written();
+        log.append_beside().unwrap();
+        for (before, here) in [(4, false), (5, true), (6, false)] {
+            let (tell, told) = std::sync::mpsc::channel();
+            let record = Record::new(before, 1, &[batch(before + 1, 10)]);
+            log.wait().unwrap();
+            log.reserve(&record).unwrap();
+            log.append(record, here, Box::new(move |done| tell.send(done.is_ok()).unwrap()));
+            assert!(told.recv().unwrap());
+        }
+        log.wait().unwrap();
+        let last: Vec<_> = entries(&*log.file, 7).unwrap().into_iter().skip(3).collect();
+        assert_eq!(last, [entry(4, 10), entry(5, 10), entry(6, 10)]);
     }
 
     #[test]

@@ -81,7 +81,11 @@ impl Embedded {
         let (handle, log, revision, oldest) = run_blocking(move || {
             let (handle, log) = Handle::open(disk, &shown, limits)?;
             let now = Snapshot::take(&*handle.database()?)?;
-            let log = log.map_err(|error| writer::describe(&error));
+            let mut log = log.map_err(|error| writer::describe(&error));
+            if let Ok(log) = &mut log {
+                let failed = |source| Error::Io { what: "cannot start the log of", path: shown.clone(), source };
+                log.append_beside().map_err(failed)?;
+            }
             let (revision, oldest) = (now.revision, now.oldest);
             Ok((Arc::new(handle), log, revision, oldest))
         })

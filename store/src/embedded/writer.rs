@@ -2,13 +2,13 @@
 //! Out: durable commits, each serving all transactions that waited; their answers; and their events.
 //!
 //! ```text
-//!   batch ──▶ database, in memory ──▶ log, synced ──▶ answers, events
+//!   batch ──▶ database, in memory ──▶ log, synced by another thread ──▶ answers, events
 //!        │                    └──▶ when a read comes, or enough of it is there: visible
 //!        └──▶ when the log is full: database, durable; the log begins again
 //! ```
 //!
 //! While a commit is under way the queue fills, and the next commit takes all of it: many writers share the price of
-//! one, and one writer alone never waits for others. What the log has need not be visible to reads before there is one: many
+//! one, and one writer alone never waits for others. The next batch is worked on while one goes to the disk. What the log has need not be visible to reads before there is one: many
 //! commits share the price of that, too, for most who follow the store are told by events and never read.
 
 use std::sync::Arc;
@@ -81,6 +81,12 @@ pub(super) struct Unshown {
     bytes: usize,
 }
 
+impl Unshown {
+    fn is_full(&self) -> bool {
+        self.ops >= UNSHOWN_OPS_MAX || self.bytes >= UNSHOWN_BYTES_MAX
+    }
+}
+
 /// Who waits for a transaction's answer, and its share of the queue's bytes, given back once answered.
 type Waiting = (oneshot::Sender<Result<Revision, Error>>, OwnedSemaphorePermit);
 
@@ -92,6 +98,36 @@ pub(super) struct Batch {
     compactions: Vec<(Revision, oneshot::Sender<Result<(), Error>>)>,
     shows: Vec<oneshot::Sender<()>>,
     close: bool,
+}
+
+/// Who waits for a commit.
+struct Waiters {
+    txns: Vec<Waiting>,
+    compactions: Vec<(Revision, oneshot::Sender<Result<(), Error>>)>,
+}
+
+impl Waiters {
+    /// Hands on what the commit did, and tells everyone what became of their part.
+    fn done(self, hub: &Hub, done: Done) {
+        hub.publish(done.batches);
+        for ((reply, _permit), answer) in self.txns.into_iter().zip(done.answers) {
+            // The caller may have given up waiting; the outcome stands.
+            let _ = reply.send(answer);
+        }
+        for (_, reply) in self.compactions {
+            let _ = reply.send(Ok(()));
+        }
+    }
+
+    /// Tells everyone why not.
+    fn fail(self, error: impl Fn() -> Error) {
+        for (reply, _permit) in self.txns {
+            let _ = reply.send(Err(error()));
+        }
+        for (_, reply) in self.compactions {
+            let _ = reply.send(Err(error()));
+        }
+    }
 }
 
 /// What the last commit was like.
@@ -146,6 +182,8 @@ impl Writer {
                 break;
             }
         }
+        // Whoever waits for a record that is under way is told before nobody can be told anything.
+        let _ = self.wait();
         self.hub.close();
         self.unshown = None;
         self.handle.close();
@@ -177,19 +215,11 @@ impl Writer {
         Some(batch)
     }
 
-    /// Does a batch and answers everyone in it. Whether garbage is left; or why writing cannot go on.
+    /// Does a batch and answers everyone in it, or has it so once it is on the disk. Whether garbage is left; or why writing cannot
+    /// go on.
     pub(super) fn commit(&mut self, batch: Batch) -> Result<bool, String> {
         let Batch { txns, compactions, shows, .. } = batch;
-        if !shows.is_empty() {
-            let shown = self.show();
-            for reply in shows {
-                // Whoever wanted to read may have given up.
-                let _ = reply.send(());
-            }
-            if let Err(failure) = shown {
-                return Err(self.fail(&failure, txns.into_iter().map(|(_, waiting)| waiting), compactions));
-            }
-        }
+        let is_alone = txns.len() <= 1 && self.commands.is_empty();
         let (ops, waiting): (Vec<_>, Vec<_>) = txns.into_iter().unzip();
         let mut targets = Vec::new();
         for (before, reply) in compactions {
@@ -202,47 +232,59 @@ impl Writer {
             }
         }
         let oldest = targets.iter().map(|(before, _)| *before).fold(self.oldest, Revision::max);
-        match self.write(ops, oldest) {
-            Ok(done) => {
-                let batches = done.batches;
+        let shown = if shows.is_empty() { Ok(()) } else { self.show() };
+        let written = shown.and_then(|()| self.write(ops, oldest));
+        let waiters = Waiters { txns: waiting, compactions: targets };
+        let committed = match written {
+            Ok((done, record)) => {
                 (self.revision, self.oldest) = (done.revision, oldest);
-                self.hub.publish(batches);
-                for ((reply, _permit), answer) in waiting.into_iter().zip(done.answers) {
-                    // The caller may have given up waiting; the outcome stands.
-                    let _ = reply.send(answer);
+                let garbage = done.garbage;
+                let (hub, handle) = (Arc::clone(&self.hub), Arc::clone(&self.handle));
+                match (record, &mut self.log) {
+                    (Some(record), Ok(log)) => {
+                        let told = move |appended: Result<(), &std::io::Error>| match appended {
+                            Ok(()) => {
+                                handle.will_show_more(done.revision);
+                                waiters.done(&hub, done);
+                            }
+                            Err(error) => waiters.fail(|| Error::UnknownOutcome(describe(error).into())),
+                        };
+                        log.append(record, is_alone, Box::new(told));
+                    }
+                    _ => waiters.done(&hub, done),
                 }
-                for (_, reply) in targets {
-                    let _ = reply.send(Ok(()));
-                }
-                Ok(done.garbage)
+                Ok(garbage)
             }
-            Err(failure) => Err(self.fail(&failure, waiting, targets)),
+            Err(failure) => Err(self.fail(&failure, waiters)),
+        };
+        for reply in shows {
+            // Whoever wanted to read may have given up.
+            let _ = reply.send(());
         }
+        committed
+    }
+
+    /// Waits for the record that is on its way to the disk.
+    fn wait(&mut self) -> Result<(), Failure> {
+        let Ok(log) = &mut self.log else { return Ok(()) };
+        // Who waited for that record has been told. What comes after it has not happened.
+        log.wait().map_err(|error| Failure { error: io_error(error), in_doubt: false, unharmed: false })
     }
 
     /// Tells everybody who waits that writing has ended, and returns why.
-    fn fail(
-        &mut self,
-        failure: &Failure,
-        waiting: impl IntoIterator<Item = Waiting>,
-        compactions: Vec<(Revision, oneshot::Sender<Result<(), Error>>)>,
-    ) -> String {
+    fn fail(&mut self, failure: &Failure, waiters: Waiters) -> String {
         let reason = describe(&failure.error);
         tracing::error!(reason, "a write to the store failed; it takes no more writes until it is reopened");
         if !failure.unharmed {
             self.freeze();
         }
-        for (reply, _permit) in waiting {
-            let _ = reply.send(Err(failure.answer(&reason)));
-        }
-        for (_, reply) in compactions {
-            let _ = reply.send(Err(failure.answer(&reason)));
-        }
+        waiters.fail(|| failure.answer(&reason));
         reason
     }
 
     /// Lets reads see all that was acknowledged.
     fn show(&mut self) -> Result<(), Failure> {
+        self.wait()?;
         let Some(Unshown { mut txn, .. }) = self.unshown.take() else { return Ok(()) };
         // What waits now is not in it: its outcome is certain.
         let failed = |error| Failure { error, in_doubt: false, unharmed: false };
@@ -253,10 +295,12 @@ impl Writer {
     }
 
     /// Writes a commit: the operations of each transaction, the new oldest revision, and a step of compaction. Into the log,
-    /// or, when that is full, into the database's file.
-    fn write(&mut self, txns: Vec<Vec<Op>>, oldest: Revision) -> Result<Done, Failure> {
+    /// or, when that is full, into the database's file. For the log, the record is still to be appended.
+    fn write(&mut self, txns: Vec<Vec<Op>>, oldest: Revision) -> Result<(Done, Option<Record>), Failure> {
         let before = |error| Failure { error, in_doubt: false, unharmed: false };
-        let log = self.log.as_mut().map_err(|reason| before(Error::WritesStopped { reason: reason.clone() }))?;
+        if self.unshown.as_ref().is_some_and(Unshown::is_full) {
+            self.show()?;
+        }
         let mut unshown = match self.unshown.take() {
             Some(unshown) => unshown,
             None => {
@@ -266,6 +310,9 @@ impl Writer {
             }
         };
         let (done, change) = apply(&unshown.txn, self.revision, self.oldest, oldest, txns).map_err(before)?;
+        // What was done here so far went to the disk meanwhile. It is there before anything else goes, or is answered.
+        self.wait()?;
+        let log = self.log.as_mut().map_err(|reason| before(Error::WritesStopped { reason: reason.clone() }))?;
         // Only what a record may yet fail to be written of is taken back by ending the transaction.
         let unharmed = unshown.ops == 0;
         if change == Change::None {
@@ -274,7 +321,7 @@ impl Writer {
             } else {
                 self.unshown = Some(unshown);
             }
-            return Ok(done);
+            return Ok((done, None));
         }
         let record = Record::new(self.revision, oldest, &done.batches);
         self.compacted += done.removed;
@@ -285,28 +332,23 @@ impl Writer {
             self.handle.shows_all();
             log.restart(id);
             self.compacted = 0;
-            return Ok(done);
+            return Ok((done, None));
         }
-        if change == Change::Logged {
-            let kept = |error: std::io::Error, in_doubt| Failure { error: io_error(error), in_doubt, unharmed };
-            log.reserve(&record).map_err(|error| kept(error, false))?;
-            log.append(record).map_err(|error| kept(error, true))?;
+        let is_logged = change == Change::Logged;
+        if is_logged {
+            log.reserve(&record).map_err(|error| Failure { error: io_error(error), in_doubt: false, unharmed })?;
         }
-        log.acknowledge();
-        self.handle.will_show_more(done.revision);
         unshown.ops += 1 + done.batches.len() + done.removed;
         unshown.bytes += done.bytes;
-        let is_full = unshown.ops >= UNSHOWN_OPS_MAX || unshown.bytes >= UNSHOWN_BYTES_MAX;
         self.unshown = Some(unshown);
-        if is_full {
-            // The log has it: whoever waits for this commit must not be told otherwise.
-            self.show().map_err(|failure| Failure { in_doubt: true, ..failure })?;
-        }
-        Ok(done)
+        Ok((done, is_logged.then_some(record)))
     }
 
     /// Makes the database durable before it is closed, so that the next start has nothing to do again.
     pub(super) fn settle(&mut self) {
+        if self.wait().is_err() {
+            self.unshown = None;
+        }
         let Ok(log) = &self.log else { return };
         let unshown = self.unshown.take();
         if log.is_empty() && self.compacted == 0 {
@@ -325,6 +367,8 @@ impl Writer {
     /// Brings the reads back after a failed write. They show what was acknowledged: if the write in doubt has happened,
     /// it happens for its readers when the store is next opened.
     fn freeze(&mut self) {
+        // A record that is under way may yet arrive, and be acknowledged.
+        let _ = self.wait();
         self.unshown = None;
         if let Err(error) = self.handle.freeze(self.log.as_ref().ok().map(Log::acknowledged)) {
             tracing::error!(reason = describe(&error), "the store cannot be read any more either");
