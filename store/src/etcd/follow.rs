@@ -194,12 +194,18 @@ impl Follower {
     /// An event as ours; none if it was given out before.
     async fn event(&self, event: PbEvent) -> Result<Option<Event>, Error> {
         let kv = event.kv.ok_or_else(|| Error::corrupt("etcd sent an event without its key"))?;
+        let key = kv.key.clone();
         let kv = self.shared.root.record(kv)?;
         if kv.mod_revision <= self.cursor {
             return Ok(None);
         }
-        let prev = event.prev_kv.map(|prev| self.shared.root.record(prev)).transpose()?;
-        // etcd leaves out what was before if compaction has just taken it: then the event is not whole any more.
+        let is_new = event.r#type == 0 && kv.create_revision == kv.mod_revision;
+        let prev = match event.prev_kv {
+            // etcd reads what was before when it sends the event, and leaves it out if that fails, for whatever reason.
+            None if !is_new => self.shared.before(key, kv.mod_revision).await?,
+            prev => prev.map(|prev| self.shared.root.record(prev)).transpose()?,
+        };
+        // If compaction has just taken it, the event is not whole any more.
         let (kind, kv) = match (event.r#type, &prev) {
             (1, Some(last)) => {
                 let last = last.clone();

@@ -134,6 +134,15 @@ impl Shared {
         }
     }
 
+    /// What a key was just before a revision; none if that is not kept.
+    async fn before(&self, key: Vec<u8>, revision: Revision) -> Result<Option<KeyValue>, Error> {
+        match self.range(key, GetOptions::new().with_revision(wire(revision - 1))).await {
+            Ok(mut response) => response.0.kvs.pop().map(|kv| self.root.record(kv)).transpose(),
+            Err(Fault::Compacted) => Ok(None),
+            Err(fault) => Err(fault.of_read()),
+        }
+    }
+
     /// The oldest revision kept, which etcd does not tell: found by halving.
     async fn oldest(&self) -> Result<Revision, Error> {
         let (mut gone, mut kept) = (FIRST_REVISION - 1, self.present().await?);
