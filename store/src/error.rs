@@ -74,7 +74,8 @@ pub enum Error {
         /// The version this program reads and writes.
         supported: u64,
     },
-    /// The disk, or the database quota of etcd, is full. Reads keep working.
+    /// The disk, or the database quota of etcd, is full. Reads keep working. etcd may have done the write that filled it, and
+    /// none after.
     #[error("the store is out of space")]
     NoSpace(#[source] Source),
     /// The embedded engine stopped taking writes after a write failed. Reads keep working; writes
