@@ -89,6 +89,12 @@ impl Api {
             .route("/api/v1/persistentvolumes", get(|api, query| list(api, query, "persistentvolumes")))
             .route("/api/v1/persistentvolumeclaims", get(|api, query| list(api, query, "persistentvolumeclaims")))
             .route("/apis/storage.k8s.io/v1/storageclasses", get(|api, query| list(api, query, "storageclasses")))
+            .route("/apis/storage.k8s.io/v1/csinodes", get(|api, query| list(api, query, "csinodes")))
+            .route("/apis/storage.k8s.io/v1/csidrivers", get(|api, query| list(api, query, "csidrivers")))
+            .route(
+                "/apis/storage.k8s.io/v1/csistoragecapacities",
+                get(|api, query| list(api, query, "csistoragecapacities")),
+            )
             .route("/api/v1/services", get(|api, query| list(api, query, "services")))
             .route("/api/v1/replicationcontrollers", get(|api, query| list(api, query, "replicationcontrollers")))
             .route("/apis/apps/v1/replicasets", get(|api, query| list(api, query, "replicasets")))
@@ -119,6 +125,9 @@ async fn list(State(api): State<Api>, Query(query): Query<BTreeMap<String, Strin
             "persistentvolumes" => "PersistentVolumeList",
             "persistentvolumeclaims" => "PersistentVolumeClaimList",
             "storageclasses" => "StorageClassList",
+            "csinodes" => "CSINodeList",
+            "csidrivers" => "CSIDriverList",
+            "csistoragecapacities" => "CSIStorageCapacityList",
             "services" => "ServiceList",
             "replicationcontrollers" => "ReplicationControllerList",
             "replicasets" => "ReplicaSetList",

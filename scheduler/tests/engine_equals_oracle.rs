@@ -122,7 +122,7 @@ impl Pair {
 
         let best = self.engine.place(id).map(|node| self.engine.node_name(node).to_string());
         self.oracle.learn(&spec);
-        same("the best node", &best, &self.oracle.best(&spec).map(|(name, _)| name))?;
+        same("the best node", &best, &self.oracle.best_of(&spec, &expected).map(|(name, _)| name))?;
         self.engine.release(id);
         Ok(())
     }

@@ -6,8 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use gantry_scheduler::core::oracle::Oracle;
 use gantry_scheduler::core::spec::Operator;
 use gantry_scheduler::core::{
-    AffinityTerm, Ask, Budget, Budgets, ClassSpec, DeviceDemand, Engine, HostPort, NodeSpec, PodAffinity, PodDemand,
-    PodKey, PodSelector, Preemption, Protocol, Requirement, Resources, Scoring, Spread, SpreadMode, Standing, Taint,
+    AffinityTerm, Ask, Attachment, Budget, Budgets, ClassSpec, DeviceDemand, Engine, HostPort, NodeSpec, PodAffinity,
+    PodDemand, PodKey, PodSelector, Preemption, Protocol, Requirement, Resources, Scoring, Spread, SpreadMode,
+    Standing, Taint,
 };
 use proptest::prelude::*;
 
@@ -49,6 +50,8 @@ fn node() -> impl Strategy<Value = NodeSpec> {
                     ..Resources::default()
                 },
                 devices: gpu as u16 % 4,
+                // Few enough that it matters.
+                attach_limits: [("disk".to_owned(), gpu - 1)].into(),
             }
         },
     )
@@ -91,8 +94,11 @@ fn class() -> impl Strategy<Value = ClassSpec> {
     let ports =
         seldom((80..82u16).prop_map(|port| HostPort { protocol: Protocol::Tcp, port, ip: HostPort::ANY.into() }));
     let app = prop::option::of(prop::sample::select(vec!["a", "b"]));
-    (1..4i64, 0..3i64, ports, app, seldom(term()), seldom(term()), seldom(spread())).prop_map(
-        |(cpu, gpu, ports, app, required, anti_required, spread)| ClassSpec {
+    let volume = prop::sample::select(vec!["a", "b", "c"]);
+    let attachments = seldom(volume.prop_map(|name| Attachment { driver: "disk".into(), volume: name.into() }));
+    let exclusive = seldom(prop::sample::select(vec!["default/a", "default/b"]).prop_map(str::to_owned));
+    (1..4i64, 0..3i64, ports, app, seldom(term()), seldom(term()), seldom(spread()), (attachments, exclusive)).prop_map(
+        |(cpu, gpu, ports, app, required, anti_required, spread, (attachments, exclusive))| ClassSpec {
             demand: PodDemand {
                 requests: Resources {
                     milli_cpu: cpu * 1_000,
@@ -107,6 +113,8 @@ fn class() -> impl Strategy<Value = ClassSpec> {
                     1 => DeviceDemand::share(300 * cpu as u16),
                     _ => DeviceDemand::whole(cpu as u16 % 3),
                 },
+                attachments,
+                exclusive,
             },
             namespace: "default".into(),
             labels: app.into_iter().map(|app| ("app".to_owned(), app.to_owned())).collect(),

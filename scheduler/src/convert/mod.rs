@@ -36,6 +36,7 @@ pub fn node(node: &k8s::Node) -> NodeSpec {
         unschedulable: spec.and_then(|spec| spec.unschedulable).unwrap_or(false),
         allocatable,
         devices,
+        ..NodeSpec::default()
     }
 }
 
@@ -99,7 +100,8 @@ pub fn demand(pod: &k8s::Pod) -> PodDemand {
     let (scoring_milli_cpu, scoring_memory) = scoring_requests(pod);
     let requests = pod_requests(pod);
     let devices = devices::of_pod(&requests);
-    PodDemand { requests, scoring_milli_cpu, scoring_memory, ports: host_ports(pod), devices }
+    // What its claims come to is known to who knows the claims.
+    PodDemand { requests, scoring_milli_cpu, scoring_memory, ports: host_ports(pod), devices, ..PodDemand::default() }
 }
 
 /// A pod's identity as a number: its UID, which is 128 bits by construction; any other text is

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1 as k8s;
-use k8s_openapi::api::storage::v1::StorageClass;
+use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::{quantity, requirements, term};
 use crate::core::spec::Operator;
-use crate::core::{ClassSpec, NodeSpec, Requirement, Term};
+use crate::core::{Attachment, ClassSpec, NodeSpec, Requirement, Term};
 use crate::driver::volumes::places;
 
 const CLASS_ANNOTATION: &str = "volume.beta.kubernetes.io/storage-class";
@@ -35,6 +35,8 @@ pub struct Claim {
     pub lost: bool,
     /// How much it asks for.
     pub request: i64,
+    /// It is for one pod at a time.
+    pub exclusive: bool,
     /// The UIDs of its owners.
     pub owners: Vec<String>,
     completed: bool,
@@ -68,6 +70,8 @@ pub struct Volume {
     pub terms: Option<Vec<Term>>,
     /// Where it is, by its labels.
     pub places: Vec<(String, Vec<String>)>,
+    /// What is attached to the node of its pods.
+    pub attachment: Option<Attachment>,
     deleting: bool,
     modes: BTreeSet<String>,
     volume_mode: String,
@@ -142,6 +146,7 @@ pub fn claim(claim: &k8s::PersistentVolumeClaim) -> ((String, String), Claim) {
         deleting: meta.deletion_timestamp.is_some(),
         lost: claim.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Lost")),
         request: storage(spec.resources.as_ref().and_then(|resources| resources.requests.as_ref())),
+        exclusive: spec.access_modes.iter().flatten().any(|mode| mode == "ReadWriteOncePod"),
         owners: meta.owner_references.iter().flatten().map(|owner| owner.uid.clone()).collect(),
         completed: annotation(BIND_COMPLETED).is_some(),
         modes: spec.access_modes.iter().flatten().cloned().collect(),
@@ -171,6 +176,10 @@ pub fn volume(volume: &k8s::PersistentVolume) -> (String, Volume) {
         available: volume.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Available")),
         terms: required.map(|selector| selector.node_selector_terms.iter().map(term).collect()),
         places: places(&labels),
+        attachment: spec
+            .csi
+            .as_ref()
+            .map(|csi| Attachment { driver: csi.driver.clone(), volume: csi.volume_handle.clone() }),
         deleting: meta.deletion_timestamp.is_some(),
         modes: spec.access_modes.iter().flatten().cloned().collect(),
         volume_mode: mode(spec.volume_mode.as_ref()),
@@ -178,6 +187,50 @@ pub fn volume(volume: &k8s::PersistentVolume) -> (String, Volume) {
         labels,
     };
     (meta.name.clone().unwrap_or_default(), read)
+}
+
+/// Where a driver can make volumes of a class, and how large.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Capacity {
+    /// The storage class.
+    pub class: String,
+    /// For which nodes; `None` is for none.
+    pub place: Option<Term>,
+    /// The largest volume.
+    pub largest: i64,
+}
+
+/// Reads how many volumes can be attached to a node, by driver.
+pub fn csi_node(node: &CSINode) -> (String, BTreeMap<String, i64>) {
+    let limits = node.spec.drivers.iter().filter_map(|driver| {
+        let count = driver.allocatable.as_ref()?.count?;
+        Some((driver.name.clone(), i64::from(count)))
+    });
+    (node.metadata.name.clone().unwrap_or_default(), limits.collect())
+}
+
+/// Reads whether a driver says where it has how much storage.
+pub fn csi_driver(driver: &CSIDriver) -> (String, bool) {
+    (driver.metadata.name.clone().unwrap_or_default(), driver.spec.storage_capacity.unwrap_or(false))
+}
+
+/// Reads how much storage there is somewhere.
+pub fn capacity(capacity: &CSIStorageCapacity) -> ((String, String), Capacity) {
+    let meta = &capacity.metadata;
+    let amount = capacity.maximum_volume_size.as_ref().or(capacity.capacity.as_ref());
+    let place = requirements(capacity.node_topology.as_ref()).map(|expressions| {
+        // A selector without conditions is for all nodes, a term without any for none.
+        let all = Requirement { key: "metadata.name".into(), operator: Operator::NotIn, values: Vec::new() };
+        let fields = if expressions.is_empty() { vec![all] } else { Vec::new() };
+        Term { expressions, fields }
+    });
+    let read = Capacity {
+        class: capacity.storage_class_name.clone(),
+        place,
+        // What says nothing has no room.
+        largest: amount.map_or(-1, |amount| quantity::amount("storage", &amount.0)),
+    };
+    ((meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default()), read)
 }
 
 /// Reads a storage class.

@@ -100,6 +100,8 @@ pub struct NodeChange {
     pub taints: bool,
     /// It was marked unschedulable or no longer is.
     pub unschedulable: bool,
+    /// Other numbers of volumes may be attached to it.
+    pub attach_limits: bool,
 }
 
 impl NodeChange {
@@ -111,8 +113,8 @@ impl NodeChange {
     /// The rules that may now accept what they refused before.
     pub fn may_help(self) -> PluginSet {
         use Plugin::{
-            InterPodAffinity, NodeAffinity, NodeResourcesFit, NodeUnschedulable, PodOs, PodTopologySpread,
-            TaintToleration, VolumeBinding, VolumeZone,
+            InterPodAffinity, NodeAffinity, NodeResourcesFit, NodeUnschedulable, NodeVolumeLimits, PodOs,
+            PodTopologySpread, TaintToleration, VolumeBinding, VolumeZone,
         };
         let causes = [
             (self.added, PluginSet::ALL),
@@ -125,6 +127,7 @@ impl NodeChange {
             ),
             (self.taints, PluginSet::of([TaintToleration, PodTopologySpread])),
             (self.unschedulable, PluginSet::of([NodeUnschedulable])),
+            (self.attach_limits, PluginSet::of([NodeVolumeLimits])),
         ];
         causes.into_iter().filter(|(holds, _)| *holds).fold(PluginSet::NONE, |set, (_, rules)| set.union(rules))
     }
@@ -159,13 +162,17 @@ pub struct PodRemoval {
     pub node: NodeId,
     /// Did it hold host ports?
     pub freed_ports: bool,
+    /// Did it use volumes of which there can be too many, or only one user?
+    pub freed_volumes: bool,
 }
 
 impl PodRemoval {
     /// The rules that may now accept what they refused before.
     pub fn may_help(self) -> PluginSet {
         let freed = PluginSet::of([Plugin::NodeResourcesFit, Plugin::InterPodAffinity, Plugin::PodTopologySpread]);
-        if self.freed_ports { freed.with(Plugin::NodePorts) } else { freed }
+        let freed = if self.freed_ports { freed.with(Plugin::NodePorts) } else { freed };
+        let volumes = PluginSet::of([Plugin::VolumeRestrictions, Plugin::NodeVolumeLimits]);
+        if self.freed_volumes { freed.union(volumes) } else { freed }
     }
 }
 
@@ -358,7 +365,9 @@ impl Engine {
                 self.priorities.remove(&record.priority);
             }
         }
-        Some(PodRemoval { node: NodeId(record.slot), freed_ports: !record.demand.ports.is_empty() })
+        let Demand { ports, attachments, exclusive, .. } = &*record.demand;
+        let (freed_ports, freed_volumes) = (!ports.is_empty(), !attachments.is_empty() || !exclusive.is_empty());
+        Some(PodRemoval { node: NodeId(record.slot), freed_ports, freed_volumes })
     }
 
     /// The pods that are accounted to nodes.
@@ -519,5 +528,6 @@ fn compare(before: &NodeSpec, now: &NodeSpec) -> NodeChange {
         labels: before.labels != now.labels,
         taints: before.taints != now.taints,
         unschedulable: before.unschedulable != now.unschedulable,
+        attach_limits: before.attach_limits != now.attach_limits,
     }
 }

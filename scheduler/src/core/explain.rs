@@ -33,6 +33,10 @@ pub enum Reason {
     Insufficient(ResourceId),
     /// In sum there is enough of the node's devices, but not as the pod wants it.
     Devices,
+    /// A pod uses a claim that is for one pod at a time.
+    ClaimInUse,
+    /// No more volumes can be attached to the node.
+    TooManyVolumes,
     /// The node does not suit a volume.
     Volume(VolumeNeedKind),
     /// The node lacks the label of a topology spread constraint.
@@ -61,8 +65,13 @@ impl Reason {
             Reason::Ports => "node(s) didn't have free ports for the requested pod ports".into(),
             Reason::Devices => "node(s) didn't have free devices for the pod".into(),
             Reason::TooManyPods => "Too many pods".into(),
+            Reason::ClaimInUse => {
+                "node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode".into()
+            }
+            Reason::TooManyVolumes => "node(s) exceed max volume count".into(),
             Reason::Volume(VolumeNeedKind::Reach) => "node(s) didn't match PersistentVolume's node affinity".into(),
             Reason::Volume(VolumeNeedKind::Find) => "node(s) didn't find available persistent volumes to bind".into(),
+            Reason::Volume(VolumeNeedKind::Room) => "node(s) did not have enough free storage".into(),
             Reason::Volume(VolumeNeedKind::Gone) => {
                 "node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)".into()
             }

@@ -259,8 +259,8 @@ struct Scale {
 pub struct Index {
     /// How far the log has been read.
     cursor: u64,
-    /// The epochs of name order, topologies and scores that the keys and signatures are of.
-    epochs: (u64, u64, u64),
+    /// The epochs of name order, topologies, scores and claims that the keys and signatures are of.
+    epochs: [u64; 4],
     layout: Layout,
     groups: Vec<Group>,
     by_signature: HashMap<Box<[i64]>, u32>,
@@ -534,9 +534,11 @@ impl Index {
     }
 }
 
-fn epochs(candidate: Candidate<'_>, nodes: &Nodes) -> (u64, u64, u64) {
+fn epochs(candidate: Candidate<'_>, nodes: &Nodes) -> [u64; 4] {
     let scores = nodes.score_epoch(&candidate.scoring.strategy);
-    (nodes.order().epoch(), candidate.counters.topologies.epoch(), scores)
+    // Who uses a claim that is for one pod at a time matters on all nodes, but to few classes.
+    let claims = if candidate.demand.exclusive.is_empty() { 0 } else { nodes.exclusive_epoch() };
+    [nodes.order().epoch(), candidate.counters.topologies.epoch(), scores, claims]
 }
 
 /// A node's sum of matching preferred weights and its number of intolerable taints.

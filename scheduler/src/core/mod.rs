@@ -55,7 +55,8 @@ pub use preemption::{Budget, Budgets, Victims};
 pub use resources::{Demand, PodDemand, ResourceId, Resources};
 pub use rules::{Plugin, PluginSet};
 pub use spec::{
-    AffinityTerm, ClassSpec, HostPort, NodeSpec, PodAffinity, PodSelector, PreferredTerm, Protocol, Requirement,
-    Scoring, Spread, SpreadMode, Strategy, Taint, Term, Toleration, VolumeNeed, VolumeNeedKind, WeightedAffinityTerm,
+    AffinityTerm, Attachment, ClassSpec, HostPort, NodeSpec, PodAffinity, PodSelector, PreferredTerm, Protocol,
+    Requirement, Scoring, Spread, SpreadMode, Strategy, Taint, Term, Toleration, VolumeNeed, VolumeNeedKind,
+    WeightedAffinityTerm,
 };
 pub use survey::Opinion;

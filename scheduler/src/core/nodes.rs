@@ -14,7 +14,7 @@ use super::expected::{Expected, Frequencies};
 use super::labels::Postings;
 use super::order::NameOrder;
 use super::resources::{Demand, GPU_MILLI, ResourceId, ResourceTable};
-use super::spec::{HostPort, NodeSpec, Strategy};
+use super::spec::{Attachment, HostPort, NodeSpec, Strategy};
 
 /// A node's slot. Valid until the node is gone and its last pod too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -71,6 +71,12 @@ pub struct Nodes {
     rows: Vec<Row>,
     /// Host ports in use, for the few nodes that have any; an entry twice is two pods.
     ports: HashMap<u32, Vec<HostPort>>,
+    /// Volumes attached, for the few nodes that have any, with how many pods use each.
+    attached: HashMap<u32, BTreeMap<Attachment, u32>>,
+    /// Claims that are for one pod at a time, with how many pods on nodes use each.
+    exclusive: HashMap<String, u32>,
+    /// Rises when a claim of those gets users or loses them: that matters on all nodes.
+    exclusive_epoch: u64,
     /// Devices by slot, up to the last slot that has any.
     devices: Vec<Devices>,
     /// How many nodes have devices.
@@ -108,6 +114,10 @@ impl Largest {
         }
         self.epoch += u64::from(self.get(resource) != before);
     }
+}
+
+fn count(users: &mut u32, sign: i64) {
+    *users = if sign > 0 { users.saturating_add(1) } else { users.saturating_sub(1) };
 }
 
 impl Nodes {
@@ -254,8 +264,30 @@ impl Nodes {
                 self.ports.remove(&slot);
             }
         }
+        self.charge_volumes(slot, demand, sign);
         if sign < 0 {
             self.release_if_unused(slot);
+        }
+    }
+
+    fn charge_volumes(&mut self, slot: u32, demand: &Demand, sign: i64) {
+        if !demand.attachments.is_empty() {
+            let attached = self.attached.entry(slot).or_default();
+            for attachment in &demand.attachments {
+                count(attached.entry(attachment.clone()).or_default(), sign);
+            }
+            attached.retain(|_, users| *users > 0);
+            if attached.is_empty() {
+                self.attached.remove(&slot);
+            }
+        }
+        for claim in &demand.exclusive {
+            let users = self.exclusive.entry(claim.clone()).or_default();
+            count(users, sign);
+            if *users == 0 {
+                self.exclusive.remove(claim);
+            }
+            self.exclusive_epoch += 1;
         }
     }
 
@@ -342,6 +374,26 @@ impl Nodes {
             return &[];
         }
         self.ports.get(&slot).map_or(&[], Vec::as_slice)
+    }
+
+    /// The volumes attached to a node.
+    pub fn attached(&self, slot: u32) -> impl Iterator<Item = &Attachment> {
+        self.attached.get(&slot).into_iter().flat_map(BTreeMap::keys)
+    }
+
+    /// Is the volume attached to the node?
+    pub fn is_attached(&self, slot: u32, attachment: &Attachment) -> bool {
+        self.attached.get(&slot).is_some_and(|attached| attached.contains_key(attachment))
+    }
+
+    /// Does a pod on a node use a claim that is for one pod at a time?
+    pub fn is_in_use(&self, claim: &str) -> bool {
+        self.exclusive.contains_key(claim)
+    }
+
+    /// Rises when the answer of [`Self::is_in_use`] may have become another.
+    pub(super) fn exclusive_epoch(&self) -> u64 {
+        self.exclusive_epoch
     }
 
     /// The devices of a node.

@@ -108,7 +108,15 @@ mod tests {
 
     fn demand(cpu: i64) -> Demand {
         let requests = [(ResourceId::CPU, cpu)].into();
-        Demand { requests, scoring_milli_cpu: 0, scoring_memory: 0, ports: [].into(), devices: Default::default() }
+        Demand {
+            requests,
+            scoring_milli_cpu: 0,
+            scoring_memory: 0,
+            ports: [].into(),
+            devices: Default::default(),
+            attachments: [].into(),
+            exclusive: [].into(),
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::devices::DeviceDemand;
-use super::spec::{HostPort, Scoring, Strategy};
+use super::spec::{Attachment, HostPort, Scoring, Strategy};
 
 /// CPU that a container without a CPU request is scored with: `0.1`.
 pub const DEFAULT_MILLI_CPU_REQUEST: i64 = 100;
@@ -113,6 +113,10 @@ pub struct PodDemand {
     pub ports: Vec<HostPort>,
     /// The devices that it takes, which are among the requests too.
     pub devices: DeviceDemand,
+    /// The volumes that are attached for it, each once.
+    pub attachments: Vec<Attachment>,
+    /// The claims that no other pod may use at the same time, as `namespace/name`.
+    pub exclusive: Vec<String>,
 }
 
 /// All that a pod takes from a node, by column. Shared by all pods of the same shape.
@@ -128,6 +132,10 @@ pub struct Demand {
     pub ports: Box<[HostPort]>,
     /// See [`PodDemand::devices`].
     pub devices: DeviceDemand,
+    /// See [`PodDemand::attachments`].
+    pub attachments: Box<[Attachment]>,
+    /// See [`PodDemand::exclusive`].
+    pub exclusive: Box<[String]>,
 }
 
 impl Demand {
@@ -211,6 +219,8 @@ impl ResourceTable {
             scoring_memory: pod.scoring_memory,
             ports: pod.ports.clone().into(),
             devices: pod.devices,
+            attachments: pod.attachments.clone().into(),
+            exclusive: pod.exclusive.clone().into(),
         });
         self.demands.insert(pod.clone(), demand.clone());
         demand

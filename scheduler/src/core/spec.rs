@@ -20,6 +20,17 @@ pub struct NodeSpec {
     pub allocatable: Resources,
     /// How many devices it has that pods take whole, or in shares. Zero also if not known.
     pub devices: u16,
+    /// How many volumes may be attached to it, by their driver; a driver that is not in it has no limit.
+    pub attach_limits: BTreeMap<String, i64>,
+}
+
+/// A volume that is attached to the node of a pod: once, however many pods there use it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Attachment {
+    /// Whose volume it is.
+    pub driver: String,
+    /// What the driver calls it.
+    pub volume: String,
 }
 
 /// What matters about a pod that wants a place. Pods with equal specs are one class.
@@ -112,6 +123,8 @@ pub enum VolumeNeedKind {
     Zone,
     /// It has yet to be found or made.
     Find,
+    /// There has to be room to make it.
+    Room,
     /// It is gone.
     Gone,
 }

@@ -54,7 +54,7 @@ pub struct PodFacts {
     pub not_scheduled: Option<(String, String)>,
     /// The kind and name of the controller that owns a waiting pod, if it is one that makes pods in numbers.
     pub controller: Option<(OwnerKind, String)>,
-    /// Of a waiting pod, the claims that it uses; `None` if there are none.
+    /// The claims that it uses; `None` if there are none.
     pub claimant: Option<Claimant>,
     /// `status.nominatedNodeName`.
     pub nominated: Option<String>,
@@ -88,7 +88,7 @@ impl From<&k8s::Pod> for PodFacts {
             controller: controller.and_then(|owner| {
                 Some((OwnerKind::of_controller(&owner.api_version, &owner.kind)?, owner.name.clone()))
             }),
-            claimant: node_name.is_none().then(|| claimant(pod)).flatten(),
+            claimant: claimant(pod),
             key: convert::pod_key(&uid),
             uid,
             namespace: meta.namespace.clone().unwrap_or_default(),

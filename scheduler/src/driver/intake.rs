@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
-use k8s_openapi::api::storage::v1::StorageClass;
+use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
 use serde::de::DeserializeOwned;
@@ -16,10 +16,9 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::facts::{WatchedBudget, WatchedNamespace, WatchedNode, WatchedPod};
+use super::following::Followed;
 use super::owners::{OwnerKind, WatchedOwner};
 use super::state::{Action, State};
-use super::volumes::StorageKind;
-use crate::convert;
 
 /// Watch events between a watch and the state: a few pages of a list. The watch waits when it is
 /// full, and the API server's own buffer behind it.
@@ -35,6 +34,9 @@ pub(crate) enum Input {
     Claim(Box<watcher::Event<PersistentVolumeClaim>>),
     Volume(Box<watcher::Event<PersistentVolume>>),
     Class(Box<watcher::Event<StorageClass>>),
+    CsiNode(Box<watcher::Event<CSINode>>),
+    CsiDriver(Box<watcher::Event<CSIDriver>>),
+    Capacity(Box<watcher::Event<CSIStorageCapacity>>),
 }
 
 /// Which lists have not been complete yet. Deciding on less would over-commit, or place a pod beside one
@@ -58,19 +60,22 @@ pub(crate) fn watches(
         all.push(watching);
     };
     macro_rules! add {
-        ($name:literal, $type:ty, $input:path) => {
+        ($name:expr, $type:ty, $input:path) => {
             let wrap = |event: watcher::Event<$type>| $input(Box::new(event));
             let api = Api::<$type>::all(client.clone());
             add($name, Box::pin(watch($name, api, wrap, inputs.clone(), shutdown.clone())));
         };
     }
     add!("pods", WatchedPod, Input::Pod);
-    add!("nodes", WatchedNode, Input::Node);
-    add!("namespaces", WatchedNamespace, Input::Namespace);
-    add!("poddisruptionbudgets", WatchedBudget, Input::Budget);
-    add!("persistentvolumeclaims", PersistentVolumeClaim, Input::Claim);
-    add!("persistentvolumes", PersistentVolume, Input::Volume);
-    add!("storageclasses", StorageClass, Input::Class);
+    add!(WatchedNode::PLURAL, WatchedNode, Input::Node);
+    add!(WatchedNamespace::PLURAL, WatchedNamespace, Input::Namespace);
+    add!(WatchedBudget::PLURAL, WatchedBudget, Input::Budget);
+    add!(PersistentVolumeClaim::PLURAL, PersistentVolumeClaim, Input::Claim);
+    add!(PersistentVolume::PLURAL, PersistentVolume, Input::Volume);
+    add!(StorageClass::PLURAL, StorageClass, Input::Class);
+    add!(CSINode::PLURAL, CSINode, Input::CsiNode);
+    add!(CSIDriver::PLURAL, CSIDriver, Input::CsiDriver);
+    add!(CSIStorageCapacity::PLURAL, CSIStorageCapacity, Input::Capacity);
     for kind in OwnerKind::ALL {
         let wrap = move |event| Input::Owner(kind, Box::new(event));
         let api = Api::<WatchedOwner>::all_with(client.clone(), &kind);
@@ -133,82 +138,6 @@ impl Awaited {
                     self.0.remove("pods");
                 }
             },
-            Input::Node(event) => match *event {
-                Init => state.nodes_relist(),
-                InitApply(node) | Apply(node) => {
-                    state.node_seen(node.spec);
-                }
-                Delete(node) => state.node_gone(&node.spec.name),
-                InitDone => {
-                    state.nodes_listed();
-                    self.0.remove("nodes");
-                }
-            },
-            Input::Namespace(event) => match *event {
-                Init => state.namespaces_relist(),
-                InitApply(namespace) | Apply(namespace) => {
-                    let (name, labels) = namespace.into_parts();
-                    state.namespace_seen(name, labels);
-                }
-                Delete(namespace) => state.namespace_gone(&namespace.into_parts().0),
-                InitDone => {
-                    state.namespaces_listed();
-                    self.0.remove("namespaces");
-                }
-            },
-            other => self.apply_other(state, other),
-        }
-        None
-    }
-
-    /// What is only asked about when a pod is tried.
-    fn apply_other(&mut self, state: &mut State, input: Input) {
-        use watcher::Event::{Apply, Delete, Init, InitApply, InitDone};
-        match input {
-            // These have been taken care of.
-            Input::Pod(_) | Input::Node(_) | Input::Namespace(_) => {}
-            Input::Budget(event) => match *event {
-                Init => state.budgets_relist(),
-                InitApply(budget) | Apply(budget) => {
-                    let (key, budget) = budget.into_parts();
-                    state.budget_seen(key, budget);
-                }
-                Delete(budget) => state.budget_gone(&budget.into_parts().0),
-                InitDone => {
-                    state.budgets_listed();
-                    self.0.remove("poddisruptionbudgets");
-                }
-            },
-            Input::Claim(event) => match *event {
-                Init => state.storage().relist(StorageKind::Claims),
-                InitApply(claim) | Apply(claim) => state.storage().claim_seen(&claim),
-                Delete(claim) => {
-                    let (key, _) = convert::volumes::claim(&claim);
-                    state.storage().claim_gone(&key);
-                }
-                InitDone => {
-                    state.storage().listed(StorageKind::Claims);
-                    self.0.remove("persistentvolumeclaims");
-                }
-            },
-            Input::Volume(event) => match *event {
-                Init => state.storage().relist(StorageKind::Volumes),
-                InitApply(volume) | Apply(volume) => state.storage().volume_seen(&volume),
-                Delete(volume) => state.storage().volume_gone(&volume.metadata.name.unwrap_or_default()),
-                InitDone => {
-                    state.storage().listed(StorageKind::Volumes);
-                    self.0.remove("persistentvolumes");
-                }
-            },
-            Input::Class(event) => match *event {
-                Init => state.storage().relist(StorageKind::Classes),
-                InitApply(class) | Apply(class) => state.storage().class_seen(&class),
-                Delete(class) => state.storage().class_gone(&class.metadata.name.unwrap_or_default()),
-                InitDone => {
-                    state.storage().listed(StorageKind::Classes);
-                    self.0.remove("storageclasses");
-                }
-            },
             Input::Owner(kind, event) => match *event {
                 Init => state.owners().relist(kind),
                 InitApply(owner) | Apply(owner) => {
@@ -221,6 +150,30 @@ impl Awaited {
                     self.0.remove(kind.plural());
                 }
             },
+            Input::Node(event) => self.follow(state, *event),
+            Input::Namespace(event) => self.follow(state, *event),
+            Input::Budget(event) => self.follow(state, *event),
+            Input::Claim(event) => self.follow(state, *event),
+            Input::Volume(event) => self.follow(state, *event),
+            Input::Class(event) => self.follow(state, *event),
+            Input::CsiNode(event) => self.follow(state, *event),
+            Input::CsiDriver(event) => self.follow(state, *event),
+            Input::Capacity(event) => self.follow(state, *event),
+        }
+        None
+    }
+
+    /// What all kinds have in common of which the state is only told.
+    fn follow<K: Followed>(&mut self, state: &mut State, event: watcher::Event<K>) {
+        use watcher::Event::{Apply, Delete, Init, InitApply, InitDone};
+        match event {
+            Init => K::relist(state),
+            InitApply(object) | Apply(object) => object.seen(state),
+            Delete(object) => object.gone(state),
+            InitDone => {
+                K::listed(state);
+                self.0.remove(K::PLURAL);
+            }
         }
     }
 }

@@ -13,6 +13,7 @@
 mod binder;
 mod evictor;
 pub mod facts;
+mod following;
 pub(crate) mod intake;
 mod metrics;
 pub mod owners;

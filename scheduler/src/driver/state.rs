@@ -19,10 +19,12 @@ use crate::core::{
     Standing,
 };
 
+mod holding;
 mod preempting;
 mod providing;
 mod trial;
 
+use holding::Holders;
 pub use preempting::Victim;
 use preempting::{Diagnosed, PlacedName};
 use providing::{Going, Outlook, Sources};
@@ -167,6 +169,8 @@ pub struct State {
     storage: Storage,
     /// The generation of the storage that pods with claims were last looked at with.
     storage_at: u64,
+    /// Pods that have a node and use claims.
+    holders: Holders,
     /// Pods without a node that use claims.
     claimants: BTreeSet<PodKey>,
     /// Those that have a node and wait for their volumes, by since when, and the generation that they were last looked
@@ -180,6 +184,7 @@ pub struct State {
     /// During a relist: what it has shown so far.
     relist_pods: Option<HashSet<PodKey>>,
     nodes: Known<String>,
+    csi_nodes: Known<String>,
     namespaces: Known<String>,
     known_budgets: Known<ObjectKey>,
     budgets: Budgets,
@@ -208,6 +213,7 @@ impl State {
             owners: Owners::default(),
             storage: Storage::default(),
             storage_at: 0,
+            holders: Holders::default(),
             claimants: BTreeSet::new(),
             going: BTreeSet::new(),
             going_at: 0,
@@ -216,6 +222,7 @@ impl State {
             names: PodMap::default(),
             relist_pods: None,
             nodes: Known::default(),
+            csi_nodes: Known::default(),
             namespaces: Known::default(),
             known_budgets: Known::default(),
             budgets: Budgets::new(),
@@ -309,8 +316,16 @@ impl State {
     }
 
     /// A node is new or has changed.
-    pub fn node_seen(&mut self, node: NodeSpec) -> NodeChange {
+    pub fn node_seen(&mut self, mut node: NodeSpec) -> NodeChange {
         self.nodes.saw(&node.name);
+        let limits = self.storage.limits(&node.name);
+        if !limits.is_empty() {
+            node.attach_limits = limits;
+        }
+        self.set_node(node)
+    }
+
+    fn set_node(&mut self, node: NodeSpec) -> NodeChange {
         let change = self.engine.set_node(node);
         if change.any() {
             self.turned = self.turned.union(change.may_help());
@@ -372,7 +387,10 @@ impl State {
             started: pod.started,
         };
         self.names.insert(key, PlacedName::of(pod));
-        self.pod_added(key, node, &pod.class, standing);
+        match &pod.claimant {
+            Some(claimant) => self.holder_assigned(key, node, claimant, &pod.class, standing),
+            None => self.pod_added(key, node, &pod.class, standing),
+        }
     }
 
     fn pod_added(&mut self, key: PodKey, node: &str, spec: &ClassSpec, standing: Standing) {
@@ -459,6 +477,7 @@ impl State {
     pub fn pod_gone(&mut self, key: PodKey) {
         self.drop_pending_entry(key);
         self.names.remove(&key);
+        self.holders.gone(key);
         if self.engine.remove_pod(key).is_some() {
             self.freed = true;
         }
@@ -493,6 +512,7 @@ impl State {
         for pod in std::mem::take(&mut self.left_alone) {
             self.queue.wake_one(pod, now);
         }
+        self.look_at_holders();
         self.wake_claimants(now);
         let turned = std::mem::take(&mut self.turned);
         let (freed, came) = (std::mem::take(&mut self.freed), std::mem::take(&mut self.came));
@@ -547,6 +567,8 @@ impl State {
         if let Some(scores) = &mut self.scores {
             scores.extend(self.engine.score_on(ask, node).map(|score| (key, score)));
         }
+        // Room that was kept for it elsewhere is for others now.
+        self.freed |= self.engine.nominated_node(key).is_some_and(|kept| kept != self.engine.node_name(node));
         self.engine.assume(key, ask.class, node, ask.priority);
         self.assumed += 1;
         self.came = true;

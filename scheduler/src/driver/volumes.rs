@@ -4,6 +4,8 @@
 //! volume with the node: one that is there, or one that is to be made for it. What was decided but is not in the API
 //! yet is *assumed*, so that no two pods get one volume.
 
+mod csi;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
@@ -15,6 +17,8 @@ use crate::convert;
 use crate::convert::volumes::{Claim, Class, Volume};
 use crate::core::spec::Operator;
 use crate::core::{NodeSpec, Requirement, Term, VolumeNeed, VolumeNeedKind};
+use csi::Csi;
+pub use csi::{Held, Touched};
 
 /// The provisioner of classes whose volumes people make.
 const NO_PROVISIONER: &str = "kubernetes.io/no-provisioner";
@@ -112,6 +116,9 @@ pub struct Storage {
     classes: HashMap<String, Class>,
     /// Volumes that were decided on, with their claims.
     assumed: HashMap<String, ObjectKey>,
+    csi: Csi,
+    /// Claims of which what they hold on a node may have changed.
+    touched: Touched,
     generation: u64,
 }
 
@@ -136,6 +143,10 @@ impl Storage {
 
     fn set_claim(&mut self, key: ObjectKey, claim: Option<Claim>) {
         self.generation += 1;
+        let matters = |claim: &Claim| (claim.exclusive, claim.volume.clone(), claim.class.clone());
+        if self.claims.get(&key).map(matters) != claim.as_ref().map(matters) {
+            self.touched.claim(key.clone());
+        }
         match claim {
             Some(claim) => self.claims.insert(key, claim),
             None => self.claims.remove(&key),
@@ -157,6 +168,11 @@ impl Storage {
 
     fn set_volume(&mut self, name: String, volume: Option<Volume>) {
         self.generation += 1;
+        for known in self.volumes.get(&name).into_iter().chain(&volume) {
+            if let (Some((claim, _)), Some(_)) = (&known.claim, &known.attachment) {
+                self.touched.claim(claim.clone());
+            }
+        }
         if let Some(before) = self.volumes.remove(&name)
             && let Some(names) = self.volumes_of.get_mut(&before.class)
         {
@@ -178,6 +194,10 @@ impl Storage {
     pub fn class_seen(&mut self, class: &StorageClass) {
         let (name, class) = convert::volumes::class(class);
         self.known_classes.saw(&name);
+        let provisioner = |class: &Class| class.provisioner.clone();
+        if self.classes.get(&name).map(provisioner) != Some(provisioner(&class)) {
+            self.touched.all();
+        }
         self.classes.insert(name, class);
         self.generation += 1;
     }
@@ -195,6 +215,8 @@ impl Storage {
             StorageKind::Claims => self.known_claims.relist(),
             StorageKind::Volumes => self.known_volumes.relist(),
             StorageKind::Classes => self.known_classes.relist(),
+            StorageKind::Drivers => self.csi.known_drivers.relist(),
+            StorageKind::Capacities => self.csi.known_capacities.relist(),
         }
     }
 
@@ -204,6 +226,10 @@ impl Storage {
             StorageKind::Claims => self.known_claims.listed().iter().for_each(|key| self.claim_gone(key)),
             StorageKind::Volumes => self.known_volumes.listed().iter().for_each(|name| self.volume_gone(name)),
             StorageKind::Classes => self.known_classes.listed().iter().for_each(|name| self.class_gone(name)),
+            StorageKind::Drivers => self.csi.known_drivers.listed().iter().for_each(|name| self.driver_gone(name)),
+            StorageKind::Capacities => {
+                self.csi.known_capacities.listed().iter().for_each(|key| self.capacity_gone(key));
+            }
         }
     }
 
@@ -222,8 +248,10 @@ impl Storage {
         }
         for (key, claim) in delayed {
             // Without a restriction any node will do.
+            let room = self.room(&key, claim);
             let terms = self.alternatives(key, claim);
             needs.extend(terms.map(|terms| VolumeNeed { kind: VolumeNeedKind::Find, terms }));
+            needs.extend(room.map(|terms| VolumeNeed { kind: VolumeNeedKind::Room, terms }));
         }
         needs.dedup();
         Ok(needs)
@@ -347,6 +375,7 @@ impl Storage {
                 _ => {
                     let places = self.provisions(claim)?;
                     let here = places.is_empty() || places.iter().any(|place| place.matches(node));
+                    let here = here && self.has_room(claim, node);
                     choice.provision.push(Some(reference).filter(|_| here)?);
                 }
             }
@@ -446,6 +475,10 @@ pub enum StorageKind {
     Volumes,
     /// `storage.k8s.io/v1 StorageClass`
     Classes,
+    /// `storage.k8s.io/v1 CSIDriver`
+    Drivers,
+    /// `storage.k8s.io/v1 CSIStorageCapacity`
+    Capacities,
 }
 
 /// Labels of volumes that are places.

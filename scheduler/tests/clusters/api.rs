@@ -12,7 +12,7 @@ use super::{Cluster, complete, uid};
 
 type Params = std::collections::BTreeMap<String, String>;
 
-const KINDS: [(&str, &str); 12] = [
+const KINDS: [(&str, &str); 15] = [
     ("pods", "Pod"),
     ("nodes", "Node"),
     ("namespaces", "Namespace"),
@@ -20,6 +20,9 @@ const KINDS: [(&str, &str); 12] = [
     ("persistentvolumeclaims", "PersistentVolumeClaim"),
     ("persistentvolumes", "PersistentVolume"),
     ("storageclasses", "StorageClass"),
+    ("csinodes", "CSINode"),
+    ("csidrivers", "CSIDriver"),
+    ("csistoragecapacities", "CSIStorageCapacity"),
     ("services", "Service"),
     ("replicationcontrollers", "ReplicationController"),
     ("replicasets", "ReplicaSet"),

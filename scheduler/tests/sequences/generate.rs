@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use gantry_scheduler::core::resources::GPU_MILLI;
 use gantry_scheduler::core::spec::{Effect, Operator};
 use gantry_scheduler::core::{
-    AffinityTerm, ClassSpec, DeviceDemand, HostPort, NodeSpec, PodAffinity, PodDemand, PodSelector, PreferredTerm,
-    Protocol, Requirement, Resources, Scoring, Spread, SpreadMode, Strategy, Taint, Term, Toleration, VolumeNeed,
-    VolumeNeedKind, WeightedAffinityTerm,
+    AffinityTerm, Attachment, ClassSpec, DeviceDemand, HostPort, NodeSpec, PodAffinity, PodDemand, PodSelector,
+    PreferredTerm, Protocol, Requirement, Resources, Scoring, Spread, SpreadMode, Strategy, Taint, Term, Toleration,
+    VolumeNeed, VolumeNeedKind, WeightedAffinityTerm,
 };
 
 use super::random::Random;
@@ -70,6 +70,8 @@ struct Themes {
     spread: bool,
     devices: bool,
     scoring: bool,
+    /// Volumes that are attached, and claims for one pod at a time.
+    attachments: bool,
 }
 
 impl Themes {
@@ -86,6 +88,7 @@ impl Themes {
             spread: some(3),
             devices: some(3),
             scoring: some(2),
+            attachments: some(1),
         };
         // Selectors of namespaces are part of terms about other pods.
         themes.company |= themes.namespaces;
@@ -174,7 +177,22 @@ fn node(random: &mut Random, themes: Themes, names: usize) -> NodeSpec {
         unschedulable: random.chance(1, if themes.taints { 6 } else { 20 }),
         allocatable,
         devices,
+        attach_limits: if themes.attachments { attach_limits(random) } else { BTreeMap::new() },
     }
+}
+
+fn attach_limits(random: &mut Random) -> BTreeMap<String, i64> {
+    let limit = |random: &mut Random| (random.pick(&["disk", "share"]).to_owned(), random.within(0, 3));
+    random.several(0, 2, limit).into_iter().collect()
+}
+
+fn attachments(random: &mut Random) -> Vec<Attachment> {
+    let attachment = |random: &mut Random| {
+        let volume = random.pick(&["a", "b", "c"]).to_owned();
+        Attachment { driver: random.pick(&["disk", "disk", "share", "boundless"]).to_owned(), volume }
+    };
+    let all: std::collections::BTreeSet<_> = random.several(0, 3, attachment).into_iter().collect();
+    all.into_iter().collect()
 }
 
 fn amounts(random: &mut Random, themes: Themes) -> Resources {
@@ -316,6 +334,12 @@ fn demand(random: &mut Random, themes: Themes) -> PodDemand {
         requests,
         ports: if themes.ports && random.chance(2, 3) { random.several(1, 2, port) } else { Vec::new() },
         devices,
+        attachments: if themes.attachments { attachments(random) } else { Vec::new() },
+        exclusive: if themes.attachments && random.chance(1, 4) {
+            vec![random.pick(&["default/a", "default/b"]).to_owned()]
+        } else {
+            Vec::new()
+        },
     }
 }
 
@@ -354,8 +378,11 @@ fn class(random: &mut Random, themes: Themes) -> ClassSpec {
 }
 
 fn volume_need(random: &mut Random) -> VolumeNeed {
-    use VolumeNeedKind::{Find, Gone, Reach, Zone};
-    VolumeNeed { kind: random.pick(&[Reach, Reach, Zone, Zone, Find, Find, Gone]), terms: random.several(0, 2, term) }
+    use VolumeNeedKind::{Find, Gone, Reach, Room, Zone};
+    VolumeNeed {
+        kind: random.pick(&[Reach, Reach, Zone, Zone, Find, Find, Room, Room, Gone]),
+        terms: random.several(0, 2, term),
+    }
 }
 
 fn scoring(random: &mut Random) -> Scoring {

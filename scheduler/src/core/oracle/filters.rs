@@ -1,5 +1,7 @@
 //! Whether one node takes one pod, rule after rule in Kubernetes' order.
 
+use std::collections::BTreeSet;
+
 use super::{Refusal, Usage, devices};
 use crate::core::spec::{ClassSpec, Effect, NodeSpec, Operator, Requirement, Taint, Term, Toleration, VolumeNeedKind};
 
@@ -43,7 +45,36 @@ pub(super) fn refusal(pod: &ClassSpec, node: &NodeSpec, usage: &Usage) -> Option
             }
         }
     }
-    resources(pod, node, usage).or_else(|| volumes(pod, node))
+    resources(pod, node, usage).or_else(|| users(pod, node, usage)).or_else(|| volumes(pod, node))
+}
+
+fn users(pod: &ClassSpec, node: &NodeSpec, usage: &Usage) -> Option<Refusal> {
+    let helpful = |text: &str| Some(Refusal { reasons: vec![text.to_owned()], unresolvable: false });
+    for claim in &pod.demand.exclusive {
+        if usage.in_use.contains(claim) {
+            return helpful(
+                "node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode",
+            );
+        }
+    }
+    for (driver, limit) in &node.attach_limits {
+        let mut there = BTreeSet::new();
+        for attached in &usage.attached {
+            if attached.driver == *driver {
+                there.insert(attached);
+            }
+        }
+        let before = there.len();
+        for wanted in &pod.demand.attachments {
+            if wanted.driver == *driver {
+                there.insert(wanted);
+            }
+        }
+        if there.len() > before && there.len() as i64 > *limit {
+            return helpful("node(s) exceed max volume count");
+        }
+    }
+    None
 }
 
 fn volumes(pod: &ClassSpec, node: &NodeSpec) -> Option<Refusal> {
@@ -53,6 +84,7 @@ fn volumes(pod: &ClassSpec, node: &NodeSpec) -> Option<Refusal> {
             let text = match need.kind {
                 VolumeNeedKind::Reach => "node(s) didn't match PersistentVolume's node affinity",
                 VolumeNeedKind::Find => "node(s) didn't find available persistent volumes to bind",
+                VolumeNeedKind::Room => "node(s) did not have enough free storage",
                 VolumeNeedKind::Gone => "node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)",
                 VolumeNeedKind::Zone => "node(s) had no available volume zone",
             };
@@ -63,6 +95,10 @@ fn volumes(pod: &ClassSpec, node: &NodeSpec) -> Option<Refusal> {
             if !met && (need.kind == VolumeNeedKind::Zone) == zones && !reasons.contains(&text.to_owned()) {
                 reasons.push(text.to_owned());
             }
+        }
+        let none_to_find = "node(s) didn't find available persistent volumes to bind".to_owned();
+        if reasons.contains(&none_to_find) {
+            reasons.retain(|text| text != "node(s) did not have enough free storage");
         }
         if !reasons.is_empty() {
             return Some(Refusal { reasons, unresolvable: true });

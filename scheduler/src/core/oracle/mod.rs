@@ -10,10 +10,10 @@ mod preemption;
 mod scores;
 mod spread;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::engine::{PodKey, Standing};
-use super::spec::{ClassSpec, HostPort, NodeSpec};
+use super::spec::{Attachment, ClassSpec, HostPort, NodeSpec};
 
 /// A pod on a node.
 #[derive(Clone, Debug)]
@@ -56,6 +56,10 @@ struct Usage {
     ports: Vec<HostPort>,
     /// Thousandths by device.
     devices: BTreeMap<u16, i64>,
+    /// Volumes attached.
+    attached: BTreeSet<Attachment>,
+    /// Claims in use that are for one pod at a time, on any node.
+    in_use: BTreeSet<String>,
 }
 
 impl Oracle {
@@ -154,10 +158,15 @@ impl Oracle {
 
     /// The best node: the highest score, and among equals the smallest name; and the devices to have there.
     pub fn best(&self, pod: &ClassSpec) -> Option<(String, Vec<u16>)> {
+        self.best_of(pod, &self.verdicts(pod))
+    }
+
+    /// The best node, where what each says is known.
+    pub fn best_of(&self, pod: &ClassSpec, verdicts: &[(String, Option<Refusal>)]) -> Option<(String, Vec<u16>)> {
         let mut feasible = Vec::new();
-        for (name, refusal) in self.verdicts(pod) {
+        for (name, refusal) in verdicts {
             if refusal.is_none() {
-                feasible.push(name);
+                feasible.push(name.clone());
             }
         }
         let mut affinity_max = 0;
@@ -203,6 +212,7 @@ impl Oracle {
     fn usage(&self, node: &str) -> Usage {
         let mut usage = Usage::default();
         for pod in self.pods.values() {
+            usage.in_use.extend(pod.spec.demand.exclusive.iter().cloned());
             if pod.node != node {
                 continue;
             }
@@ -214,6 +224,7 @@ impl Oracle {
             usage.scoring_milli_cpu += demand.scoring_milli_cpu;
             usage.scoring_memory += demand.scoring_memory;
             usage.ports.extend(demand.ports.iter().cloned());
+            usage.attached.extend(demand.attachments.iter().cloned());
             for device in &pod.devices {
                 *usage.devices.entry(*device).or_default() += i64::from(demand.devices.milli);
             }

@@ -5,6 +5,8 @@
 //! pods on the node take, and are asked again whenever that changes. Rules about *places* look at the
 //! pods around, through counters.
 
+pub mod attachments;
+pub mod exclusive;
 pub mod host_ports;
 pub mod node_affinity;
 pub mod node_name;
@@ -44,7 +46,9 @@ impl Candidate<'_> {
     pub fn asks_for_amounts_only(&self) -> bool {
         let Constraints { affinity, anti_affinity, avoided, hard, .. } = self.constraints;
         let lists = [affinity, anti_affinity, avoided];
-        let anywhere = self.demand.ports.is_empty() && self.demand.devices.is_none() && self.spec.volumes.is_empty();
+        let Demand { ports, devices, attachments, exclusive, .. } = self.demand;
+        let no_volumes = self.spec.volumes.is_empty() && attachments.is_empty() && exclusive.is_empty();
+        let anywhere = ports.is_empty() && devices.is_none() && no_volumes;
         anywhere && lists.iter().all(|list| list.is_empty()) && hard.is_empty()
     }
 }
@@ -78,7 +82,7 @@ pub trait Rule: Sync {
 }
 
 /// All rules, in the order in which they are asked. The first that refuses gives the reasons.
-pub const RULES: [&dyn Rule; 11] = [
+pub const RULES: [&dyn Rule; 13] = [
     &unschedulable::Unschedulable,
     &node_name::NodeName,
     &os::Os,
@@ -86,6 +90,8 @@ pub const RULES: [&dyn Rule; 11] = [
     &node_affinity::NodeAffinity,
     &host_ports::HostPorts,
     &resources::Fit,
+    &exclusive::Exclusive,
+    &attachments::Attachments,
     &volumes::Volumes(Plugin::VolumeBinding),
     &volumes::Volumes(Plugin::VolumeZone),
     &spread::Spread,
@@ -118,6 +124,8 @@ pub fn accepts_statically(candidate: Candidate<'_>, nodes: &Nodes, slot: u32) ->
 pub fn accepts_usage(candidate: Candidate<'_>, nodes: &Nodes, slot: u32) -> bool {
     resources::fits(candidate.demand, nodes, slot)
         && (candidate.demand.ports.is_empty() || host_ports::fits(candidate.demand, nodes, slot))
+        && (candidate.demand.exclusive.is_empty() || exclusive::fits(candidate.demand, nodes))
+        && (candidate.demand.attachments.is_empty() || attachments::fits(candidate.demand, nodes, slot))
 }
 
 /// A rule's name.
@@ -137,6 +145,10 @@ pub enum Plugin {
     NodePorts,
     /// `NodeResourcesFit`
     NodeResourcesFit,
+    /// `VolumeRestrictions`
+    VolumeRestrictions,
+    /// `NodeVolumeLimits`
+    NodeVolumeLimits,
     /// `VolumeBinding`
     VolumeBinding,
     /// `VolumeZone`

@@ -17,7 +17,9 @@ impl VolumeNeedKind {
     pub fn plugin(self) -> Plugin {
         match self {
             VolumeNeedKind::Zone => Plugin::VolumeZone,
-            VolumeNeedKind::Reach | VolumeNeedKind::Find | VolumeNeedKind::Gone => Plugin::VolumeBinding,
+            VolumeNeedKind::Reach | VolumeNeedKind::Find | VolumeNeedKind::Room | VolumeNeedKind::Gone => {
+                Plugin::VolumeBinding
+            }
         }
     }
 }
@@ -42,6 +44,10 @@ impl Rule for Volumes {
             if !met(need, node) && !reasons.contains(&reason) {
                 reasons.push(reason);
             }
+        }
+        // How much room there is is asked only where a volume could be made at all.
+        if reasons.contains(&Reason::Volume(VolumeNeedKind::Find)) {
+            reasons.retain(|reason| *reason != Reason::Volume(VolumeNeedKind::Room));
         }
         true
     }

@@ -153,6 +153,7 @@ impl State {
                 actions.push(Action::Status { pod: pending.pod.clone(), condition: None, nominated: Some(None) });
             }
         }
+        self.freed |= self.engine.nominated_node(ask.pod).is_some_and(|kept| *kept != node);
         self.engine.nominate(ask, &node);
         // Those that are going already need not be told.
         let victims: Vec<Victim> = victims.pods.iter().filter_map(|pod| self.victim(*pod)).collect();

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::super::facts::PodFacts;
 use super::super::volumes::{Choice, Claimant, Progress, Storage, but_not};
+use super::holding::with_held;
 use super::{Action, State};
 use crate::core::{Ask, ClassSpec, NodeId, PodKey};
 
@@ -62,6 +63,7 @@ impl State {
 
     fn look_at_claims(&self, claimant: &Claimant, class: &mut ClassSpec, outlook: &mut Outlook) {
         outlook.sources.storage = Some(self.storage.generation());
+        *class = with_held(class, &self.storage.held(claimant));
         match self.storage.needs(claimant) {
             Ok(needs) => class.volumes = needs,
             Err(why) => {
@@ -146,8 +148,10 @@ impl State {
         for key in &self.claimants {
             let Some(pending) = self.pending.get(key).filter(|pending| !pending.assumed) else { continue };
             let Some(claimant) = &pending.claimant else { continue };
+            let held = self.storage.held(claimant);
+            let holds_same = with_held(&pending.class_spec, &held) == pending.class_spec;
             let is_same = match (self.storage.needs(claimant), &pending.hindrance) {
-                (Ok(needs), None) => needs == pending.class_spec.volumes,
+                (Ok(needs), None) => holds_same && needs == pending.class_spec.volumes,
                 (Err(why), Some(hindrance)) => why == *hindrance,
                 _ => false,
             };

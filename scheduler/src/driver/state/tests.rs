@@ -7,6 +7,8 @@ use crate::core::spec::Operator;
 use crate::core::{AffinityTerm, PodDemand, PodSelector, Requirement, Resources, Scoring, Strategy};
 use serde_json::json;
 
+mod volumes;
+
 fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
