@@ -96,6 +96,9 @@ fn simulated_pods_do_what_their_annotations_say() {
     let addresses = cluster.kubectl(&["get", "pods", "-o", "jsonpath={.items[*].status.podIP}"]).ok();
     let distinct: BTreeSet<&str> = addresses.split_whitespace().collect();
     assert_eq!(distinct.len(), pods.len(), "{addresses}");
+    // A simulated pod's token takes no mount of this machine.
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    assert!(!mounts.contains(&*cluster.data_dir().to_string_lossy()), "{mounts}");
 
     cluster.kubectl(&["delete", "pod", "--all", "--timeout=60s"]).ok();
     assert_eq!(cluster.kubectl(&["get", "pods", "-o", "name"]).ok(), "");

@@ -602,6 +602,12 @@ pub trait Runtime: Send + Sync + 'static {
     /// Name of the runtime as container ids carry it before `://` (such as `containerd`).
     fn scheme(&self) -> &str;
 
+    /// Whether containers have memory of their own. Those of a simulated node have none, nor do their volumes: what nobody reads
+    /// is not worth a mount, of which the machine would have thousands.
+    fn has_memory(&self) -> bool {
+        true
+    }
+
     /// Name and version.
     async fn version(&self) -> Result<RuntimeVersion>;
 

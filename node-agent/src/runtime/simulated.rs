@@ -404,6 +404,10 @@ impl Runtime for Simulated {
         "simulated"
     }
 
+    fn has_memory(&self) -> bool {
+        !self.is_node
+    }
+
     async fn version(&self) -> Result<RuntimeVersion> {
         Ok(RuntimeVersion { name: "simulated".into(), version: env!("CARGO_PKG_VERSION").into() })
     }

@@ -163,12 +163,13 @@ async fn make(context: &Context, pod: &Pod, volume: &Volume, not_before: Instant
     let dir = path(&context.paths, uid, volume);
     let group = spec::spec(pod).security_context.as_ref().and_then(|security| security.fs_group);
     let group = group.and_then(|group| u32::try_from(group).ok());
+    let has_memory = context.runtime.has_memory();
     if let Some(source) = &volume.host_path {
         let source = source.clone();
         return blocking(move || check_host_path(&source)).await;
     }
     if let Some(source) = &volume.empty_dir {
-        let memory = source.medium.as_deref() == Some("Memory");
+        let memory = source.medium.as_deref() == Some("Memory") && has_memory;
         let size = source.size_limit.as_ref().map(|size| amount("memory", size));
         return blocking(move || make_empty_dir(&dir, memory, size, group)).await;
     }
@@ -176,7 +177,7 @@ async fn make(context: &Context, pod: &Pod, volume: &Volume, not_before: Instant
         return Err("this kind of volume is not supported on this node".into());
     };
     let files = contents(context, pod, &written, not_before).await?;
-    let (secret, now) = (written.secret, crate::clock::now());
+    let (secret, now) = (written.secret && has_memory, crate::clock::now());
     blocking(move || {
         create_dir(&dir)?;
         // A secret should not reach a disk; where there is no memory file system, the folder's owner guards it.
