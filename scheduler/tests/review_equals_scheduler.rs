@@ -207,6 +207,7 @@ impl Scheduler {
         for (name, _) in &displaced {
             self.delete(name);
         }
+        self.state.wake(self.now);
         self.fates.clear();
         for (_, mut pod) in displaced {
             if pod["metadata"]["ownerReferences"].is_null() {
@@ -254,6 +255,8 @@ fn compare(seed: u64, runtime: &tokio::runtime::Runtime) -> Result<Seen, String>
     let told = fates(&runtime.block_on(review(&cluster)));
     let mut scheduler = Scheduler::new(&cluster);
     scheduler.run();
+    // Some time later.
+    scheduler.now += Duration::from_secs(10);
     scheduler.follow(&cluster);
     let mut seen = Seen::default();
     for (name, fate) in &told {

@@ -119,6 +119,11 @@ impl Queue {
         Queue { delays, ..Queue::default() }
     }
 
+    /// The longest back-off.
+    pub fn backoff_max(&self) -> Duration {
+        self.delays.backoff_max
+    }
+
     /// How many pods wait where.
     pub fn counts(&self) -> Counts {
         Counts {

@@ -209,6 +209,7 @@ pub(super) fn answer(mut trial: Trial, spec: &Spec, asked: Asked, changes: Chang
     }
     // Those that wait already are ahead of all that is asked about.
     trial.settle();
+    trial.pause();
     let before = trial.decided();
     for pod in asked.pods {
         let (namespace, name) = (pod.namespace.clone(), pod.name.clone());
@@ -270,6 +271,7 @@ fn change(trial: &mut Trial, changes: Changes, told: &mut Vec<Told>) -> Vec<Lost
     for pod in &changes.displaced {
         trial.remove_pod(pod.was);
     }
+    trial.wake();
     let mut lost = Vec::new();
     for Displaced { node, anew, name: PodName { namespace, name }, .. } in changes.displaced {
         let Some(pod) = anew else {

@@ -148,6 +148,16 @@ impl Trial {
         self.surveyed.insert(pod, ());
     }
 
+    /// A while later: whoever waits has backed off for long enough.
+    pub fn pause(&mut self) {
+        self.now += self.state.queue.backoff_max();
+    }
+
+    /// What has happened so far lets those try who waited for it, ahead of those that come.
+    pub fn wake(&mut self) {
+        self.state.wake(self.now);
+    }
+
     /// Goes on as the scheduler would until nothing moves any more.
     pub fn settle(&mut self) {
         let mut actions = Vec::new();
