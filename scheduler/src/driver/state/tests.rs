@@ -432,6 +432,28 @@ fn a_pod_whose_victims_could_not_be_told_tries_again() {
 }
 
 #[test]
+fn room_that_was_kept_for_a_pod_is_for_others_when_it_goes_elsewhere() {
+    let mut state = state();
+    let here: BTreeMap<String, String> = [("here".to_owned(), "yes".to_owned())].into();
+    state.node_seen(NodeSpec { labels: here.clone(), ..node("a", 1_000) });
+    state.pod_seen(on("a", of_priority(1, pod(1, 1_000))), seconds(0));
+    state.pod_seen(of_priority(9, pod(3, 1_000)), seconds(0));
+    assert_eq!(run(&mut state, seconds(0))[0], "pod-3 makes pod-1 leave a");
+    // Room comes, and another elsewhere; someone else takes some of the first.
+    let soon = Duration::from_millis(500);
+    state.pod_gone(PodKey(1));
+    state.pod_seen(on("a", pod(5, 300)), soon);
+    state.node_seen(node("c", 1_000));
+    let mut small = pod(4, 500);
+    small.class.node_selector = here;
+    state.pod_seen(small, soon);
+    let told = run(&mut state, soon);
+    assert!(told.len() == 1 && told[0].contains("1 Insufficient cpu"), "what is left is kept: {told:?}");
+    assert_eq!(run(&mut state, seconds(1)), ["pod-3>c"]);
+    assert_eq!(run(&mut state, seconds(3)), ["pod-4>a"]);
+}
+
+#[test]
 fn a_restart_finds_who_waits_where_in_the_status() {
     let mut state = full();
     let waiting = PodFacts { nominated: Some("b".into()), ..of_priority(9, pod(3, 1_000)) };
