@@ -380,7 +380,7 @@ impl Manager {
         self.seen = seen;
     }
 
-    /// Removes folders and cgroups of pods that are neither in the API nor in the runtime. Returns those that could not be
+    /// Removes folders, logs and cgroups of pods that are neither in the API nor in the runtime. Returns those that could not be
     /// removed yet, such as one whose volume a driver has to take back.
     async fn sweep(&self, listed: &std::collections::HashSet<String>, known: &[String]) -> Vec<String> {
         let ours = |uid: &String| listed.contains(uid) || known.contains(uid);
@@ -409,7 +409,22 @@ impl Manager {
                 warn!(%uid, %error, "cannot remove a left-over folder");
             }
         }
+        self.sweep_logs(|uid| ours(uid) || stuck.contains(uid)).await;
         stuck
+    }
+
+    /// Removes the logs of pods of which nothing else is left: their last step was not seen to its end.
+    async fn sweep_logs(&self, ours: impl Fn(&String) -> bool) {
+        let Ok(mut entries) = tokio::fs::read_dir(self.context.paths.pod_logs()).await else { return };
+        while let Ok(Some(entry)) = entries.next_entry().await {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let Some((_, uid)) = name.rsplit_once('_') else { continue };
+            if !ours(&uid.to_owned())
+                && let Err(error) = tokio::fs::remove_dir_all(entry.path()).await
+            {
+                warn!(name, %error, "cannot remove left-over logs");
+            }
+        }
     }
 
     fn ended(&mut self, uid: &str) {

@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint, Uri};
 
 use self::errors::{Call, translate};
-use super::images::{Importer, LABEL_ARCHIVE};
+use super::images::{ImportError, Importer, LABEL_ARCHIVE};
 use super::{
     ContainerConfig, ContainerRecord, EVENT_QUEUE_LEN, ExecOutput, ExecRequest, ImageRecord, ImageStore, LABEL_POD_UID,
     PodIdentity, PodRecord, PodUsage, Readiness, RegistryAuth, Resources, Result, Runtime, RuntimeError, RuntimeEvent,
@@ -558,11 +558,11 @@ impl Runtime for CriRuntime {
     }
 
     async fn import_image(&self, archive: &Path) -> Result<Vec<String>> {
-        let names = self
-            .importer()
-            .import(archive)
-            .await
-            .map_err(|error| RuntimeError::Failed(super::images::with_sources(&error)))?;
+        let names = self.importer().import(archive).await.map_err(|error| match &error {
+            // It may be on its way out, or have been: that says nothing of the archive.
+            ImportError::Containerd { .. } => RuntimeError::Unavailable(super::images::with_sources(&error)),
+            _ => RuntimeError::Failed(super::images::with_sources(&error)),
+        })?;
         Ok(names)
     }
 

@@ -35,10 +35,10 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
 use self::archive::{Archive, ArchivedImage, ArchivedLayer, Extent, read_exact_at};
-use super::Runtime;
 use super::cri::namespaced;
 use super::instance::Instance;
 use super::oci::{digest, hex};
+use super::{Runtime, RuntimeError};
 
 /// Bytes in one message to the content store; containerd accepts 16 MiB.
 const CHUNK_SIZE: u64 = 1 << 20;
@@ -117,6 +117,10 @@ pub async fn import_images(data_dir: &Path, archive: &Path) -> Result<Vec<String
     Importer::new(channel, record.snapshotter, temporary).import(archive).await
 }
 
+/// How often an archive is tried that the runtime was not there for, and how soon again: it is back within a second.
+const IMPORT_TRIES: usize = 5;
+const IMPORT_RETRY: Duration = Duration::from_secs(1);
+
 /// Imports every `*.tar`, `*.tar.gz` and `*.tgz` of the folder. Errors are logged, and one bad
 /// archive does not keep out the others.
 pub async fn import_archives(runtime: &dyn Runtime, folder: &Path) {
@@ -130,7 +134,14 @@ pub async fn import_archives(runtime: &dyn Runtime, folder: &Path) {
     };
     stream::iter(archives)
         .for_each_concurrent(ARCHIVES_AT_ONCE, |path| async move {
-            match runtime.import_image(&path).await {
+            let mut imported = runtime.import_image(&path).await;
+            for _ in 1..IMPORT_TRIES {
+                let Err(RuntimeError::Unavailable(error)) = &imported else { break };
+                tracing::info!(archive = %path.display(), error, "importing the archive is tried again");
+                tokio::time::sleep(IMPORT_RETRY).await;
+                imported = runtime.import_image(&path).await;
+            }
+            match imported {
                 Ok(names) => tracing::info!(archive = %path.display(), ?names, "images are there"),
                 Err(error) => tracing::warn!(archive = %path.display(), %error, "cannot import the archive"),
             }
