@@ -118,7 +118,8 @@ fn the_node_tells_what_its_pods_use() {
     apply(&cluster, &text);
     wait_running(&cluster, &namespace, "user");
 
-    eventually("the summary to tell of the pod", MINUTE, || {
+    // Disks are looked at once a minute, and the first look may have come while the file was being written.
+    eventually("the summary to tell of the pod", 3 * MINUTE, || {
         let summary: Value =
             serde_json::from_str(&raw(&cluster, "stats/summary")?).map_err(|error| error.to_string())?;
         let text = || summary.to_string();

@@ -242,14 +242,14 @@ mod tests {
     #[test]
     fn the_scheduler_configuration_of_the_documentation_is_taken() {
         let blocks = PAGE.split("```yaml\n").skip(1).map(|rest| rest.split_once("```").unwrap().0);
-        let [example] = *blocks.filter(|block| block.contains("KubeSchedulerConfiguration")).collect::<Vec<_>>() else {
-            panic!("the page has one configuration")
-        };
+        let examples: Vec<_> = blocks.filter(|block| block.contains("KubeSchedulerConfiguration")).collect();
+        let [example, among_others] = *examples else { panic!("the page has two configurations: {examples:?}") };
         let options = scheduler_options(example).unwrap();
         let profiles = options.configuration.profiles;
         let names: Vec<_> = profiles.iter().map(|profile| profile.scheduler_name.as_str()).collect();
         assert_eq!(names, ["default-scheduler", "roomy", "packed", "devices"]);
         assert_eq!(profiles[0], gantry_scheduler::config::Profile::default());
+        assert!(scheduler_options(among_others).unwrap().configuration.profiles[0].if_fits);
 
         let commands: Vec<_> = PAGE.lines().filter(|line| line.contains("--scheduler-config ")).collect();
         assert_eq!(commands.len(), 2);
