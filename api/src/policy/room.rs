@@ -68,27 +68,33 @@ impl Demand {
     }
 }
 
-/// The devices that these requests come to. A share beside whole devices, or of more than one, is rounded up to whole ones.
 fn devices_of(requests: &ResourceList) -> (i64, i64) {
     let amount = |name: &str| requests.get(name).map_or(0, Quantity::value);
-    let whole = WHOLE_DEVICES.iter().fold(0i64, |sum, name| sum.saturating_add(amount(name)));
-    let share = amount(GPU_MILLI);
-    match (whole, share) {
+    devices(WHOLE_DEVICES.iter().fold(0i64, |sum, name| sum.saturating_add(amount(name))), amount(GPU_MILLI))
+}
+
+/// The devices that a request of so many whole ones and such a share comes to: how many, and thousandths of each. A share beside
+/// whole devices, or of more than one, is rounded up to whole ones.
+pub fn devices(whole: i64, share: i64) -> (i64, i64) {
+    match (whole, share.max(0)) {
         (0, 0) => (0, 0),
         (0, share) if share < WHOLE => (1, share),
-        (whole, share) => {
-            let rounded = share / WHOLE + i64::from(share % WHOLE > 0);
-            (whole.saturating_add(rounded), WHOLE)
-        }
+        (whole, share) => (whole.saturating_add(share / WHOLE + i64::from(share % WHOLE > 0)), WHOLE),
     }
 }
 
+/// The numbers that [`DEVICES_ANNOTATION`] names, in order, each once; none if it is not made of such.
+pub fn device_numbers(annotation: &str) -> Vec<u16> {
+    let numbers: Result<Vec<u16>, _> = annotation.split(',').map(str::parse).collect();
+    let mut numbers = numbers.unwrap_or_default();
+    numbers.sort_unstable();
+    numbers.dedup();
+    numbers
+}
+
 fn held(pod: &Value, (count, _): (i64, i64)) -> Vec<usize> {
-    let text = meta::str_at(pod, &["metadata", "annotations", DEVICES_ANNOTATION]);
-    let numbers: Result<Vec<u16>, _> = text.split(',').map(str::parse).collect();
-    let mut held: Vec<usize> = numbers.unwrap_or_default().into_iter().map(usize::from).collect();
-    held.sort_unstable();
-    held.dedup();
+    let numbers = device_numbers(meta::str_at(pod, &["metadata", "annotations", DEVICES_ANNOTATION]));
+    let held: Vec<usize> = numbers.into_iter().map(usize::from).collect();
     if i64::try_from(held.len()) == Ok(count) { held } else { Vec::new() }
 }
 

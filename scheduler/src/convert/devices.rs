@@ -3,7 +3,7 @@
 
 use k8s_openapi::api::core::v1 as k8s;
 
-use gantry_api::policy::room::WHOLE_DEVICES;
+use gantry_api::policy::room::{self, WHOLE_DEVICES};
 
 use crate::core::resources::GPU_MILLI;
 use crate::core::{DEVICES_MAX, DeviceDemand, Resources, WHOLE};
@@ -24,29 +24,20 @@ pub fn of_node(allocatable: &Resources) -> u16 {
     }
 }
 
-/// The devices that a pod with these requests takes. A share beside whole devices, or of more than one,
-/// is rounded up to whole ones.
+/// The devices that a pod with these requests takes.
 pub fn of_pod(requests: &Resources) -> DeviceDemand {
-    let whole: i64 = whole(requests).sum();
     let share = requests.extended.get(GPU_MILLI).copied().unwrap_or(0);
-    match u16::try_from(share) {
-        Ok(share) if whole == 0 && share < WHOLE => DeviceDemand::share(share),
-        _ => {
-            let count = whole
-                .saturating_add(share.div_euclid(i64::from(WHOLE)) + i64::from(share.rem_euclid(i64::from(WHOLE)) > 0));
-            DeviceDemand::whole(u16::try_from(count).unwrap_or(u16::MAX))
-        }
+    let (count, milli) = room::devices(whole(requests).fold(0, i64::saturating_add), share);
+    match u16::try_from(milli) {
+        Ok(milli) if milli < WHOLE => DeviceDemand::share(milli),
+        _ => DeviceDemand::whole(u16::try_from(count).unwrap_or(u16::MAX)),
     }
 }
 
 /// The devices that a pod's annotation names; none if that can't be what it was given.
 pub fn held(pod: &k8s::Pod, demand: DeviceDemand) -> Vec<u16> {
     let text = pod.metadata.annotations.as_ref().and_then(|annotations| annotations.get(DEVICES_ANNOTATION));
-    let Some(text) = text else { return Vec::new() };
-    let numbers: Result<Vec<u16>, _> = text.split(',').map(str::parse).collect();
-    let mut held = numbers.unwrap_or_default();
-    held.sort_unstable();
-    held.dedup();
+    let held = text.map(|text| room::device_numbers(text)).unwrap_or_default();
     let plausible = held.len() == usize::from(demand.count) && held.iter().all(|number| *number < DEVICES_MAX);
     if plausible { held } else { Vec::new() }
 }
