@@ -46,7 +46,9 @@ pub(super) struct Log {
     len_max: u64,
     /// Where the log ends once the record is on the disk that is on its way there.
     under_way: Option<u64>,
-    appender: Appender,
+    /// How that went, where whoever asked for it has written it; else the thread knows.
+    done: Option<io::Result<()>>,
+    beside: Option<Appender>,
 }
 
 /// Told how appending a record went, by whoever appended it.
@@ -68,16 +70,14 @@ impl Job {
     }
 }
 
-/// Who writes records and waits for the disk.
-enum Appender {
-    /// Whoever asks for it; how it went.
-    Caller(io::Result<()>),
-    /// A thread, which takes one record at a time.
-    Thread { jobs: SyncSender<Job>, done: Receiver<io::Result<()>> },
+/// A thread that appends records, one at a time.
+struct Appender {
+    jobs: SyncSender<Job>,
+    done: Receiver<io::Result<()>>,
 }
 
 impl Appender {
-    fn thread() -> io::Result<Self> {
+    fn start() -> io::Result<Self> {
         let (jobs, queue) = sync_channel::<Job>(1);
         let (tell, done) = sync_channel(1);
         let work = move || {
@@ -88,21 +88,25 @@ impl Appender {
             }
         };
         std::thread::Builder::new().name("store-log".to_owned()).spawn(work)?;
-        Ok(Appender::Thread { jobs, done })
+        Ok(Appender { jobs, done })
     }
+}
+
+/// The appender has ended, which only a panic in it explains.
+fn gone() -> io::Error {
+    io::Error::other("the thread that writes the log has ended")
 }
 
 impl Log {
     /// An empty log in a file that may hold older ones.
     pub(super) fn new(file: Box<dyn StorageBackend>, id: u64, len_max: u64) -> io::Result<Self> {
         let len = file.len()?;
-        let appender = Appender::Caller(Ok(()));
-        Ok(Log { file: file.into(), id, end: 0, len, len_max, under_way: None, appender })
+        Ok(Log { file: file.into(), id, end: 0, len, len_max, under_way: None, done: None, beside: None })
     }
 
     /// From now on a thread appends records.
     pub(super) fn append_beside(&mut self) -> io::Result<()> {
-        self.appender = Appender::thread()?;
+        self.beside = Some(Appender::start()?);
         Ok(())
     }
 
@@ -136,37 +140,21 @@ impl Log {
         record.seal(self.id);
         self.under_way = Some(self.end + record.0.len() as u64);
         let job = Job { file: Arc::clone(&self.file), at: self.end, record: record.0, told };
-        match &mut self.appender {
-            Appender::Caller(done) => *done = job.run(),
-            Appender::Thread { .. } if here => {
-                // The place for it stays empty: the next wait finds no thread at work.
-                match job.run() {
-                    Ok(()) => self.end = self.under_way.take().unwrap_or(self.end),
-                    Err(error) => self.appender = Appender::Caller(Err(error)),
-                }
-            }
-            Appender::Thread { jobs, .. } => {
-                if let Err(unsent) = jobs.send(job) {
-                    // The thread is gone, which only a panic in it explains.
-                    let error = io::Error::other("the thread that writes the log has ended");
-                    (unsent.0.told)(Err(&error));
-                    self.appender = Appender::Caller(Err(error));
-                }
-            }
-        }
+        self.done = match self.beside.as_ref().filter(|_| !here) {
+            None => Some(job.run()),
+            Some(appender) => appender.jobs.send(job).err().map(|unsent| {
+                (unsent.0.told)(Err(&gone()));
+                Err(gone())
+            }),
+        };
     }
 
     /// Returns when nothing is under way any more. An error is that of the last record, which may be on the disk or not; nothing
     /// can be appended then.
     pub(super) fn wait(&mut self) -> io::Result<()> {
-        let Some(end) = self.under_way else { return Ok(()) };
-        let done = match &mut self.appender {
-            Appender::Caller(done) => std::mem::replace(done, Ok(())),
-            Appender::Thread { done, .. } => {
-                done.recv().unwrap_or_else(|_| Err(io::Error::other("the thread that writes the log has ended")))
-            }
-        };
-        self.under_way = None;
+        let Some(end) = self.under_way.take() else { return Ok(()) };
+        let told = || self.beside.as_ref().and_then(|appender| appender.done.recv().ok());
+        let done = self.done.take().or_else(told).unwrap_or_else(|| Err(gone()));
         if done.is_ok() {
             self.end = end;
         }
