@@ -12,6 +12,7 @@ pub mod cluster;
 pub mod command;
 pub mod docs;
 pub mod kubectl;
+pub mod left;
 pub mod process;
 pub mod shared;
 pub mod tools;

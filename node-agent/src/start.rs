@@ -337,6 +337,7 @@ async fn start_runtime(
         data_dir: options.data_dir.clone(),
         node_name: options.node_name.clone(),
         cgroup_root: options.cgroup_root.clone(),
+        stop_patience: crate::runtime::cri::STOP_PATIENCE,
     };
     let started = crate::runtime::containerd::start(containerd, shutdown).await.map_err(Error::Runtime)?;
     Ok((started.runtime, Some(started.supervisor)))

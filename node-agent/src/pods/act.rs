@@ -410,10 +410,14 @@ impl Task {
     }
 
     async fn remove(&self, containers: &[String], sandboxes: &[String]) -> bool {
+        let goes_with_its_sandbox =
+            |id: &String| self.record.containers.iter().any(|c| c.id == *id && sandboxes.contains(&c.sandbox_id));
         for id in containers {
             if let Err(error) = self.context.runtime.remove_container(id).await {
                 warn!(container = %id, %error, "cannot remove a container");
-                return false;
+                if !goes_with_its_sandbox(id) {
+                    return false;
+                }
             }
         }
         for id in sandboxes {

@@ -8,9 +8,11 @@
 //! wants another configuration. [`shutdown_everything`] is what ends it for good.
 
 mod config;
+mod leftovers;
 mod lock;
 mod process;
 mod reset;
+pub mod shims;
 
 use std::fs;
 use std::io;
@@ -20,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
+use self::leftovers::Leftovers;
 use self::lock::Lock;
 use self::process::Process;
 pub use self::reset::shutdown_everything;
@@ -38,6 +41,11 @@ const RESTART_DELAY_MIN: Duration = Duration::from_millis(100);
 const RESTART_DELAY_MAX: Duration = Duration::from_secs(10);
 /// A containerd that ran this long is restarted without delay again.
 const STABLE_TIME: Duration = Duration::from_secs(30);
+/// Until what a predecessor asked for when it was killed is done: containerd gives its own tidying a minute.
+const FIRST_TIDY_AFTER: Duration = Duration::from_secs(75);
+/// Between later looks for what was left behind. Longer than making a sandbox may take: what was there then and is nobody's
+/// now was given up.
+const TIDY_EVERY: Duration = Duration::from_secs(300);
 /// How long containerd is given to end by itself.
 const END_TIME_MAX: Duration = Duration::from_secs(10);
 /// CAP_SYS_RESOURCE, as a bit of the capability masks in /proc.
@@ -56,6 +64,8 @@ pub struct ContainerdOptions {
     pub node_name: String,
     /// Cgroup below which the pods live.
     pub cgroup_root: String,
+    /// How long a sandbox may take to stop, before what serves it is killed.
+    pub stop_patience: Duration,
 }
 
 /// A runtime that answers, and the task that keeps it going until shutdown.
@@ -90,8 +100,12 @@ async fn attach(
         cgroup_root: options.cgroup_root.clone(),
     };
     instance.write_record(&record).map_err(failed("cannot write to the data directory"))?;
-    let cri =
-        CriOptions { cni: None, snapshotter: default_snapshotter(), temporary: instance.containerd_dir().join("tmp") };
+    let cri = CriOptions {
+        cni: None,
+        snapshotter: default_snapshotter(),
+        temporary: instance.containerd_dir().join("tmp"),
+        stop_patience: options.stop_patience,
+    };
     let runtime = CriRuntime::new(&address, cri, shutdown.child_token());
     wait_until_ready(&runtime, None).await.map_err(|error| match error {
         RuntimeError::Unavailable(reason) => {
@@ -108,9 +122,14 @@ async fn attach(
 
 async fn start_own(instance: Instance, options: &ContainerdOptions, shutdown: CancellationToken) -> Result<Started> {
     let own = Own::prepare(instance, &options.cgroup_root).await?;
-    let mut process = own.find_or_spawn().await?;
-    let runtime = own.runtime(shutdown.child_token());
+    let left = Leftovers::look(&own.instance);
+    let (mut process, adopted) = own.find_or_spawn().await?;
+    let runtime = own.runtime(options.stop_patience, shutdown.child_token());
     wait_until_ready(&runtime, Some((&mut process, &own.log()))).await?;
+    if !adopted {
+        tidy(&runtime, &left).await;
+    }
+    runtime.importer().forget_interrupted().await;
     let archive = pause::archive().map_err(failed("cannot make the pause image"))?;
     runtime.importer().import_bytes(archive).await.map_err(|error| {
         RuntimeError::Failed(format!("cannot import the pause image: {}", super::images::with_sources(&error)))
@@ -121,7 +140,8 @@ async fn start_own(instance: Instance, options: &ContainerdOptions, shutdown: Ca
         socket = %own.instance.socket().display(),
         "containerd is ready"
     );
-    let supervisor = tokio::spawn(supervise(own, process, shutdown));
+    let supervised = Supervised { own, process, runtime: runtime.clone(), left };
+    let supervisor = tokio::spawn(supervised.run(shutdown));
     Ok(Started { runtime: Arc::new(runtime), supervisor })
 }
 
@@ -169,7 +189,7 @@ impl Own {
         let config = config::render(&config::Settings {
             version,
             root: instance.containerd_dir().join("root"),
-            state: instance.run_dir().join("state"),
+            state: instance.state_dir(),
             socket: instance.socket(),
             cni_bin_dir,
             cni_conf_dir: instance.containerd_dir().join("net.d"),
@@ -193,13 +213,13 @@ impl Own {
         self.instance.containerd_dir().join("containerd.log")
     }
 
-    /// Adopts the containerd that runs, unless it runs with another configuration.
-    async fn find_or_spawn(&self) -> Result<Process> {
+    /// Adopts the containerd that runs, unless it runs with another configuration; whether it did.
+    async fn find_or_spawn(&self) -> Result<(Process, bool)> {
         let same = fs::read_to_string(self.config_path()).is_ok_and(|old| old == self.config);
         match Process::find(&self.config_path(), &self.pid_file()) {
             Some(running) if same => {
                 tracing::info!(pid = running.pid(), "containerd runs already and is adopted");
-                return Ok(running);
+                return Ok((running, true));
             }
             Some(running) => {
                 tracing::info!(pid = running.pid(), "containerd is restarted with a new configuration");
@@ -208,23 +228,24 @@ impl Own {
             None => {}
         }
         fs::write(self.config_path(), &self.config).map_err(failed("cannot write containerd's configuration"))?;
-        self.spawn().map_err(failed("cannot start containerd"))
+        self.spawn().map(|process| (process, false)).map_err(failed("cannot start containerd"))
     }
 
     fn spawn(&self) -> io::Result<Process> {
         Process::spawn(&self.binary, &self.config_path(), &self.log(), &self.pid_file())
     }
 
-    fn runtime(&self, shutdown: CancellationToken) -> CriRuntime {
+    fn runtime(&self, stop_patience: Duration, shutdown: CancellationToken) -> CriRuntime {
         let cni = Cni {
             conf_dir: self.instance.containerd_dir().join("net.d"),
-            addresses_dir: self.instance.run_dir().join("addresses"),
+            addresses_dir: self.instance.addresses_dir(),
             bridge: self.instance.bridge(),
         };
         let options = CriOptions {
             cni: Some(cni),
             snapshotter: self.snapshotter.clone(),
             temporary: self.instance.containerd_dir().join("tmp"),
+            stop_patience,
         };
         CriRuntime::new(&self.instance.socket(), options, shutdown)
     }
@@ -238,32 +259,77 @@ fn pid_file(instance: &Instance) -> PathBuf {
     instance.run_dir().join("containerd.pid")
 }
 
-/// Restarts containerd whenever it ends, until shutdown; then leaves it running.
-async fn supervise(own: Own, mut process: Process, shutdown: CancellationToken) {
-    let mut delay = RESTART_DELAY_MIN;
-    let mut started = Instant::now();
-    loop {
-        if shutdown.run_until_cancelled(process.ended()).await.is_none() {
-            return;
-        }
-        if started.elapsed() > STABLE_TIME {
-            delay = RESTART_DELAY_MIN;
-        }
-        tracing::warn!(log = %own.log().display(), delay_ms = delay.as_millis(), "containerd ended and is restarted");
+/// A containerd that is kept running.
+struct Supervised {
+    own: Own,
+    process: Process,
+    runtime: CriRuntime,
+    /// What there was when it was last looked for what is left behind.
+    left: Leftovers,
+}
+
+impl Supervised {
+    /// Restarts containerd whenever it ends, until shutdown; then leaves it running.
+    async fn run(mut self, shutdown: CancellationToken) {
+        let mut delay = RESTART_DELAY_MIN;
+        let mut started = Instant::now();
+        let mut tidy_at = tokio::time::Instant::now() + FIRST_TIDY_AFTER;
         loop {
-            if shutdown.run_until_cancelled(tokio::time::sleep(delay)).await.is_none() {
+            let ended = tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = self.process.ended() => true,
+                () = tokio::time::sleep_until(tidy_at) => false,
+            };
+            if ended {
+                // All that it was at is over, and what it does not list afterwards it has forgotten.
+                self.left = Leftovers::look(&self.own.instance);
+                if started.elapsed() > STABLE_TIME {
+                    delay = RESTART_DELAY_MIN;
+                }
+                if shutdown.run_until_cancelled(self.restart(&mut delay)).await.is_none() {
+                    return;
+                }
+                started = Instant::now();
+            }
+            if shutdown.run_until_cancelled(tidy(&self.runtime, &self.left)).await.is_none() {
                 return;
             }
-            delay = (delay * 2).min(RESTART_DELAY_MAX);
-            match own.spawn() {
+            self.left = Leftovers::look(&self.own.instance);
+            tidy_at = tokio::time::Instant::now() + TIDY_EVERY;
+        }
+    }
+
+    /// Tries until there is a process again.
+    async fn restart(&mut self, delay: &mut Duration) {
+        let log = self.own.log();
+        tracing::warn!(log = %log.display(), delay_ms = delay.as_millis(), "containerd ended and is restarted");
+        loop {
+            tokio::time::sleep(*delay).await;
+            *delay = (*delay * 2).min(RESTART_DELAY_MAX);
+            match self.own.spawn() {
                 Ok(new) => {
-                    process = new;
-                    started = Instant::now();
-                    break;
+                    self.process = new;
+                    return;
                 }
                 Err(error) => tracing::error!(%error, "cannot start containerd"),
             }
         }
+    }
+}
+
+/// Removes what is left of sandboxes that containerd does not know.
+async fn tidy(runtime: &CriRuntime, left: &Leftovers) {
+    if let Err(error) = wait_until_ready(runtime, None).await {
+        // It may have ended again; the next start looks anew.
+        tracing::debug!(%error, "containerd does not say what is its");
+        return;
+    }
+    match runtime.sandboxes().await {
+        Ok(sandboxes) => {
+            let left = left.clone();
+            let _ = tokio::task::spawn_blocking(move || left.remove(&sandboxes)).await;
+        }
+        Err(error) => tracing::debug!(%error, "containerd does not list its sandboxes"),
     }
 }
 
@@ -327,4 +393,26 @@ fn has_capability(bit: u32) -> bool {
 
 fn failed(what: &'static str) -> impl Fn(io::Error) -> RuntimeError {
     move |error| RuntimeError::Failed(format!("{what}: {error}"))
+}
+
+/// What is mounted below these folders, the innermost first.
+fn mounts_below(folders: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").map_err(failed("cannot read what is mounted"))?;
+    let mut points: Vec<PathBuf> = mounts
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .map(|point| PathBuf::from(unescape(point)))
+        .filter(|point| folders.iter().any(|folder| point.starts_with(folder) && point != folder))
+        .collect();
+    points.sort_by_key(|point| std::cmp::Reverse(point.components().count()));
+    Ok(points)
+}
+
+/// mountinfo writes blanks and backslashes as octal escapes.
+fn unescape(text: &str) -> String {
+    let mut plain = text.to_owned();
+    for (escape, character) in [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")] {
+        plain = plain.replace(escape, character);
+    }
+    plain
 }

@@ -51,8 +51,19 @@ const SANDBOX_TIMEOUT: Duration = Duration::from_secs(240);
 /// How long a changed network configuration may take to be noticed by containerd.
 const NETWORK_NOTICE_TIME_MAX: Duration = Duration::from_secs(5);
 
+/// How long containerd may take to notice that a shim was killed.
+#[cfg(target_os = "linux")]
+const KILL_NOTICE_TIME_MAX: Duration = Duration::from_secs(20);
+/// Between looks whether it has.
+#[cfg(target_os = "linux")]
+const KILL_NOTICE_POLL: Duration = Duration::from_millis(200);
+
+/// How long a sandbox may take to stop, before what serves it counts as stuck: a few processes are killed and a network is taken
+/// down, which takes a second on a busy machine.
+pub const STOP_PATIENCE: Duration = Duration::from_secs(60);
+
 /// What a [`CriRuntime`] does on the node beside the calls to containerd.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct CriOptions {
     /// The network configuration to write when the pod CIDR is known; `None` leaves the
     /// network to whoever configured the runtime.
@@ -62,6 +73,30 @@ pub struct CriOptions {
     pub snapshotter: String,
     /// Folder for short-lived files of image imports.
     pub temporary: PathBuf,
+    /// How long a sandbox may take to stop, before what serves it is killed.
+    pub stop_patience: Duration,
+}
+
+impl Default for CriOptions {
+    fn default() -> Self {
+        Self {
+            #[cfg(target_os = "linux")]
+            cni: None,
+            snapshotter: String::new(),
+            temporary: PathBuf::new(),
+            stop_patience: STOP_PATIENCE,
+        }
+    }
+}
+
+/// Ids of sandboxes.
+#[cfg(target_os = "linux")]
+#[derive(Clone, Debug, Default)]
+pub(super) struct Sandboxes {
+    /// All that there are.
+    pub(super) all: HashSet<String>,
+    /// Those that run, or have a container which may.
+    pub(super) alive: HashSet<String>,
 }
 
 /// What an id stands for.
@@ -85,6 +120,9 @@ pub struct CriRuntime {
     runtime: RuntimeServiceClient<Channel>,
     image: ImageServiceClient<Channel>,
     events: broadcast::Sender<RuntimeEvent>,
+    /// containerd's socket.
+    #[cfg(target_os = "linux")]
+    address: PathBuf,
     /// Owners by id, of the sandboxes and containers that exist.
     owners: Arc<Mutex<HashMap<String, Owner>>>,
     options: Arc<CriOptions>,
@@ -100,6 +138,8 @@ impl CriRuntime {
             image: ImageServiceClient::new(channel.clone()).max_decoding_message_size(MESSAGE_SIZE_MAX),
             channel,
             events: broadcast::Sender::new(EVENT_QUEUE_LEN),
+            #[cfg(target_os = "linux")]
+            address: address.to_path_buf(),
             owners: Arc::default(),
             options: Arc::new(options),
         };
@@ -215,6 +255,37 @@ impl CriRuntime {
             .await
             .map_err(|status| translate(Call::Other, &status))?;
         Ok(response.into_inner().items)
+    }
+
+    /// The sandboxes that there are, whoever made them.
+    #[cfg(target_os = "linux")]
+    pub(super) async fn sandboxes(&self) -> Result<Sandboxes> {
+        let (sandboxes, containers) = try_join(self.list_sandboxes(None), self.list_containers(None)).await?;
+        let ready = sandboxes.iter().filter(|sandbox| sandbox.state == v1::PodSandboxState::SandboxReady as i32);
+        let over = v1::ContainerState::ContainerExited as i32;
+        let with_life = containers.into_iter().filter(|container| container.state != over);
+        let alive = ready.map(|sandbox| sandbox.id.clone()).chain(with_life.map(|container| container.pod_sandbox_id));
+        Ok(Sandboxes { alive: alive.collect(), all: sandboxes.into_iter().map(|sandbox| sandbox.id).collect() })
+    }
+
+    async fn remove_sandbox_once(&self, sandbox_id: &str) -> Result<()> {
+        let request = v1::RemovePodSandboxRequest { pod_sandbox_id: sandbox_id.to_owned() };
+        let mut client = self.runtime.clone();
+        missing_is_fine(client.remove_pod_sandbox(timed(WRITE_TIMEOUT, request)).await)
+    }
+
+    async fn stop_sandbox_once(&self, sandbox_id: &str, timeout: Duration) -> Result<()> {
+        let request = v1::StopPodSandboxRequest { pod_sandbox_id: sandbox_id.to_owned() };
+        let mut client = self.runtime.clone();
+        missing_is_fine(client.stop_pod_sandbox(timed(timeout, request)).await)
+    }
+
+    /// Kills what serves a sandbox that is to go, and its containers: containerd waits for its answer for ever, and does so no
+    /// more when it is gone.
+    #[cfg(target_os = "linux")]
+    fn kill_server_of(&self, sandbox_id: &str, error: &RuntimeError) {
+        tracing::warn!(sandbox = sandbox_id, %error, "what serves a pod does not answer and is killed");
+        super::containerd::shims::kill(&self.address, Some(sandbox_id));
     }
 
     async fn list_containers(&self, uid: Option<&str>) -> Result<Vec<v1::Container>> {
@@ -366,17 +437,28 @@ impl Runtime for CriRuntime {
     }
 
     async fn stop_sandbox(&self, sandbox_id: &str) -> Result<()> {
-        let request = v1::StopPodSandboxRequest { pod_sandbox_id: sandbox_id.to_owned() };
-        let mut client = self.runtime.clone();
-        let stopped = client.stop_pod_sandbox(timed(SANDBOX_TIMEOUT, request)).await;
-        missing_is_fine(stopped)
+        match self.stop_sandbox_once(sandbox_id, self.options.stop_patience).await {
+            #[cfg(target_os = "linux")]
+            Err(error @ RuntimeError::DeadlineExceeded(_)) => {
+                self.kill_server_of(sandbox_id, &error);
+                self.stop_sandbox_once(sandbox_id, SANDBOX_TIMEOUT).await
+            }
+            answer => answer,
+        }
     }
 
     async fn remove_sandbox(&self, sandbox_id: &str) -> Result<()> {
-        let request = v1::RemovePodSandboxRequest { pod_sandbox_id: sandbox_id.to_owned() };
-        let mut client = self.runtime.clone();
-        let removed = client.remove_pod_sandbox(timed(WRITE_TIMEOUT, request)).await;
-        missing_is_fine(removed)?;
+        let mut removed = self.remove_sandbox_once(sandbox_id).await;
+        #[cfg(target_os = "linux")]
+        if let Some(error) = removed.as_ref().err().filter(|error| is_being_started(error)) {
+            self.kill_server_of(sandbox_id, error);
+            let deadline = tokio::time::Instant::now() + KILL_NOTICE_TIME_MAX;
+            while removed.as_ref().is_err_and(is_being_started) && tokio::time::Instant::now() < deadline {
+                tokio::time::sleep(KILL_NOTICE_POLL).await;
+                removed = self.remove_sandbox_once(sandbox_id).await;
+            }
+        }
+        removed?;
         self.forget(sandbox_id);
         Ok(())
     }
@@ -701,6 +783,12 @@ fn image_spec(reference: &str) -> v1::ImageSpec {
 
 fn empty_answer(call: &str) -> RuntimeError {
     RuntimeError::Failed(format!("containerd answered {call} without a status"))
+}
+
+/// Whether something is not removed because a container is still being started.
+#[cfg(target_os = "linux")]
+fn is_being_started(error: &RuntimeError) -> bool {
+    matches!(error, RuntimeError::Failed(message) if message.contains("is in starting state"))
 }
 
 fn missing_is_fine<T>(answer: std::result::Result<T, tonic::Status>) -> Result<()> {

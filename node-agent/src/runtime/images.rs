@@ -7,6 +7,7 @@
 //! there already is recognised by the ids of their configurations.
 
 mod archive;
+mod lease;
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
@@ -18,23 +19,22 @@ use std::time::Duration;
 use containerd_client::services::v1::content_client::ContentClient;
 use containerd_client::services::v1::diff_client::DiffClient;
 use containerd_client::services::v1::images_client::ImagesClient;
-use containerd_client::services::v1::leases_client::LeasesClient;
 use containerd_client::services::v1::snapshots::snapshots_client::SnapshotsClient;
 use containerd_client::services::v1::snapshots::{
     CommitSnapshotRequest, PrepareSnapshotRequest, RemoveSnapshotRequest, StatSnapshotRequest,
 };
 use containerd_client::services::v1::{
-    ApplyRequest, CreateImageRequest, CreateRequest, DeleteRequest, Image, Info, InfoRequest, UpdateImageRequest,
-    UpdateRequest, WriteAction, WriteContentRequest,
+    ApplyRequest, CreateImageRequest, Image, Info, InfoRequest, UpdateImageRequest, UpdateRequest, WriteAction,
+    WriteContentRequest,
 };
 use containerd_client::types;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use sha2::{Digest, Sha256};
-use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
-use tonic::{Code, Request, Status};
+use tonic::{Code, Status};
 
 use self::archive::{Archive, ArchivedImage, ArchivedLayer, Extent, read_exact_at};
+use self::lease::Lease;
 use super::cri::namespaced;
 use super::instance::Instance;
 use super::oci::{digest, hex};
@@ -157,12 +157,14 @@ pub struct Importer {
     temporary: PathBuf,
 }
 
-/// An id that keeps what is being imported from being collected.
-struct Lease(String);
-
 impl Importer {
     pub(super) fn new(channel: Channel, snapshotter: String, temporary: PathBuf) -> Self {
         Self { channel, snapshotter, temporary }
+    }
+
+    /// Gives up what imports left that did not come to their end, with the process that they ran in.
+    pub(super) async fn forget_interrupted(&self) {
+        lease::give_back_orphaned(&self.channel).await;
     }
 
     /// Imports one archive, unless its images are there; returns the names it holds.
@@ -203,9 +205,9 @@ impl Importer {
                 self.label_image(&image.config.0.digest).await?;
                 continue;
             }
-            let lease = self.take_lease().await?;
+            let lease = Lease::take(&self.channel).await?;
             let imported = self.import_image(&file, &image, &lease).await;
-            self.give_back(lease).await;
+            lease.give_back(&self.channel).await;
             imported?;
             self.wait_until_listed(&image).await?;
         }
@@ -260,7 +262,7 @@ impl Importer {
         lease: &Lease,
     ) -> Result<(), ImportError> {
         let mut client = ContentClient::new(self.channel.clone());
-        let request = leased(InfoRequest { digest: digest.to_owned() }, lease);
+        let request = lease.apply(InfoRequest { digest: digest.to_owned() });
         match client.info(request).await {
             Ok(_) => return self.label_blob(digest, labels).await,
             Err(status) if status.code() == Code::NotFound => {}
@@ -269,7 +271,7 @@ impl Importer {
         let (sender, receiver) = tokio::sync::mpsc::channel(CHUNKS_AHEAD);
         let digest_owned = digest.to_owned();
         let feeder = tokio::spawn(feed(source, digest_owned, labels.clone(), sender));
-        let request = leased(tokio_stream::wrappers::ReceiverStream::new(receiver), lease);
+        let request = lease.apply(tokio_stream::wrappers::ReceiverStream::new(receiver));
         let written = async {
             let mut answers = client.write(request).await?.into_inner();
             while answers.message().await?.is_some() {}
@@ -341,7 +343,7 @@ impl Importer {
             ..Default::default()
         };
         let mounts = snapshots
-            .prepare(leased(request, lease))
+            .prepare(lease.apply(request))
             .await
             .map_err(|status| containerd("prepare a snapshot", status))?
             .into_inner()
@@ -354,7 +356,7 @@ impl Importer {
             ..Default::default()
         };
         let committed = match applied {
-            Ok(()) => match snapshots.commit(leased(request, lease)).await {
+            Ok(()) => match snapshots.commit(lease.apply(request)).await {
                 Ok(_) => return Ok(()),
                 Err(status) if status_is_exists(&status) => Ok(()),
                 Err(status) => Err(containerd("commit a snapshot", status)),
@@ -385,7 +387,7 @@ impl Importer {
             ..Default::default()
         };
         let applied = DiffClient::new(self.channel.clone())
-            .apply(leased(request, lease))
+            .apply(lease.apply(request))
             .await
             .map_err(|status| containerd("unpack a layer", status))?
             .into_inner()
@@ -472,26 +474,6 @@ impl Importer {
             delay = (delay * 2).min(Duration::from_millis(100));
         }
         Ok(())
-    }
-
-    async fn take_lease(&self) -> Result<Lease, ImportError> {
-        let id = format!("gantry-import-{}", uuid::Uuid::new_v4());
-        // Should this process die, the lease expires by itself.
-        let expiry = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(24);
-        let labels = HashMap::from([("containerd.io/gc.expire".to_owned(), expiry.to_string())]);
-        LeasesClient::new(self.channel.clone())
-            .create(namespaced(CreateRequest { id: id.clone(), labels }))
-            .await
-            .map_err(|status| containerd("lease what is imported", status))?;
-        Ok(Lease(id))
-    }
-
-    async fn give_back(&self, lease: Lease) {
-        let request = DeleteRequest { id: lease.0, sync: false };
-        let mut client = LeasesClient::new(self.channel.clone());
-        if let Err(status) = client.delete(namespaced(request)).await {
-            tracing::debug!(error = %status, "a lease is left to expire");
-        }
     }
 }
 
@@ -581,15 +563,6 @@ async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ImportError> + Send + 'static,
 ) -> Result<T, ImportError> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|join| Err(ImportError::Read(io::Error::other(join))))
-}
-
-fn leased<T>(message: T, lease: &Lease) -> Request<T> {
-    let mut request = namespaced(message);
-    // A lease id is made of letters, digits and dashes.
-    if let Ok(value) = MetadataValue::try_from(lease.0.as_str()) {
-        request.metadata_mut().insert("containerd-lease", value);
-    }
-    request
 }
 
 fn containerd(doing: &'static str, status: Status) -> ImportError {

@@ -54,6 +54,16 @@ impl Instance {
         Path::new("/run/gantry").join(&self.id)
     }
 
+    /// What containerd keeps for as long as the machine runs.
+    pub fn state_dir(&self) -> PathBuf {
+        self.run_dir().join("state")
+    }
+
+    /// Where the addresses given to pods are noted down, by network.
+    pub fn addresses_dir(&self) -> PathBuf {
+        self.run_dir().join("addresses")
+    }
+
     /// For containerd's images, snapshots and configuration.
     pub fn containerd_dir(&self) -> PathBuf {
         self.data_dir.join("containerd")

@@ -15,6 +15,8 @@ use gantry_node_agent::runtime::{
 };
 use tokio_util::sync::CancellationToken;
 
+/// Long enough for a busy machine; what is stuck stays so.
+const STOP_PATIENCE: Duration = Duration::from_secs(8);
 /// Set for the process that runs a test's body: the data directory of its node.
 const DATA: &str = "GANTRY_TEST_DATA";
 const BUSYBOX: &str = "/bin/busybox";
@@ -109,6 +111,7 @@ impl Node {
             data_dir: data.to_path_buf(),
             node_name: "test".to_owned(),
             cgroup_root: cgroup_root.to_owned(),
+            stop_patience: STOP_PATIENCE,
         };
         let started = containerd::start(options, shutdown.child_token()).await.unwrap();
         (started, shutdown)

@@ -9,6 +9,7 @@
 
 mod harness;
 mod images;
+mod leaks;
 mod runtime;
 mod services;
 mod streams;

@@ -59,7 +59,8 @@ fn common(settings: &Settings, version: u32) -> String {
 /// Keys that mean the same and only moved between the versions.
 fn runtime_keys(settings: &Settings) -> String {
     format!(
-        "restrict_oom_score_adj = {restrict}\ndisable_apparmor = true\n\
+        // Below this instance's own folder it can be told whose a network namespace is, and all go with a reset.
+        "restrict_oom_score_adj = {restrict}\ndisable_apparmor = true\nnetns_mounts_under_state_dir = true\n\
          disable_hugetlb_controller = {no_hugetlb}\ntolerate_missing_hugetlb_controller = true\n\
          max_container_log_line_size = 16384\n",
         restrict = !settings.may_lower_oom_score,
@@ -173,7 +174,7 @@ mod tests {
         let old = render(&settings((1, 6)));
         assert!(old.starts_with("version = 2\n"));
         assert!(old.contains("root = \"/data/\\\"odd\\\"/root\""));
-        assert!(old.contains("restrict_oom_score_adj = true"));
+        assert!(old.contains("restrict_oom_score_adj = true") && old.contains("netns_mounts_under_state_dir = true"));
         assert!(old.contains("sandbox_image = \"gantry.local/pause:1\""));
         let new = render(&settings((2, 1)));
         assert!(new.starts_with("version = 3\n"));

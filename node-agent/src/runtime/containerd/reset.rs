@@ -12,12 +12,11 @@ use std::time::Duration;
 
 use futures::stream::{self, StreamExt};
 use rustix::mount::{UnmountFlags, unmount};
-use rustix::process::{Pid, Signal, kill_process};
 use tokio_util::sync::CancellationToken;
 
 use super::lock::Lock;
 use super::process::{Process, find_program};
-use super::{END_TIME_MAX, config_path, failed, pid_file, wait_until_ready};
+use super::{END_TIME_MAX, config_path, failed, mounts_below, pid_file, shims, wait_until_ready};
 use crate::linux::{cgroups, netlink, services};
 use crate::runtime::cri::{CriOptions, CriRuntime};
 use crate::runtime::instance::{Instance, Record};
@@ -42,7 +41,7 @@ pub async fn shutdown_everything(data_dir: &Path) -> Result<()> {
         cgroup_root: "/gantry".to_owned(),
     });
     let mut process = Process::find(&config_path(&instance), &pid_file(&instance));
-    if record.own && process.is_none() && instance.run_dir().join("state").exists() {
+    if record.own && process.is_none() && instance.state_dir().exists() {
         process = respawn(&instance);
     }
     if process.is_some() || !record.own {
@@ -58,7 +57,7 @@ pub async fn shutdown_everything(data_dir: &Path) -> Result<()> {
         process.end(END_TIME_MAX).await;
     }
     if record.own {
-        kill_shims(&record.address);
+        shims::kill(&record.address, None);
     }
     remove_cgroups(&instance, &record.cgroup_root).await;
     unmount_below(&[instance.run_dir(), instance.data_dir.clone()])?;
@@ -128,26 +127,6 @@ fn pod_folders(instance: &Instance) -> Vec<String> {
     entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }
 
-/// Shims outlive containerd and carry its socket in their command line.
-fn kill_shims(socket: &Path) {
-    let socket = socket.as_os_str().as_encoded_bytes();
-    let Ok(entries) = fs::read_dir("/proc") else { return };
-    for entry in entries.flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| Pid::from_raw(name.parse().ok()?)) else {
-            continue;
-        };
-        let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let mut arguments = command.split(|byte| *byte == 0);
-        let is_shim = arguments.next().is_some_and(|program| {
-            program.rsplit(|byte| *byte == b'/').next().is_some_and(|name| name.starts_with(b"containerd-shim"))
-        });
-        if is_shim && arguments.any(|argument| argument == socket) {
-            tracing::info!(pid = pid.as_raw_nonzero().get(), "a shim is killed");
-            let _ = kill_process(pid, Signal::KILL);
-        }
-    }
-}
-
 /// Removes the cgroups of this instance's pods, and their parents if nobody else uses them.
 async fn remove_cgroups(instance: &Instance, root: &str) {
     let mut uids = pod_folders(instance);
@@ -175,25 +154,4 @@ fn unmount_below(folders: &[PathBuf]) -> Result<()> {
         Some(point) => Err(RuntimeError::Failed(format!("{} is still mounted", point.display()))),
         None => Ok(()),
     }
-}
-
-fn mounts_below(folders: &[PathBuf]) -> Result<Vec<PathBuf>> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").map_err(failed("cannot read what is mounted"))?;
-    let mut points: Vec<PathBuf> = mounts
-        .lines()
-        .filter_map(|line| line.split(' ').nth(4))
-        .map(|point| PathBuf::from(unescape(point)))
-        .filter(|point| folders.iter().any(|folder| point.starts_with(folder) && point != folder))
-        .collect();
-    points.sort_by_key(|point| std::cmp::Reverse(point.components().count()));
-    Ok(points)
-}
-
-/// mountinfo writes blanks and backslashes as octal escapes.
-fn unescape(text: &str) -> String {
-    let mut plain = text.to_owned();
-    for (escape, character) in [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")] {
-        plain = plain.replace(escape, character);
-    }
-    plain
 }

@@ -42,6 +42,10 @@ pub(super) fn translate(call: Call, status: &Status) -> RuntimeError {
         (Call::Create, Code::AlreadyExists) => RuntimeError::AlreadyExists(message),
         (Call::Create, _) => RuntimeError::CreateContainer(message),
         (Call::Start, _) => RuntimeError::RunContainer(message),
+        // The call's own deadline, met by containerd while it waited for something else.
+        (Call::Other, Code::Unknown) if message.contains("context deadline exceeded") => {
+            RuntimeError::DeadlineExceeded(message)
+        }
         (_, Code::NotFound) => RuntimeError::NotFound(message),
         (_, Code::AlreadyExists) => RuntimeError::AlreadyExists(message),
         _ => RuntimeError::Failed(message),
@@ -90,6 +94,7 @@ mod tests {
                 "AlreadyExists",
             ),
             (Call::Other, Code::DeadlineExceeded, "", "DeadlineExceeded"),
+            (Call::Other, Code::Unknown, "failed to kill: context deadline exceeded: unknown", "DeadlineExceeded"),
             (Call::Other, Code::Unimplemented, "no such method", "Unsupported"),
         ];
         for (call, code, message, expected) in cases {

@@ -1,0 +1,103 @@
+//! What a runtime that is killed or stuck leaves behind, and that it does not stay.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::harness::{Node, eventually, isolated};
+
+fn signal(pid: u32, signal: Signal) {
+    let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    kill_process(pid, signal).unwrap();
+}
+
+/// The processes on whose command line this stands.
+fn processes_with(text: &str) -> Vec<u32> {
+    let all = std::fs::read_dir("/proc").unwrap().flatten();
+    let with = all.filter(|entry| {
+        let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&command).contains(text)
+    });
+    with.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// The network namespaces that containerd has mounted.
+fn namespaces(node: &Node) -> Vec<PathBuf> {
+    let state = node.instance().state_dir();
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let points = mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from);
+    let is_one = |point: &PathBuf| point.file_name().is_some_and(|name| name.to_string_lossy().starts_with("cni-"));
+    points.filter(|point| point.starts_with(&state)).filter(is_one).collect()
+}
+
+#[test]
+fn what_a_killed_containerd_has_forgotten_is_removed() {
+    isolated("leaks::what_a_killed_containerd_has_forgotten_is_removed", || async {
+        let node = Node::start().await;
+        let (sandbox, _) = node.run_pod("steady", "while true; do sleep 1; done").await;
+        let own = namespaces(&node);
+        assert_eq!(own.len(), 1, "below the instance's own folder");
+        let ip = node.runtime.pod("uid-steady").await.unwrap().sandboxes[0].ips[0];
+        let addresses = node.instance().addresses_dir().join("gantry");
+        assert!(addresses.join(ip.to_string()).exists());
+
+        // As they are left when it is killed in the middle of making a sandbox.
+        let lost_address = addresses.join("10.245.7.250");
+        std::fs::write(&lost_address, "0123456789abcdef\r\neth0").unwrap();
+        let lost_namespace = own[0].with_file_name("cni-lost");
+        std::fs::write(&lost_namespace, "").unwrap();
+        let pin = Command::new("unshare").arg(format!("--net={}", lost_namespace.display())).arg("true").status();
+        assert!(pin.unwrap().success());
+        assert_eq!(namespaces(&node).len(), 2);
+        let socket = node.instance().socket();
+        let flags = format!("-namespace k8s.io -id lost -address {}", socket.display());
+        let shim = format!("exec -a containerd-shim-runc-v2 sh -c 'while true; do sleep 1; done' {flags}");
+        let mut lost_shim = Command::new("bash").arg("-c").arg(shim).spawn().unwrap();
+
+        signal(node.containerd_pid(), Signal::KILL);
+        eventually("what is lost is removed", || async {
+            !lost_address.exists() && !lost_namespace.exists() && namespaces(&node) == own
+        })
+        .await;
+        assert!(!lost_shim.wait().unwrap().success(), "it was killed");
+        assert_eq!(processes_with(socket.to_str().unwrap()).len(), 1, "the shim of a pod that lives is kept");
+        assert!(addresses.join(ip.to_string()).exists(), "the address of a pod that lives is kept");
+        node.runtime.stop_sandbox(&sandbox).await.unwrap();
+        node.runtime.remove_sandbox(&sandbox).await.unwrap();
+        assert!(namespaces(&node).is_empty() && !addresses.join(ip.to_string()).exists());
+        node.stop().await;
+    });
+}
+
+#[test]
+fn a_container_whose_start_never_ends_does_not_keep_its_pod() {
+    isolated("leaks::a_container_whose_start_never_ends_does_not_keep_its_pod", || async {
+        let node = Node::start().await;
+        let sandbox = node.sandbox("stuck");
+        let sandbox_id = node.runtime.run_sandbox(&sandbox).await.unwrap();
+        let config = node.container(&sandbox, "main", "while true; do sleep 1; done");
+        let id = node.runtime.create_container(&sandbox_id, &config, &sandbox).await.unwrap();
+        let shims = processes_with(&sandbox_id);
+        assert_eq!(shims.len(), 1, "one process serves the pod");
+        signal(shims[0], Signal::STOP);
+        // One of the two is refused, as the other does not come to its end.
+        let starts = [(); 2].map(|()| {
+            let (runtime, container) = (node.runtime.clone(), id.clone());
+            tokio::spawn(async move { runtime.start_container(&container).await })
+        });
+        let (refused, _, pending) = futures::future::select_all(starts).await;
+        let refused = refused.unwrap().unwrap_err().to_string();
+        assert!(refused.contains("starting"), "{refused}");
+        assert!(node.runtime.remove_container(&id).await.is_err(), "nor can it be removed");
+        node.runtime.stop_sandbox(&sandbox_id).await.unwrap();
+        node.runtime.remove_sandbox(&sandbox_id).await.unwrap();
+        for start in pending {
+            assert!(start.await.unwrap().is_err());
+        }
+        assert!(node.runtime.list().await.unwrap().is_empty());
+        // containerd still runs what clears up after a shim that died.
+        eventually("nothing serves it any more", || async { processes_with(&sandbox_id).is_empty() }).await;
+        node.stop().await;
+    });
+}
