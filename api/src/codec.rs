@@ -8,6 +8,7 @@
 
 mod facts;
 mod fields;
+mod skim;
 
 use std::borrow::Cow;
 use std::io::Write as _;

@@ -1,6 +1,5 @@
 //! Small maps of text in two allocations: what the watch cache keeps of every object must not weigh more than the object.
 
-use std::collections::BTreeMap;
 use std::ops::Index;
 
 use crate::selector::Labels;
@@ -33,11 +32,20 @@ impl Texts {
     }
 }
 
-impl<K: AsRef<str>, V: AsRef<str>> From<&BTreeMap<K, V>> for Texts {
-    fn from(map: &BTreeMap<K, V>) -> Self {
-        let length = map.iter().map(|(key, value)| key.as_ref().len() + value.as_ref().len()).sum();
-        let (mut text, mut ends) = (String::with_capacity(length), Vec::with_capacity(2 * map.len()));
-        for (key, value) in map {
+impl Texts {
+    /// The texts of keys that come in order, each once.
+    pub fn of_sorted<'a, K, V>(pairs: impl IntoIterator<Item = (&'a K, &'a V)> + Clone) -> Self
+    where
+        K: AsRef<str> + 'a,
+        V: AsRef<str> + 'a,
+    {
+        let (mut count, mut length) = (0, 0);
+        for (key, value) in pairs.clone() {
+            count += 1;
+            length += key.as_ref().len() + value.as_ref().len();
+        }
+        let (mut text, mut ends) = (String::with_capacity(length), Vec::with_capacity(2 * count));
+        for (key, value) in pairs {
             for part in [key.as_ref(), value.as_ref()] {
                 text.push_str(part);
                 // Objects are a few megabytes at most.
@@ -71,7 +79,7 @@ mod tests {
     proptest! {
         #[test]
         fn it_is_the_map_it_was_made_of(map in proptest::collection::btree_map("[a-c]{0,2}", ".{0,4}", 0..6), key in "[a-c]{0,2}") {
-            let texts = Texts::from(&map);
+            let texts = Texts::of_sorted(&map);
             prop_assert_eq!(texts.get(&key), map.get(&key).map(String::as_str));
             prop_assert!(texts.iter().eq(map.iter().map(|(key, value)| (key.as_str(), value.as_str()))));
         }

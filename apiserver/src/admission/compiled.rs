@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::attributes::Attributes;
 use super::rules::{Asked, Constraint, Matched};
-use crate::registry::Registry;
+use crate::registry::{Known, Registry};
 
 /// Something that applies to some requests.
 pub trait Item: Send + Sync + Sized + 'static {
@@ -56,16 +56,14 @@ struct State<T> {
 
 /// The compiled form of all objects of one kind.
 pub struct Compiled<T> {
-    group: &'static str,
-    version: &'static str,
-    plural: &'static str,
+    kind: Known,
     state: RwLock<Option<Arc<State<T>>>>,
 }
 
 impl<T: Item> Compiled<T> {
     /// Follows this kind.
-    pub fn new(group: &'static str, version: &'static str, plural: &'static str) -> Self {
-        Self { group, version, plural, state: RwLock::new(None) }
+    pub fn new(kind: Known) -> Self {
+        Self { kind, state: RwLock::new(None) }
     }
 
     /// Whether there are any.
@@ -86,10 +84,8 @@ impl<T: Item> Compiled<T> {
 
     /// The current state; none if there are no objects.
     fn state(&self, registry: &Registry) -> Option<Arc<State<T>>> {
-        let catalog = registry.live_catalog().now();
-        let resource = registry.catalog().resource(self.group, self.version, self.plural)?;
-        let cache = registry.cacher().resource(resource)?;
-        let changed = cache.changed();
+        let cache = registry.known(self.kind).filter(|cache| !cache.is_empty())?;
+        let (catalog, changed) = (registry.live_catalog().now(), cache.changed());
         let fresh = |state: &Arc<State<T>>| state.changed == changed && Arc::ptr_eq(&state.catalog, &catalog);
         let known = self.state.read().unwrap_or_else(PoisonError::into_inner).clone();
         let state = match known {
@@ -103,7 +99,7 @@ impl<T: Item> Compiled<T> {
                         let mut parts = Vec::new();
                         let before = slot.as_ref().map(|state| state.parts.as_slice()).unwrap_or_default();
                         let before: HashMap<&str, &Part<T>> = before.iter().map(|part| (&*part.key, part)).collect();
-                        cache.for_each_below(&resource.storage_prefix, |entry| {
+                        cache.for_each(|entry| {
                             let kept = before.get(&*entry.key);
                             parts.push(match kept.filter(|part| part.revision == entry.revision) {
                                 Some(part) => part.share(),

@@ -7,7 +7,7 @@ use gantry_api::{ApiError, codec, meta};
 use serde_json::Value;
 
 use super::{Attributes, Dependence, Operation, Phases, Plugin};
-use crate::registry::Registry;
+use crate::registry::{Known, Registry};
 
 pub(super) struct LimitRanger;
 
@@ -23,7 +23,7 @@ impl Plugin for LimitRanger {
     }
 
     fn depends_on(&self, _: &Attributes<'_>, _: &Registry) -> Dependence {
-        Dependence::Kind("", "v1", "limitranges")
+        Dependence::Kind(Known::LimitRanges)
     }
 
     async fn admit(

@@ -37,7 +37,7 @@ use serde_json::Value;
 
 pub use attributes::{Attributes, Notes, Operation, Rounds, labels};
 
-use crate::registry::Registry;
+use crate::registry::{Known, Registry};
 use crate::webhook::Client;
 
 /// The phases of a request that a plugin takes part in.
@@ -71,8 +71,8 @@ impl Phases {
 pub enum Dependence {
     /// The object alone.
     Object,
-    /// The object and the objects of this kind: its group, version and plural.
-    Kind(&'static str, &'static str, &'static str),
+    /// The object and the objects of this kind.
+    Kind(Known),
     /// Anything else, such as who asks.
     Request,
 }
@@ -80,7 +80,7 @@ pub enum Dependence {
 /// What admission of a new object goes by besides the object: of each kind that a plugin depends on the revision of its last
 /// change. Two requests of the same body come to the same in equal surroundings.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Surroundings(Vec<(&'static str, u64)>);
+pub struct Surroundings(Vec<(Known, u64)>);
 
 /// One admission plugin. It overrides the phases it takes part in.
 #[async_trait]
@@ -163,10 +163,7 @@ impl Chain {
             }
             match plugin.depends_on(attributes, registry) {
                 Dependence::Object => {}
-                Dependence::Kind(group, version, plural) => {
-                    let kind = registry.catalog().resource(group, version, plural)?;
-                    surroundings.push((plural, registry.cacher().resource(kind)?.changed()));
-                }
+                Dependence::Kind(known) => surroundings.push((known, registry.known(known)?.changed())),
                 Dependence::Request => return None,
             }
         }

@@ -7,7 +7,7 @@ use gantry_api::{ApiError, codec, meta};
 use serde_json::Value;
 
 use super::{Attributes, Dependence, Operation, Phases, Plugin};
-use crate::registry::Registry;
+use crate::registry::{Known, Registry};
 
 const IMMORTAL: &[&str] = &["default", "kube-system", "kube-public"];
 
@@ -28,7 +28,7 @@ impl Plugin for NamespaceLifecycle {
     }
 
     fn depends_on(&self, _: &Attributes<'_>, _: &Registry) -> Dependence {
-        Dependence::Kind("", "v1", "namespaces")
+        Dependence::Kind(Known::Namespaces)
     }
 
     async fn admit(

@@ -9,7 +9,7 @@ use gantry_api::{ApiError, codec, meta};
 use serde_json::Value;
 
 use super::{Attributes, Dependence, Operation, Phases, Plugin};
-use crate::registry::Registry;
+use crate::registry::{Known, Registry};
 
 /// How many pods of a namespace are looked at when it becomes stricter; Kubernetes looks at as many.
 const PODS_MAX: usize = 3000;
@@ -29,7 +29,7 @@ impl Plugin for PodSecurity {
     }
 
     fn depends_on(&self, _: &Attributes<'_>, _: &Registry) -> Dependence {
-        Dependence::Kind("", "v1", "namespaces")
+        Dependence::Kind(Known::Namespaces)
     }
 
     async fn validate(

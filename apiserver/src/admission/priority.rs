@@ -8,7 +8,7 @@ use gantry_api::{ApiError, codec, meta};
 use serde_json::{Value, json};
 
 use super::{Attributes, Dependence, Operation, Phases, Plugin};
-use crate::registry::Registry;
+use crate::registry::{Known, Registry};
 
 const GROUP: &str = "scheduling.k8s.io";
 /// What preempts whom where no class says so.
@@ -31,7 +31,7 @@ impl Plugin for Priority {
     }
 
     fn depends_on(&self, _: &Attributes<'_>, _: &Registry) -> Dependence {
-        Dependence::Kind(GROUP, "v1", "priorityclasses")
+        Dependence::Kind(Known::PriorityClasses)
     }
 
     async fn admit(

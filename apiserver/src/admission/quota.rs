@@ -19,7 +19,7 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 
 use super::{Attributes, Dependence, Operation, Phases, Plugin};
-use crate::registry::{AsOf, Registry, errors};
+use crate::registry::{AsOf, Known, Registry, errors};
 
 /// How often a charge that another server was faster than is made again.
 const ATTEMPTS_MAX: usize = 32;
@@ -74,11 +74,9 @@ impl Plugin for ResourceQuota {
 
     fn depends_on(&self, attributes: &Attributes<'_>, registry: &Registry) -> Dependence {
         // Where there is a quota, every object is charged.
-        let Some(quotas) = registry.catalog().resource("", "v1", "resourcequotas") else { return Dependence::Request };
-        match registry.any_cached(quotas, attributes.namespace) {
-            true => Dependence::Request,
-            false => Dependence::Object,
-        }
+        let Some(quotas) = registry.known(Known::ResourceQuotas) else { return Dependence::Request };
+        let charged = !quotas.is_empty() && registry.any_cached(&quotas.resource(), attributes.namespace);
+        if charged { Dependence::Request } else { Dependence::Object }
     }
 
     async fn validate(

@@ -5,7 +5,7 @@ use gantry_api::{ApiError, meta, resources};
 use serde_json::{Value, json};
 
 use super::{Attributes, Dependence, Operation, Phases, Plugin};
-use crate::registry::Registry;
+use crate::registry::{Known, Registry};
 
 pub(super) struct RuntimeClass;
 
@@ -20,7 +20,7 @@ impl Plugin for RuntimeClass {
     }
 
     fn depends_on(&self, _: &Attributes<'_>, _: &Registry) -> Dependence {
-        Dependence::Kind("node.k8s.io", "v1", "runtimeclasses")
+        Dependence::Kind(Known::RuntimeClasses)
     }
 
     async fn admit(

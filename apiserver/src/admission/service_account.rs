@@ -11,7 +11,7 @@ use rand::Rng;
 use serde_json::{Value, json};
 
 use super::{Attributes, Dependence, Operation, Phases, Plugin};
-use crate::registry::Registry;
+use crate::registry::{Known, Registry};
 
 const DEFAULT: &str = "default";
 const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -39,7 +39,7 @@ impl Plugin for ServiceAccount {
     }
 
     fn depends_on(&self, _: &Attributes<'_>, _: &Registry) -> Dependence {
-        Dependence::Kind("", "v1", "serviceaccounts")
+        Dependence::Kind(Known::ServiceAccounts)
     }
 
     async fn admit(

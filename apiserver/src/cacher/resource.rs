@@ -261,6 +261,12 @@ impl ResourceCache {
         key.starts_with(prefix).then(|| (Arc::clone(key), reason.clone()))
     }
 
+    /// Whether there is nothing in it, and nothing is stored that cannot be read.
+    pub fn is_empty(&self) -> bool {
+        let state = self.read();
+        state.objects.is_empty() && state.unreadable.is_empty()
+    }
+
     /// One object.
     pub fn get(&self, key: &str) -> Option<Arc<Entry>> {
         self.read().objects.get(key).cloned()

@@ -201,7 +201,7 @@ async fn answer(
     tracing::trace!(user = identity.user, verb = info.verb, path = info.path, "request");
     authorize(app, &identity, info, params)?;
     if let Some(route) = aggregate::route(app, info) {
-        return aggregate::forward(app, &route, info, &identity, request).await;
+        return Box::pin(aggregate::forward(app, &route, info, &identity, request)).await;
     }
     if info.is_resource {
         let call = resources::Call { app, info, params, identity: &identity, notes };

@@ -51,7 +51,7 @@ pub async fn handle(call: Call<'_>, request: http::Request<Body>) -> Answer {
     }
     check_scope(&resource, info)?;
     if !info.subresource.is_empty() {
-        return subresource(&call, &resource, request).await;
+        return Box::pin(subresource(&call, &resource, request)).await;
     }
     let verb = verb_of(info.verb).filter(|verb| resource.allows(*verb)).ok_or_else(not_allowed)?;
     let accept = accept_header(&request);

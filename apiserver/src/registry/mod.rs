@@ -16,6 +16,7 @@ mod delete;
 pub mod errors;
 mod eviction;
 mod expiry;
+mod known;
 mod list;
 mod pods;
 mod prepared;
@@ -43,6 +44,7 @@ use crate::webhook::Client;
 pub use catalog::LiveCatalog;
 pub use delete::{DeleteOptions, Propagation};
 pub use expiry::expire_events;
+pub use known::Known;
 pub use list::{ListRequest, ListResult, Match, Position, WatchRequest, WatchSession, parse_resource_version};
 pub use service_address::ServiceAddresses;
 pub use update::{PatchRequest, Target};
@@ -141,6 +143,7 @@ pub struct Registry {
     admission: Chain,
     addresses: ServiceAddresses,
     authorizer: Arc<dyn Authorizer>,
+    known: known::KnownCaches,
     bodies: prepared::Bodies,
     turns: room::Turns,
 }
@@ -191,8 +194,10 @@ impl Registry {
         webhooks: Arc<Client>,
         authorizer: Arc<dyn Authorizer>,
     ) -> Self {
-        let (builtin, bodies, turns) = (catalog.now(), prepared::Bodies::default(), room::Turns::default());
-        Self { builtin, catalog, webhooks, store, cacher, admission, addresses, authorizer, bodies, turns }
+        let builtin = catalog.now();
+        let known = known::KnownCaches::new(&builtin, &cacher);
+        let (bodies, turns) = (prepared::Bodies::default(), room::Turns::default());
+        Self { builtin, catalog, webhooks, store, cacher, admission, addresses, authorizer, known, bodies, turns }
     }
 
     /// Who decides what somebody may do.

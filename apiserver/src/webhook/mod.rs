@@ -188,7 +188,8 @@ impl Client {
     pub async fn post(&self, config: &ClientConfig, body: Bytes, timeout: Duration) -> Result<Bytes, WebhookError> {
         let call = Self::call(config, timeout)?;
         let url = call.url.clone();
-        match tokio::time::timeout(timeout, self.exchange(&call, body)).await {
+        // Boxed, as every request of the API has room for a call in its own state, and few make one.
+        match tokio::time::timeout(timeout, Box::pin(self.exchange(&call, body))).await {
             Ok(answer) => answer,
             Err(_) => Err(WebhookError::Timeout { url }),
         }

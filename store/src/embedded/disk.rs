@@ -15,6 +15,7 @@ use std::io;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 
 use redb::backends::FileBackend;
@@ -28,6 +29,10 @@ pub(super) trait Disk: Send + Sync + 'static {
     fn exists(&self) -> io::Result<bool>;
     /// Opens it, again if need be.
     fn open(&self) -> io::Result<Box<dyn StorageBackend>>;
+    /// Opens it once more, to have what was written go to the disk beside the writing; none where that makes no difference.
+    fn open_beside(&self) -> io::Result<Option<std::fs::File>> {
+        Ok(None)
+    }
     /// Begins a new, empty one that is not yet there under its name.
     fn draft(&self) -> io::Result<Box<dyn StorageBackend>>;
     /// Opens the log, which is there.
@@ -71,6 +76,10 @@ impl Disk for FileDisk {
 
     fn open(&self) -> io::Result<Box<dyn StorageBackend>> {
         backend(open_file(&self.0)?)
+    }
+
+    fn open_beside(&self) -> io::Result<Option<std::fs::File>> {
+        open_file(&self.0).map(Some)
     }
 
     fn draft(&self) -> io::Result<Box<dyn StorageBackend>> {
@@ -117,8 +126,45 @@ pub(super) struct Backend {
     inner: Box<dyn StorageBackend>,
     /// Absent once frozen.
     head: Option<Arc<Head>>,
+    early: Option<EarlySync>,
     /// Present once frozen.
     overlay: Option<Mutex<Overlay>>,
+}
+
+/// A thread that syncs the file now and then, so that a durable commit, for which everybody waits, has little left to write.
+/// Nothing is promised by it: an error is met again by the sync of the commit, through a file of its own.
+#[derive(Debug)]
+struct EarlySync {
+    /// How many bytes were written since the thread was last asked.
+    written: AtomicU64,
+    ask: SyncSender<()>,
+}
+
+/// How much is written before the thread is asked: what a disk takes in a few milliseconds.
+const EARLY_BYTES: u64 = 4 << 20;
+
+impl EarlySync {
+    fn start(file: std::fs::File) -> io::Result<Self> {
+        // One request may wait while the thread is busy; more would ask for the same.
+        let (ask, asked) = sync_channel(1);
+        let work = move || {
+            while let Ok(()) = asked.recv() {
+                if let Err(error) = file.sync_data() {
+                    tracing::debug!(%error, "the database could not be synced early");
+                }
+            }
+        };
+        std::thread::Builder::new().name("store-sync".to_owned()).spawn(work)?;
+        Ok(EarlySync { written: AtomicU64::new(0), ask })
+    }
+
+    fn wrote(&self, bytes: u64) {
+        if self.written.fetch_add(bytes, Ordering::Relaxed) + bytes >= EARLY_BYTES {
+            self.written.store(0, Ordering::Relaxed);
+            // It has been asked already, or has ended: then a commit syncs everything itself.
+            let _ = self.ask.try_send(());
+        }
+    }
 }
 
 /// What was written since the freeze, in blocks.
@@ -185,14 +231,20 @@ impl Backend {
             inner.read(0, &mut block)?;
             head.write(0, &block);
         }
-        Ok(Backend { inner, head: Some(head), overlay: None })
+        Ok(Backend { inner, head: Some(head), early: None, overlay: None })
+    }
+
+    /// From now on what is written goes to the disk soon.
+    pub(super) fn sync_early(mut self, beside: Option<std::fs::File>) -> io::Result<Self> {
+        self.early = beside.map(EarlySync::start).transpose()?;
+        Ok(self)
     }
 
     /// Writes nothing to `inner` any more, and shows the last commit that `head` knows of, if it knows of one.
     pub(super) fn frozen(inner: Box<dyn StorageBackend>, head: &Head) -> io::Result<Self> {
         let len = inner.len()?.max(head.committed_len.load(Ordering::Acquire));
         let blocks = lock(&head.committed).clone().map(|block| (0, block)).into_iter().collect();
-        Ok(Backend { inner, head: None, overlay: Some(Mutex::new(Overlay { len, blocks })) })
+        Ok(Backend { inner, head: None, early: None, overlay: Some(Mutex::new(Overlay { len, blocks })) })
     }
 }
 
@@ -317,7 +369,11 @@ impl StorageBackend for Backend {
                     head.check()?;
                     head.write(offset, data);
                 }
-                self.inner.write(offset, data)
+                self.inner.write(offset, data)?;
+                if let Some(early) = &self.early {
+                    early.wrote(data.len() as u64);
+                }
+                Ok(())
             }
             Some(overlay) => lock(overlay).write(&*self.inner, offset, data),
         }

@@ -72,7 +72,8 @@ impl Handle {
 
     /// Opens the file for reading and writing.
     fn start(&self) -> Result<Log, Error> {
-        let file = self.disk.open().and_then(|file| Backend::live(file, Arc::clone(&self.head)));
+        let live = |file| Backend::live(file, Arc::clone(&self.head))?.sync_early(self.disk.open_beside()?);
+        let file = self.disk.open().and_then(live);
         let file = file.map_err(|source| io_error("cannot open", &self.path, source))?;
         let db = open_database(file, &self.path, self.limits.cache_bytes)?;
         match format_of(&db)? {

@@ -16,7 +16,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 
 use redb::StorageBackend;
 use ring::digest::{self, SHA256};
@@ -147,6 +147,21 @@ impl Log {
                 Err(gone())
             }),
         };
+    }
+
+    /// Whether a record is still on its way, as far as can be told without waiting.
+    pub(super) fn is_busy(&mut self) -> bool {
+        if self.under_way.is_none() || self.done.is_some() {
+            return false;
+        }
+        let Some(appender) = &self.beside else { return false };
+        match appender.done.try_recv() {
+            Ok(done) => self.done = Some(done),
+            Err(TryRecvError::Empty) => return true,
+            // Waiting says what there is to say.
+            Err(TryRecvError::Disconnected) => {}
+        }
+        false
     }
 
     /// Returns when nothing is under way any more. An error is that of the last record, which may be on the disk or not; nothing

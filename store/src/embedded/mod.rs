@@ -15,6 +15,7 @@ mod disk;
 mod faults;
 mod handle;
 mod hub;
+mod intake;
 mod log;
 mod read;
 mod retain;
@@ -36,8 +37,9 @@ use tokio_util::sync::CancellationToken;
 use self::disk::{Disk, FileDisk, LOG_EXTENSION};
 use self::handle::{Handle, Limits};
 use self::hub::{Hub, Look, Watcher};
+use self::intake::{Command, Intake};
 use self::read::Snapshot;
-use self::writer::{Command, Writer};
+use self::writer::Writer;
 use crate::{
     Error, EventBatch, FIRST_REVISION, KeyValue, Op, Options, Page, Revision, Status, Store, Watch, check_key,
     check_ops, ops_bytes, page_limit,
@@ -94,8 +96,16 @@ impl Embedded {
         let (commands, queue) = mpsc::channel(QUEUE_COMMANDS_MAX);
         let ended = CancellationToken::new();
         let (shared, hub_of) = (Arc::clone(&handle), Arc::clone(&hub));
-        let writer =
-            Writer { handle: shared, hub: hub_of, commands: queue, revision, oldest, log, compacted: 0, unshown: None };
+        let writer = Writer {
+            handle: shared,
+            hub: hub_of,
+            intake: Intake::new(queue),
+            revision,
+            oldest,
+            log,
+            compacted: 0,
+            unshown: None,
+        };
         let guard = ended.clone().drop_guard();
         std::thread::Builder::new()
             .name("store-writer".to_owned())

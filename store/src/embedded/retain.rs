@@ -10,7 +10,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::hub::Hub;
-use super::writer::{Command, describe};
+use super::intake::Command;
+use super::writer::describe;
 use crate::{Retention, Revision};
 
 /// How many times the revision is noted per retention age: history is kept at most a tenth longer than asked.

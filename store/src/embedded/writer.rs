@@ -7,28 +7,25 @@
 //!        └──▶ when the log is full: database, durable; the log begins again
 //! ```
 //!
-//! While a commit is under way the queue fills, and the next commit takes all of it: many writers share the price of
-//! one, and one writer alone never waits for others. The next batch is worked on while one goes to the disk. What the log has need not be visible to reads before there is one: many
-//! commits share the price of that, too, for most who follow the store are told by events and never read.
+//! The next batch is worked on while one goes to the disk, and grows meanwhile ([`super::intake`]). What the log has need not be
+//! visible to reads before there is one: many commits share the price of that, too, for most who follow the store are told
+//! by events and never read.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use redb::{Database, Durability, ReadableTable, Table, WriteTransaction};
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use super::engine_error;
 use super::handle::Handle;
 use super::hub::Hub;
+use super::intake::{Batch, Command, Growing, Intake, Waiting};
 use super::log::{self, Entry, Log, Record};
 use super::read::Snapshot;
 use super::schema::{self, CURRENT, LOG, META, META_LOG, META_OLDEST, META_REVISION, PAST};
 use crate::{Error, Event, EventBatch, EventKind, FIRST_REVISION, KeyValue, Op, Precondition, Revision};
 
-/// The most transactions in one commit, which bounds how long the first of them waits.
-const BATCH_TXNS_MAX: usize = 1_024;
-/// The most bytes of keys and values in one commit, for the same reason.
-const BATCH_BYTES_MAX: usize = 16 << 20;
 /// How many log entries one commit compacts at least; a commit compacts twice what it adds, if that is more, so
 /// compaction gains on any load. Small enough that a waiting transaction does not notice.
 const COMPACT_ENTRIES: usize = 256;
@@ -36,34 +33,15 @@ const COMPACT_ENTRIES: usize = 256;
 /// How many log entries are compacted between two durable commits at most: what they took up cannot be used again before.
 const COMPACT_UNDURABLE_MAX: usize = 16_384;
 
-/// How long a commit waits at most for those who were in the last one.
-const GATHER_MAX: Duration = Duration::from_millis(1);
-/// Which part of a commit's time that may be.
-const GATHER_FRACTION: u32 = 5;
-/// How long until it looks again.
-const GATHER_STEP: Duration = Duration::from_micros(30);
-
 /// How many changes, and how many bytes of values, the database has at most that no read can see yet: they are in memory.
 const UNSHOWN_OPS_MAX: usize = 512;
 const UNSHOWN_BYTES_MAX: usize = 4 << 20;
-
-/// What a writer is asked.
-pub(super) enum Command {
-    /// Make visible what was acknowledged.
-    Show { reply: oneshot::Sender<()> },
-    /// Do these, all or none.
-    Txn { ops: Vec<Op>, bytes: usize, waiting: Waiting },
-    /// Drop the history before this revision.
-    Compact { before: Revision, reply: oneshot::Sender<Result<(), Error>> },
-    /// Finish what came before, and end.
-    Close,
-}
 
 /// The writer's state, all of which is also in the file.
 pub(super) struct Writer {
     pub(super) handle: Arc<Handle>,
     pub(super) hub: Arc<Hub>,
-    pub(super) commands: mpsc::Receiver<Command>,
+    pub(super) intake: Intake,
     pub(super) revision: Revision,
     pub(super) oldest: Revision,
     /// Where commits become durable; or why nothing can be written, if that was so from the start.
@@ -85,19 +63,6 @@ impl Unshown {
     fn is_full(&self) -> bool {
         self.ops >= UNSHOWN_OPS_MAX || self.bytes >= UNSHOWN_BYTES_MAX
     }
-}
-
-/// Who waits for a transaction's answer, and its share of the queue's bytes, given back once answered.
-type Waiting = (oneshot::Sender<Result<Revision, Error>>, OwnedSemaphorePermit);
-
-/// The transactions of one commit and the compactions asked for meanwhile.
-#[derive(Default)]
-pub(super) struct Batch {
-    txns: Vec<(Vec<Op>, Waiting)>,
-    bytes: usize,
-    compactions: Vec<(Revision, oneshot::Sender<Result<(), Error>>)>,
-    shows: Vec<oneshot::Sender<()>>,
-    close: bool,
 }
 
 /// Who waits for a commit.
@@ -130,21 +95,6 @@ impl Waiters {
     }
 }
 
-/// What the last commit was like.
-#[derive(Default)]
-struct Pace {
-    txns: usize,
-    took: Duration,
-}
-
-impl Pace {
-    /// Whether a commit of so many transactions waits for more after such a time: for as many as there were last time, and a
-    /// fraction of what the commit will take.
-    fn waits(&self, txns: usize, waited: Duration) -> bool {
-        (1..self.txns).contains(&txns) && waited < (self.took / GATHER_FRACTION).min(GATHER_MAX)
-    }
-}
-
 /// Why a commit failed.
 struct Failure {
     error: Error,
@@ -159,15 +109,14 @@ impl Writer {
     pub(super) fn run(mut self) {
         // Remains of a compaction may be left from before; the first look finds out.
         let mut garbage = true;
-        let mut pace = Pace::default();
         if let Err(reason) = &self.log {
             let reason = reason.clone();
             tracing::error!(reason, "the store cannot be written; it can only be read until it is reopened");
             self.refuse(&reason);
         }
         while self.log.is_ok() {
-            let Some(batch) = self.next_batch(garbage, &pace) else { break };
-            let (close, txns, start) = (batch.close, batch.txns.len(), Instant::now());
+            let Some(batch) = self.intake.batch(!garbage) else { break };
+            let close = batch.close;
             match self.commit(batch) {
                 Ok(left) => garbage = left,
                 Err(reason) if !close => {
@@ -176,7 +125,6 @@ impl Writer {
                 }
                 Err(_) => break,
             }
-            pace = Pace { txns, took: start.elapsed() };
             if close {
                 self.settle();
                 break;
@@ -189,38 +137,12 @@ impl Writer {
         self.handle.close();
     }
 
-    /// Everything that waits, up to a commit's size; waits for something unless there is garbage to clear away. Who was answered
-    /// just now often asks again at once: it is waited for, but not for long.
-    fn next_batch(&mut self, garbage: bool, pace: &Pace) -> Option<Batch> {
-        let mut batch = Batch::default();
-        if !garbage {
-            batch.add(self.commands.blocking_recv()?);
-        }
-        let start = Instant::now();
-        while !batch.is_full() {
-            match self.commands.try_recv() {
-                Ok(command) => batch.add(command),
-                Err(mpsc::error::TryRecvError::Empty)
-                    if batch.shows.is_empty() && pace.waits(batch.txns.len(), start.elapsed()) =>
-                {
-                    std::thread::sleep(GATHER_STEP);
-                }
-                Err(mpsc::error::TryRecvError::Empty) => break,
-                Err(mpsc::error::TryRecvError::Disconnected) => {
-                    batch.close = true;
-                    break;
-                }
-            }
-        }
-        Some(batch)
-    }
-
     /// Does a batch and answers everyone in it, or has it so once it is on the disk. Whether garbage is left; or why writing cannot
     /// go on.
-    pub(super) fn commit(&mut self, batch: Batch) -> Result<bool, String> {
-        let Batch { txns, compactions, shows, .. } = batch;
-        let is_alone = txns.len() <= 1 && self.commands.is_empty();
-        let (ops, waiting): (Vec<_>, Vec<_>) = txns.into_iter().unzip();
+    pub(super) fn commit(&mut self, mut batch: Batch) -> Result<bool, String> {
+        let start = Instant::now();
+        let mut growing = Growing::new(&mut batch);
+        let Batch { compactions, shows, .. } = batch;
         let mut targets = Vec::new();
         for (before, reply) in compactions {
             if before > self.revision {
@@ -233,8 +155,10 @@ impl Writer {
         }
         let oldest = targets.iter().map(|(before, _)| *before).fold(self.oldest, Revision::max);
         let shown = if shows.is_empty() { Ok(()) } else { self.show() };
-        let written = shown.and_then(|()| self.write(ops, oldest));
-        let waiters = Waiters { txns: waiting, compactions: targets };
+        let written = shown.and_then(|()| self.write(&mut growing, oldest));
+        let waiters = Waiters { txns: growing.into_waiting(), compactions: targets };
+        self.intake.committed(waiters.txns.len(), start.elapsed());
+        let is_alone = waiters.txns.len() <= 1;
         let committed = match written {
             Ok((done, record)) => {
                 (self.revision, self.oldest) = (done.revision, oldest);
@@ -296,7 +220,7 @@ impl Writer {
 
     /// Writes a commit: the operations of each transaction, the new oldest revision, and a step of compaction. Into the log,
     /// or, when that is full, into the database's file. For the log, the record is still to be appended.
-    fn write(&mut self, txns: Vec<Vec<Op>>, oldest: Revision) -> Result<(Done, Option<Record>), Failure> {
+    fn write(&mut self, batch: &mut Growing, oldest: Revision) -> Result<(Done, Option<Record>), Failure> {
         let before = |error| Failure { error, in_doubt: false, unharmed: false };
         if self.unshown.as_ref().is_some_and(Unshown::is_full) {
             self.show()?;
@@ -309,7 +233,9 @@ impl Writer {
                 Unshown { txn, ops: 0, bytes: 0 }
             }
         };
-        let (done, change) = apply(&unshown.txn, self.revision, self.oldest, oldest, txns).map_err(before)?;
+        let (intake, log) = (&mut self.intake, &mut self.log);
+        let mut next = || intake.more(batch, || log.as_mut().is_ok_and(Log::is_busy));
+        let (done, change) = apply(&unshown.txn, self.revision, self.oldest, oldest, &mut next).map_err(before)?;
         // What was done here so far went to the disk meanwhile. It is there before anything else goes, or is answered.
         self.wait()?;
         let log = self.log.as_mut().map_err(|reason| before(Error::WritesStopped { reason: reason.clone() }))?;
@@ -378,7 +304,7 @@ impl Writer {
     /// Answers every request with the reason why there are no more writes, until it is told to close.
     fn refuse(&mut self, reason: &str) {
         let stopped = || Error::WritesStopped { reason: reason.to_owned() };
-        while let Some(command) = self.commands.blocking_recv() {
+        while let Some(command) = self.intake.next() {
             match command {
                 // Reads show what was acknowledged since writing ended.
                 Command::Show { reply } => drop(reply.send(())),
@@ -386,24 +312,6 @@ impl Writer {
                 Command::Compact { reply, .. } => drop(reply.send(Err(stopped()))),
                 Command::Close => break,
             }
-        }
-    }
-}
-
-impl Batch {
-    fn is_full(&self) -> bool {
-        self.close || self.txns.len() >= BATCH_TXNS_MAX || self.bytes >= BATCH_BYTES_MAX
-    }
-
-    pub(super) fn add(&mut self, command: Command) {
-        match command {
-            Command::Txn { ops, bytes, waiting } => {
-                self.bytes += bytes;
-                self.txns.push((ops, waiting));
-            }
-            Command::Compact { before, reply } => self.compactions.push((before, reply)),
-            Command::Show { reply } => self.shows.push(reply),
-            Command::Close => self.close = true,
         }
     }
 }
@@ -487,12 +395,12 @@ fn apply(
     mut revision: Revision,
     old_oldest: Revision,
     oldest: Revision,
-    txns: Vec<Vec<Op>>,
+    next: &mut dyn FnMut() -> Option<Vec<Op>>,
 ) -> Result<(Done, Change), Error> {
     let mut tables = Tables::open(txn)?;
-    let mut answers = Vec::with_capacity(txns.len());
+    let mut answers = Vec::new();
     let mut batches = Vec::new();
-    for ops in txns {
+    while let Some(ops) = next() {
         match tables.transact(revision + 1, ops)? {
             Ok(events) => {
                 if !events.is_empty() {

@@ -24,9 +24,7 @@ use super::compiled::{Candidate, Compiled, Item, is_exempt};
 use super::conditions::Conditions;
 use super::expressions::Expression;
 use super::rules::Constraint;
-use crate::registry::Registry;
-
-const GROUP: &str = "admissionregistration.k8s.io";
+use crate::registry::{Known, Registry};
 
 fn text<'a>(value: &'a Value, key: &str) -> &'a str {
     value.get(key).and_then(Value::as_str).unwrap_or_default()
@@ -127,8 +125,8 @@ struct Invoked<P> {
 }
 
 impl<P: Policy> Policies<P> {
-    fn new(version: &'static str, policies: &'static str, bindings: &'static str) -> Self {
-        Self { policies: Compiled::new(GROUP, version, policies), bindings: Compiled::new(GROUP, version, bindings) }
+    fn new(policies: Known, bindings: Known) -> Self {
+        Self { policies: Compiled::new(policies), bindings: Compiled::new(bindings) }
     }
 
     /// Whether there is any policy at all.

@@ -19,7 +19,7 @@ use crate::admission::compiled::Item;
 use crate::admission::expressions::{Expression, Inputs, cause_of, with_named};
 use crate::admission::rules::{Constraint, Shown};
 use crate::admission::{Phases, Plugin};
-use crate::registry::Registry;
+use crate::registry::{Known, Registry};
 
 /// How a mutation changes the object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,7 +72,7 @@ pub struct MutatingPolicies(Policies<Mutating>);
 
 impl Default for MutatingPolicies {
     fn default() -> Self {
-        Self(Policies::new("v1beta1", "mutatingadmissionpolicies", "mutatingadmissionpolicybindings"))
+        Self(Policies::new(Known::MutatingPolicies, Known::MutatingPolicyBindings))
     }
 }
 

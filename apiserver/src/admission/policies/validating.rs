@@ -16,7 +16,7 @@ use crate::admission::compiled::Item;
 use crate::admission::expressions::{Expression, Inputs, cause_of, with_named};
 use crate::admission::rules::{Constraint, Shown};
 use crate::admission::{Phases, Plugin};
-use crate::registry::Registry;
+use crate::registry::{Known, Registry};
 
 /// The longest message that an expression may make, as in Kubernetes.
 const MESSAGE_BYTES_MAX: usize = 5 * 1024;
@@ -161,7 +161,7 @@ pub struct ValidatingPolicies(Policies<Validating>);
 
 impl Default for ValidatingPolicies {
     fn default() -> Self {
-        Self(Policies::new("v1", "validatingadmissionpolicies", "validatingadmissionpolicybindings"))
+        Self(Policies::new(Known::ValidatingPolicies, Known::ValidatingPolicyBindings))
     }
 }
 

@@ -24,15 +24,13 @@ use super::compiled::{Candidate, Compiled, is_exempt};
 use super::expressions::Inputs;
 use super::rules::Shown;
 use super::{Phases, Plugin, Rounds};
-use crate::registry::Registry;
+use crate::registry::{Known, Registry};
 use crate::webhook::Client;
 use hook::Hook;
 use review::Verdict;
 
 /// How many validating webhooks are asked at once about one write. More wait for their turn, within the time of the request.
 const PARALLEL_MAX: usize = 32;
-const GROUP: &str = "admissionregistration.k8s.io";
-
 /// Why a webhook did not let a write pass.
 enum Failure {
     /// It could not be asked, or its answer is none: its `failurePolicy` decides.
@@ -62,14 +60,14 @@ pub struct ValidatingWebhooks {
 impl MutatingWebhooks {
     /// Asks with this client.
     pub fn new(client: Arc<Client>) -> Self {
-        Self { hooks: Compiled::new(GROUP, "v1", "mutatingwebhookconfigurations"), client }
+        Self { hooks: Compiled::new(Known::MutatingWebhookConfigurations), client }
     }
 }
 
 impl ValidatingWebhooks {
     /// Asks with this client.
     pub fn new(client: Arc<Client>) -> Self {
-        Self { hooks: Compiled::new(GROUP, "v1", "validatingwebhookconfigurations"), client }
+        Self { hooks: Compiled::new(Known::ValidatingWebhookConfigurations), client }
     }
 }
 

@@ -18,9 +18,10 @@ use self::disk::{Dice, Fault, SimDisk};
 use self::model::{Answer, Model};
 use super::handle::{Handle, Limits};
 use super::hub::Hub;
+use super::intake::{Batch, Command, Intake};
 use super::log::Log;
 use super::read::Snapshot;
-use super::writer::{Batch, Command, Writer};
+use super::writer::Writer;
 use crate::{Error, KeyValue, Op, PAGE_ITEMS_MAX, Revision};
 
 /// Rounds in all, unless the environment says otherwise.
@@ -137,7 +138,7 @@ impl World<'_> {
         let writer = Writer {
             handle: Arc::clone(&handle),
             hub,
-            commands,
+            intake: Intake::new(commands),
             revision,
             oldest,
             log: Ok(log),
