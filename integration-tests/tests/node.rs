@@ -282,7 +282,7 @@ fn pods_of_files_run_and_are_shown() {
     assert_eq!(cluster.kubectl(&["logs", "-n", "kube-system", "web-node-1"]).ok(), "first\n");
 
     // What is deleted is what shows it: it comes again, and the containers never went.
-    cluster.kubectl(&["delete", "pod", "-n", "kube-system", "web-node-1", "--now", "--wait=false"]).ok();
+    cluster.kubectl(&["delete", "pod", "-n", "kube-system", "web-node-1", "--now"]).ok();
     let second = running(&cluster, "echo first; sleep 3600", &first);
     assert_eq!(id(&cluster), container);
 

@@ -88,9 +88,9 @@ impl Node {
 
 /// A pod of one of several shapes.
 fn pod(name: &str, dice: &mut Dice) -> String {
-    let stays = "trap exit TERM; while :; do sleep 0.2; done";
+    let stays = "trap exit TERM; while :; do sleep 1; done";
     let ends = format!("sleep {}; exit {}", dice.below(3), dice.below(2));
-    let deaf = "trap : TERM; while :; do sleep 0.2; done";
+    let deaf = "trap : TERM; while :; do sleep 1; done";
     let script = *dice.of(&[stays, stays, stays, ends.as_str(), deaf]);
     let policy = *dice.of(&["Always", "Always", "OnFailure", "Never"]);
     let more = *dice.of(&[

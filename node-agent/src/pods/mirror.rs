@@ -1,6 +1,8 @@
 //! Shows pods from files in the API: each has a mirror pod there, which carries its status. In: such a pod and its status.
 //! Out: a mirror pod that fits it. Nothing that happens to a mirror happens to the pod.
 
+use std::time::Duration;
+
 use k8s_openapi::api::core::v1::{Node, Pod, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{Api, DeleteParams, ObjectMeta, PostParams, Preconditions};
@@ -11,6 +13,10 @@ use super::{publish, spec};
 
 /// Annotation of mirror pods: the hash of the pod that they show.
 pub const ANNOTATION_MIRROR: &str = "kubernetes.io/config.mirror";
+
+/// Until a mirror that was deleted is made anew. A client that waits for the end of what it deleted begins to look a moment
+/// later, and would see one of that name that does not go.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// What to do about the mirror of a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,8 +80,9 @@ fn mirror_of(pod: &Pod, node: &Node) -> Pod {
     }
 }
 
-/// Makes the mirror fit the pod, and gives it the pod's status.
-pub async fn publish(context: &Context, pod: &Pod, status: &PodStatus) -> Result<Pod, kube::Error> {
+/// Makes the mirror fit the pod, and gives it the pod's status. `again`: there has been one, so that somebody has deleted it if
+/// there is none.
+pub async fn publish(context: &Context, pod: &Pod, status: &PodStatus, again: bool) -> Result<Pod, kube::Error> {
     let who = spec::identity(pod);
     let api: Api<Pod> = Api::namespaced(context.client.clone(), &who.namespace);
     let existing = api.get_opt(&who.name).await?;
@@ -90,6 +97,9 @@ pub async fn publish(context: &Context, pod: &Pod, status: &PodStatus) -> Result
     let mirror = match existing.filter(|_| plan == Plan::Keep) {
         Some(existing) => existing,
         None => {
+            if again {
+                tokio::time::sleep(AGAIN_AFTER).await;
+            }
             let node = Api::<Node>::all(context.client.clone()).get(&context.node_name).await?;
             api.create(&PostParams::default(), &mirror_of(pod, &node)).await?
         }

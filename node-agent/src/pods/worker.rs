@@ -380,9 +380,10 @@ impl Worker {
     fn patch(&self) -> BoxFuture<'static, (PodStatus, Result<Pod, kube::Error>)> {
         let (context, pod) = (self.context.clone(), self.wanted.pod.clone());
         let (before, status) = (self.published.clone(), self.status.clone());
+        let again = self.patched_version > 0;
         async move {
             let result = match spec::is_from_file(&pod) {
-                true => mirror::publish(&context, &pod, &status).await,
+                true => mirror::publish(&context, &pod, &status, again).await,
                 false => publish::publish(&context, &pod, before.as_ref(), &status).await,
             };
             ((*status).clone(), result)

@@ -1,0 +1,329 @@
+//! Pods with real containers: what a spec says of their life and of their confinement is what happens, and nothing of them stays.
+
+use std::time::Duration;
+
+use gantry_integration_tests::{Cluster, Options, cluster, eventually, left};
+use serde_json::{Value, json};
+
+const PATIENCE: Duration = Duration::from_secs(120);
+const IMAGE: &str = "gantry.local/busybox:1.35";
+
+/// A pod of the default namespace.
+fn pod(name: &str, spec: Value) -> Value {
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec})
+}
+
+/// A container that runs a script.
+fn container(name: &str, script: &str, more: Value) -> Value {
+    let mut container = json!({"name": name, "image": IMAGE, "command": ["sh", "-c", script]});
+    merge(&mut container, more);
+    container
+}
+
+fn merge(into: &mut Value, more: Value) {
+    if let (Some(into), Value::Object(more)) = (into.as_object_mut(), more) {
+        into.extend(more);
+    }
+}
+
+fn create(cluster: &Cluster, pods: &[Value]) {
+    let list = json!({"apiVersion": "v1", "kind": "List", "items": pods});
+    cluster.kubectl_with(&["create", "-f", "-"], list.to_string().as_bytes()).ok();
+}
+
+/// Waits until a pod is as it should be; the pod.
+fn until(cluster: &Cluster, name: &str, what: &str, is: impl Fn(&Value) -> bool) -> Value {
+    eventually(&format!("{name} to be {what}"), PATIENCE, || {
+        let pod = cluster.object(&["pod", name])?;
+        if is(&pod) { Ok(pod) } else { Err(pod["status"].to_string()) }
+    })
+}
+
+fn until_ready(cluster: &Cluster, name: &str) -> Value {
+    until(cluster, name, "ready", |pod| {
+        cluster::condition(pod, "Ready").is_some_and(|condition| condition["status"] == "True")
+    })
+}
+
+fn until_over(cluster: &Cluster, name: &str, phase: &str) -> Value {
+    until(cluster, name, phase, |pod| pod["status"]["phase"] == phase)
+}
+
+fn logs(cluster: &Cluster, name: &str) -> String {
+    cluster.kubectl(&["logs", name]).ok()
+}
+
+/// Deletes all pods, and sees to it that the machine is as it was.
+fn end(cluster: &Cluster) {
+    cluster.kubectl(&["delete", "pods", "--all", "--now"]).ok();
+    left::wait_for_nothing(cluster);
+}
+
+#[test]
+fn containers_come_and_go_in_their_order() {
+    let Some(cluster) = Cluster::start(Options::default()) else { return };
+    let folder = cluster.scratch().join("shared");
+    std::fs::create_dir(&folder).expect("a folder can be made");
+    let volumes = json!([{"name": "v", "hostPath": {"path": folder, "type": "Directory"}}]);
+    let mount = json!([{"name": "v", "mountPath": "/v"}]);
+    let says = |name: &str, before_the_end: &str| {
+        format!(
+            "echo {name} >> /v/ORDER; trap '{before_the_end}echo {name} ends >> /v/ORDER; exit 0' TERM; \
+             while :; do sleep 0.1; done"
+        )
+    };
+    let done = |name: &str| format!("sleep 0.5; echo {name} >> /v/ORDER");
+    let with = |more: Value| {
+        let mut all = json!({"volumeMounts": mount});
+        merge(&mut all, more);
+        all
+    };
+    let started = json!({"exec": {"command": ["test", "-e", "/tmp/up"]}, "periodSeconds": 1, "failureThreshold": 60});
+    let sidecar = with(json!({"restartPolicy": "Always", "startupProbe": started}));
+    let hooks = json!({
+        "postStart": {"exec": {"command": ["sh", "-c", "echo hello >> /v/ORDER"]}},
+        "preStop": {"exec": {"command": ["sh", "-c", "echo goodbye >> /v/ORDER"]}},
+    });
+    create(
+        &cluster,
+        &[pod(
+            "ordered",
+            json!({
+                "terminationGracePeriodSeconds": 20,
+                "volumes": volumes,
+                "initContainers": [
+                    container("one", &done("one"), with(json!({}))),
+                    container("side", &format!("(sleep 2; echo up >> /v/ORDER; touch /tmp/up) & {}", says("side", "")), sidecar),
+                    container("two", &done("two"), with(json!({}))),
+                ],
+                "containers": [container("app", &says("app", "sleep 1; "), with(json!({"lifecycle": hooks})))],
+            }),
+        )],
+    );
+    let seen = until_ready(&cluster, "ordered");
+    let order = || std::fs::read_to_string(folder.join("ORDER")).unwrap_or_default();
+    let lines = order();
+    let lines: Vec<_> = lines.lines().collect();
+    assert_eq!(lines[..4], ["one", "side", "up", "two"], "{lines:?}");
+    let mut last = lines[4..].to_vec();
+    last.sort_unstable();
+    assert_eq!(last, ["app", "hello"], "a hook runs beside its container");
+    assert_eq!(seen["status"]["initContainerStatuses"][0]["state"]["terminated"]["reason"], "Completed", "{seen:#}");
+    assert_eq!(seen["status"]["initContainerStatuses"][1]["started"], true, "{seen:#}");
+
+    cluster.kubectl(&["delete", "pod", "ordered"]).ok();
+    let ends: Vec<_> = order().lines().skip(6).map(str::to_owned).collect();
+    assert_eq!(ends, ["goodbye", "app ends", "side ends"], "the hook, the container, and its sidecar last");
+    left::wait_for_nothing(&cluster);
+}
+
+#[test]
+fn how_a_container_ends_is_told() {
+    let Some(cluster) = Cluster::start(Options::default()) else { return };
+    let last_words = "echo -n why > /dev/termination-log; exit 3";
+    let restarted = "if [ -e /v/again ]; then trap exit TERM; while :; do sleep 0.1; done; fi; touch /v/again; exit 5";
+    let volumes = json!([{"name": "v", "emptyDir": {}}]);
+    let mounts = json!({"volumeMounts": [{"name": "v", "mountPath": "/v"}]});
+    let greedy = json!({"resources": {"limits": {"memory": "24Mi"}}});
+    let bad = json!({"command": ["/no/such/program"]});
+    let waits = "trap exit TERM; while :; do sleep 0.1; done";
+    create(
+        &cluster,
+        &[
+            pod("words", json!({"restartPolicy": "Never", "containers": [container("c", last_words, json!({}))]})),
+            pod("again", json!({"volumes": volumes, "containers": [container("c", restarted, mounts)]})),
+            pod("greedy", json!({"restartPolicy": "Never", "containers": [container("c", "tail /dev/zero", greedy)]})),
+            pod("late", json!({"activeDeadlineSeconds": 2, "containers": [container("c", waits, json!({}))]})),
+            pod("bad", json!({"restartPolicy": "Never", "containers": [container("c", "", bad)]})),
+            pod(
+                "gated",
+                json!({
+                    "readinessGates": [{"conditionType": "example.com/open"}],
+                    "containers": [container("c", waits, json!({}))],
+                }),
+            ),
+        ],
+    );
+    let ended = |pod: &Value| pod["status"]["containerStatuses"][0]["state"]["terminated"].clone();
+    let words = ended(&until_over(&cluster, "words", "Failed"));
+    assert_eq!((&words["exitCode"], &words["reason"], &words["message"]), (&json!(3), &json!("Error"), &json!("why")));
+    let greedy = ended(&until_over(&cluster, "greedy", "Failed"));
+    assert_eq!((&greedy["exitCode"], &greedy["reason"]), (&json!(137), &json!("OOMKilled")));
+    let bad = ended(&until_over(&cluster, "bad", "Failed"));
+    assert_eq!((&bad["exitCode"], &bad["reason"]), (&json!(128), &json!("StartError")), "{bad}");
+    let late = until_over(&cluster, "late", "Failed");
+    assert_eq!(late["status"]["reason"], "DeadlineExceeded", "{late:#}");
+    assert_eq!(late["status"]["message"], "Pod was active on the node longer than the specified deadline");
+    let again = until(&cluster, "again", "restarted", |pod| {
+        let status = &pod["status"]["containerStatuses"][0];
+        status["restartCount"] == 1 && status["ready"] == true
+    });
+    assert_eq!(again["status"]["containerStatuses"][0]["lastState"]["terminated"]["exitCode"], 5, "{again:#}");
+
+    let gated = until(&cluster, "gated", "running", |pod| pod["status"]["phase"] == "Running");
+    let ready = cluster::condition(&gated, "Ready").expect("the condition is there");
+    assert_eq!((&ready["status"], &ready["reason"]), (&json!("False"), &json!("ReadinessGatesNotReady")), "{gated:#}");
+    let open = json!({"status": {"conditions": [{"type": "example.com/open", "status": "True"}]}}).to_string();
+    cluster.kubectl(&["patch", "pod", "gated", "--subresource=status", "-p", &open]).ok();
+    until_ready(&cluster, "gated");
+    end(&cluster);
+}
+
+/// What a probe's container does: it is up a second after its start.
+fn probed(name: &str, serves: &str, probe: Value) -> Value {
+    let more = json!({"readinessProbe": probe, "ports": [{"name": "http", "containerPort": 8080}]});
+    pod(name, json!({"containers": [container("c", serves, more)]}))
+}
+
+#[test]
+fn probes_decide_who_is_ready_and_who_starts_again() {
+    let Some(cluster) = Cluster::start(Options::default()) else { return };
+    let serve =
+        "mkdir -p /tmp/www && echo fine > /tmp/www/health && sleep 1 && exec busybox httpd -f -p 8080 -h /tmp/www";
+    let wait = "trap exit TERM; while :; do sleep 0.1; done";
+    let failing = json!({"livenessProbe": {
+        "exec": {"command": ["test", "!", "-e", "/dev/shm/sick"]},
+        "periodSeconds": 1, "failureThreshold": 2, "terminationGracePeriodSeconds": 1,
+    }});
+    create(
+        &cluster,
+        &[
+            probed("http", serve, json!({"httpGet": {"path": "/health", "port": "http"}, "periodSeconds": 1})),
+            probed("missing", serve, json!({"httpGet": {"path": "/none", "port": 8080}, "periodSeconds": 1})),
+            probed("tcp", serve, json!({"tcpSocket": {"port": 8080}, "periodSeconds": 1})),
+            probed(
+                "exec",
+                "sleep 1; touch /tmp/up; sleep 3600",
+                json!({"exec": {"command": ["cat", "/tmp/up"]}, "periodSeconds": 1}),
+            ),
+            pod("sick", json!({"containers": [container("c", wait, failing)]})),
+        ],
+    );
+    for name in ["http", "tcp", "exec", "sick"] {
+        until_ready(&cluster, name);
+    }
+    cluster.kubectl(&["exec", "sick", "--", "touch", "/dev/shm/sick"]).ok();
+    // What is in the pod's shared memory outlives its containers: it is sick again each time.
+    until(&cluster, "sick", "restarted", |pod| {
+        pod["status"]["containerStatuses"][0]["restartCount"].as_u64().is_some_and(|count| count > 0)
+    });
+    let told = eventually("the probes' events", PATIENCE, || {
+        let events = cluster
+            .kubectl(&[
+                "get",
+                "events",
+                "-o",
+                "jsonpath={range .items[*]}{.involvedObject.name} {.reason} {.message}{\"\\n\"}{end}",
+            ])
+            .ok();
+        let all = [
+            "sick Unhealthy Liveness probe failed",
+            "sick Killing Container c failed liveness probe, will be restarted",
+            "missing Unhealthy Readiness probe failed: HTTP probe failed with statuscode: 404",
+        ];
+        if all.iter().all(|line| events.contains(line)) { Ok(events) } else { Err(events) }
+    });
+    assert!(!told.contains("http Killing"), "{told}");
+    let missing = cluster.object(&["pod", "missing"]).expect("it is there");
+    assert_eq!(missing["status"]["containerStatuses"][0]["ready"], false, "{missing:#}");
+    end(&cluster);
+}
+
+#[test]
+fn containers_are_who_their_specs_say_and_may_do_no_more() {
+    let Some(cluster) = Cluster::start(Options::default()) else { return };
+    let namespaces = "for kind in net pid ipc; do readlink /proc/self/ns/$kind; done";
+    let status = |field: &str| format!("grep {field}: /proc/self/status | tr -d '\\t'");
+    let once = |name: &str, script: &str, pod_more: Value, more: Value| {
+        let mut spec = json!({"restartPolicy": "Never", "containers": [container("c", script, more)]});
+        merge(&mut spec, pod_more);
+        pod(name, spec)
+    };
+    let user = json!({"securityContext": {"runAsUser": 1001, "runAsGroup": 2002, "fsGroup": 3003, "supplementalGroups": [4004]},
+        "volumes": [{"name": "v", "emptyDir": {}}]});
+    let bare = json!({"securityContext": {"capabilities": {"drop": ["ALL"], "add": ["NET_BIND_SERVICE"]},
+        "allowPrivilegeEscalation": false, "seccompProfile": {"type": "RuntimeDefault"}, "readOnlyRootFilesystem": true}});
+    let limits = json!({"resources": {"requests": {"cpu": "100m", "memory": "32Mi"}, "limits": {"cpu": "250m", "memory": "64Mi"}}});
+    let of_pod = |name: &str| format!("cat /sys/fs/cgroup/memory/{name} /sys/fs/cgroup/{name} 2>/dev/null | head -1");
+    create(
+        &cluster,
+        &[
+            once(
+                "user",
+                "id -u; id -g; id -G; stat -c '%g %a' /v; touch /v/f && stat -c '%u %g' /v/f",
+                user,
+                json!({"volumeMounts": [{"name": "v", "mountPath": "/v"}]}),
+            ),
+            once(
+                "bare",
+                &format!(
+                    "{}; {}; {}; touch /file 2> /dev/null || echo refused",
+                    status("CapEff"),
+                    status("NoNewPrivs"),
+                    status("Seccomp")
+                ),
+                json!({}),
+                bare,
+            ),
+            once(
+                "mighty",
+                &format!("{}; test -e /dev/kmsg -o -e /dev/vda && echo devices", status("Seccomp")),
+                json!({}),
+                json!({"securityContext": {"privileged": true}}),
+            ),
+            once(
+                "tuned",
+                "cat /proc/sys/kernel/shm_rmid_forced",
+                json!({"securityContext": {"sysctls": [{"name": "kernel.shm_rmid_forced", "value": "1"}]}}),
+                json!({}),
+            ),
+            once("host", namespaces, json!({"hostNetwork": true, "hostPID": true, "hostIPC": true}), json!({})),
+            once(
+                "own",
+                &format!("{namespaces}; hostname"),
+                json!({"hostname": "named", "subdomain": "sub"}),
+                json!({}),
+            ),
+            once(
+                "limited",
+                &format!("{}; {}", of_pod("memory.limit_in_bytes"), of_pod("memory.max")),
+                json!({}),
+                limits,
+            ),
+            once(
+                "env",
+                "echo $GREETING $NODE $CPU; echo \"$RAW\"",
+                json!({}),
+                json!({
+                "resources": {"limits": {"cpu": "1500m"}},
+                "env": [{"name": "WHO", "value": "you"}, {"name": "GREETING", "value": "hello-$(WHO)"}, {"name": "RAW", "value": "$$(WHO) $(NOBODY)"},
+                    {"name": "NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
+                    {"name": "CPU", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu"}}}]}),
+            ),
+        ],
+    );
+    for name in ["user", "bare", "mighty", "tuned", "host", "own", "limited", "env"] {
+        until(&cluster, name, "over", |pod| matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed")));
+    }
+    let lines = |name: &str| logs(&cluster, name).lines().map(str::to_owned).collect::<Vec<_>>();
+    let user = lines("user");
+    assert_eq!(user[..2], ["1001", "2002"]);
+    let groups: Vec<_> = user[2].split(' ').collect();
+    assert!(["2002", "3003", "4004"].iter().all(|group| groups.contains(group)), "{groups:?}");
+    assert_eq!(user[3..], ["3003 2777", "1001 3003"], "the volume is the group's");
+    let bare = lines("bare");
+    assert_eq!(bare, ["CapEff:0000000000000400", "NoNewPrivs:1", "Seccomp:2", "refused"]);
+    assert_eq!(lines("mighty"), ["Seccomp:0", "devices"]);
+    assert_eq!(lines("tuned"), ["1"]);
+    let own_of =
+        |name: &str| std::fs::read_link(format!("/proc/self/ns/{name}")).expect("it is there").display().to_string();
+    let (host, own) = (lines("host"), lines("own"));
+    assert_eq!(host[1..], [own_of("pid"), own_of("ipc")]);
+    assert!(own[..3].iter().zip(&host).all(|(own, host)| own != host), "{own:?} {host:?}");
+    assert_eq!(own[3], "named");
+    assert!(lines("limited").contains(&(64u64 << 20).to_string()), "{:?}", lines("limited"));
+    let limited = cluster.object(&["pod", "limited"]).expect("it is there");
+    assert_eq!(limited["status"]["qosClass"], "Burstable");
+    assert_eq!(lines("env"), ["hello-you node-1 2", "$(WHO) $(NOBODY)"]);
+    end(&cluster);
+}
