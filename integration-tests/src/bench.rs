@@ -27,6 +27,11 @@ pub const IMAGE: &str = "gantry.local/busybox:1.35";
 /// How.
 pub const COMMAND: [&str; 3] = ["sh", "-c", "trap exit TERM; while :; do sleep 0.2; done"];
 
+/// Where the server of a bench listens.
+pub const LISTEN: &str = "127.0.0.1:16443";
+/// The same for its clients.
+pub const URL: &str = "https://127.0.0.1:16443";
+
 /// A process of Gantry.
 pub struct Server {
     child: Child,
@@ -36,8 +41,7 @@ pub struct Server {
 impl Server {
     /// Starts `gantry up`.
     pub fn start(gantry: &Path, data_dir: &Path, flags: &[&str]) -> Result<Self> {
-        const UP: [&str; 7] =
-            ["up", "--listen", "127.0.0.1:16443", "--agent-listen", "127.0.0.1:0", "--node-name", "bench"];
+        const UP: [&str; 7] = ["up", "--listen", LISTEN, "--agent-listen", "127.0.0.1:0", "--node-name", "bench"];
         Self::run(gantry, data_dir, &[&UP, flags].concat())
     }
 
@@ -70,10 +74,20 @@ impl Server {
         }
     }
 
-    /// Memory that it occupies, in MiB.
+    /// Memory that it occupies, in MiB, with as much of the program itself as is in memory.
     pub fn resident_mib(&self) -> Result<f64> {
+        self.memory_mib("VmRSS:")
+    }
+
+    /// Memory that is its alone, in MiB: what would not be there without it. The program's pages are shared by all processes
+    /// that run it, and can be read again.
+    pub fn own_mib(&self) -> Result<f64> {
+        self.memory_mib("RssAnon:")
+    }
+
+    fn memory_mib(&self, field: &'static str) -> Result<f64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).ok_or("no VmRSS")?;
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).ok_or(field)?;
         let kib: f64 = line.trim().trim_end_matches(" kB").trim().parse()?;
         Ok(kib / 1024.0)
     }

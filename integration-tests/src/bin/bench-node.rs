@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use futures::future::try_join_all;
 use futures::{StreamExt, TryStreamExt, stream};
 use gantry_integration_tests::bench::{
-    Result, Server, bare_remove, bare_run, bare_start, containerd_socket, is_ready, median, node_ready, pod,
+    Result, Server, URL, bare_remove, bare_run, bare_start, containerd_socket, is_ready, median, node_ready, pod,
     pod_to_ready,
 };
 use k8s_cri::v1::runtime_service_client::RuntimeServiceClient;
@@ -68,7 +68,14 @@ async fn run() -> Result<()> {
 /// The agent in a process of its own, on the server's data directory.
 fn agent(gantry: &Path, data_dir: &Path) -> Result<Server> {
     let mut kubeconfig = Command::new(gantry);
-    kubeconfig.arg("kubeconfig").arg("--data-dir").arg(data_dir).args(["node", "bench", "--ip", "127.0.0.1"]);
+    kubeconfig.arg("kubeconfig").arg("--data-dir").arg(data_dir).args([
+        "--url",
+        URL,
+        "node",
+        "bench",
+        "--ip",
+        "127.0.0.1",
+    ]);
     let text = kubeconfig.output()?;
     if !text.status.success() {
         return Err(String::from_utf8_lossy(&text.stderr).into_owned().into());
@@ -76,7 +83,8 @@ fn agent(gantry: &Path, data_dir: &Path) -> Result<Server> {
     let file = data_dir.join("agent.kubeconfig");
     std::fs::write(&file, text.stdout)?;
     let file = file.display().to_string();
-    let flags = ["agent", "--kubeconfig", &file, "--node-name", "bench", "--cgroup-root", "/gantry-bench", "--listen"];
+    let flags =
+        ["agent", "--kubeconfig", &file, "--node-name", "bench", "--cgroup-root", "/gantry-bench", "--agent-listen"];
     Server::run(gantry, data_dir, &[&flags[..], &["127.0.0.1:0"]].concat())
 }
 
@@ -87,7 +95,8 @@ async fn idle(agent: &Server, pods: usize, seconds: usize) -> Result<()> {
     tokio::time::sleep(Duration::from_secs(seconds as u64)).await;
     let share = (agent.cpu()? - before).as_secs_f64() / start.elapsed().as_secs_f64();
     println!(
-        "the agent with {pods} pods at rest: {:.1} MiB resident, {:.2} % of a core over {seconds} s",
+        "the agent with {pods} pods at rest: {:.1} MiB of its own, {:.1} MiB resident, {:.2} % of a core over {seconds} s",
+        agent.own_mib()?,
         agent.resident_mib()?,
         share * 100.0
     );
@@ -259,7 +268,11 @@ async fn at_rest(server: &Server, agents: &Server) -> Result<()> {
     let elapsed = start.elapsed().as_secs_f64();
     for (name, process, before) in [("control plane", server, before.0), ("agents", agents, before.1)] {
         let share = (process.cpu()? - before).as_secs_f64() / elapsed;
-        println!("at rest, {name}: {:.0} MiB resident, {:.1} % of a core", process.resident_mib()?, share * 100.0);
+        let (own, resident) = (process.own_mib()?, process.resident_mib()?);
+        println!(
+            "at rest, {name}: {own:.0} MiB of its own, {resident:.0} MiB resident, {:.1} % of a core",
+            share * 100.0
+        );
     }
     Ok(())
 }
