@@ -477,6 +477,17 @@ mod tests {
     }
 
     #[test]
+    fn the_source_of_an_event_that_names_none_is_who_reports_it() {
+        let catalog = Catalog::builtin();
+        let resource = catalog.resource("", "v1", "events").unwrap();
+        let source = |event| facts(resource, &encode(&event)).unwrap().fields["source"].to_owned();
+        assert_eq!(source(json!({"source": {"component": "old"}, "reportingComponent": "new"})), "old");
+        assert_eq!(source(json!({"reportingComponent": "new", "source": {"component": ""}})), "new");
+        assert_eq!(source(json!({"reportingComponent": "new", "source": {}})), "new");
+        assert_eq!(source(json!({"source": {}})), "");
+    }
+
+    #[test]
     fn facts_are_read_from_the_bytes() {
         let catalog = Catalog::builtin();
         let resource = catalog.resource("", "v1", "pods").unwrap();

@@ -65,8 +65,11 @@ pub fn facts(resource: &Resource, stored: &[u8]) -> Result<ObjectFacts, ApiError
     if resource.namespaced {
         fields.push(("metadata.namespace", &meta.namespace));
     }
-    for (field, text) in selectable.iter().zip(&texts) {
-        fields.push((&field.label, text.as_deref().unwrap_or(&field.absent)));
+    let value = |at: usize| texts.get(at)?.as_deref().filter(|text| !text.is_empty());
+    for (at, field) in selectable.iter().enumerate() {
+        let other = || selectable.iter().position(|other| Some(&*other.label) == field.or_that_of);
+        let text = value(at).or_else(|| value(other()?));
+        fields.push((&field.label, text.unwrap_or(&field.absent)));
     }
     // The first of one label counts, as the metadata's come first and are no kind's own.
     fields.sort_by_key(|(label, _)| *label);

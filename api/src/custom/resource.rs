@@ -148,7 +148,12 @@ fn resource(
         .flatten()
         .map(|field| {
             let path = segments(meta::str_at(field, &["jsonPath"]));
-            SelectableField { label: Cow::Owned(path.join(".")), path: FieldPath::Own(path), absent: Cow::Borrowed("") }
+            SelectableField {
+                label: Cow::Owned(path.join(".")),
+                path: FieldPath::Own(path),
+                absent: Cow::Borrowed(""),
+                or_that_of: None,
+            }
         })
         .collect();
     let api_version = crate::kinds::api_version(&group, &version_name);

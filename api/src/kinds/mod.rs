@@ -153,6 +153,8 @@ pub struct SelectableField {
     pub path: FieldPath,
     /// The value when the path is absent.
     pub absent: Text,
+    /// The label of the field whose value it has when it has none of its own.
+    pub or_that_of: Option<&'static str>,
 }
 
 /// A path of struct fields.

@@ -4,16 +4,30 @@ use std::borrow::Cow;
 
 use crate::kinds::{FieldPath, SelectableField};
 
+const fn with(
+    label: &'static str,
+    path: &'static [&'static str],
+    absent: &'static str,
+    or_that_of: Option<&'static str>,
+) -> SelectableField {
+    SelectableField {
+        label: Cow::Borrowed(label),
+        path: FieldPath::Fixed(path),
+        absent: Cow::Borrowed(absent),
+        or_that_of,
+    }
+}
+
 const fn field(label: &'static str, path: &'static [&'static str]) -> SelectableField {
-    SelectableField { label: Cow::Borrowed(label), path: FieldPath::Fixed(path), absent: Cow::Borrowed("") }
+    with(label, path, "", None)
 }
 
 const fn flag(label: &'static str, path: &'static [&'static str]) -> SelectableField {
-    SelectableField { label: Cow::Borrowed(label), path: FieldPath::Fixed(path), absent: Cow::Borrowed("false") }
+    with(label, path, "false", None)
 }
 
 const fn count(label: &'static str, path: &'static [&'static str]) -> SelectableField {
-    SelectableField { label: Cow::Borrowed(label), path: FieldPath::Fixed(path), absent: Cow::Borrowed("0") }
+    with(label, path, "0", None)
 }
 
 pub(super) const POD_FIELDS: &[SelectableField] = &[
@@ -58,6 +72,7 @@ pub(super) const EVENT_FIELDS: &[SelectableField] = &[
     field("reason", &["reason"]),
     field("reportingComponent", &["reportingComponent"]),
     field("reportingController", &["reportingComponent"]),
-    field("source", &["source", "component"]),
+    // Who reports an event in the new way names no source.
+    with("source", &["source", "component"], "", Some("reportingComponent")),
     field("type", &["type"]),
 ];
