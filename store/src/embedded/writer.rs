@@ -14,6 +14,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use redb::{Database, Durability, ReadableTable, Table, WriteTransaction};
 use tokio::sync::oneshot;
 
@@ -212,6 +213,7 @@ impl Writer {
         let Some(Unshown { mut txn, .. }) = self.unshown.take() else { return Ok(()) };
         // What waits now is not in it: its outcome is certain.
         let failed = |error| Failure { error, in_doubt: false, unharmed: false };
+        note(&txn, self.revision, self.oldest).map_err(failed)?;
         txn.set_durability(Durability::None).map_err(|e| failed(engine_error(e)))?;
         txn.commit().map_err(|e| failed(engine_error(e)))?;
         self.handle.shows_all();
@@ -253,7 +255,7 @@ impl Writer {
         self.compacted += done.removed;
         if !log.fits(&record) || self.compacted >= COMPACT_UNDURABLE_MAX {
             self.handle.will_show(done.revision);
-            let id = commit_durably(unshown.txn)?;
+            let id = commit_durably(unshown.txn, done.revision, oldest)?;
             self.handle.committed();
             self.handle.shows_all();
             log.restart(id);
@@ -284,7 +286,8 @@ impl Writer {
             Some(unshown) => Ok(unshown.txn),
             None => self.handle.database().and_then(|db| db.begin_write().map_err(engine_error)),
         };
-        let settled = txn.and_then(|txn| commit_durably(txn).map_err(|failure| failure.error));
+        let (revision, oldest) = (self.revision, self.oldest);
+        let settled = txn.and_then(|txn| commit_durably(txn, revision, oldest).map_err(|failure| failure.error));
         if let Err(error) = settled {
             tracing::warn!(reason = describe(&error), "the store did not close cleanly; the next start reads its log");
         }
@@ -362,9 +365,10 @@ enum Change {
     Logged,
 }
 
-/// Commits to the disk, with a new number for the log, which begins again behind this.
-fn commit_durably(mut txn: WriteTransaction) -> Result<u64, Failure> {
+/// Commits to the disk what leads to `revision`, with a new number for the log, which begins again behind this.
+fn commit_durably(mut txn: WriteTransaction, revision: Revision, oldest: Revision) -> Result<u64, Failure> {
     let before = |error| Failure { error, in_doubt: false, unharmed: false };
+    note(&txn, revision, oldest).map_err(before)?;
     let id = log::fresh_id().map_err(before)?;
     let numbered = |txn: &WriteTransaction| -> Result<(), redb::Error> {
         txn.open_table(META)?.insert(META_LOG, id)?;
@@ -419,14 +423,11 @@ fn apply(
         (false, true) => Change::Tidied,
         (false, false) => Change::None,
     };
-    if change == Change::Logged {
-        note(txn, revision, oldest)?;
-    }
     let bytes = batches.iter().flat_map(|batch| &batch.events).map(|event| event.kv.value.len()).sum();
     Ok((Done { answers, batches, revision, bytes, removed, garbage }, change))
 }
 
-/// Writes down which revisions there are.
+/// Writes down which revisions there are, once for all commits that become visible together.
 fn note(txn: &WriteTransaction, revision: Revision, oldest: Revision) -> Result<(), Error> {
     let mut meta = txn.open_table(META).map_err(engine_error)?;
     meta.insert(META_REVISION, revision).map_err(engine_error)?;
@@ -483,8 +484,7 @@ impl<'db> Replay<'db> {
     /// Makes it durable, and returns the number of the log to go on with.
     pub(super) fn finish(self) -> Result<u64, Error> {
         let Some(txn) = self.txn else { return Ok(self.id) };
-        note(&txn, self.revision, self.oldest)?;
-        commit_durably(txn).map_err(|failure| failure.error)
+        commit_durably(txn, self.revision, self.oldest).map_err(|failure| failure.error)
     }
 }
 
@@ -498,7 +498,13 @@ impl<'txn> Tables<'txn> {
     }
 
     /// Does one transaction at `revision`: its events, or the conflict that kept it from happening.
-    fn transact(&mut self, revision: Revision, ops: Vec<Op>) -> Result<Result<Vec<Event>, Error>, Error> {
+    fn transact(&mut self, revision: Revision, mut ops: Vec<Op>) -> Result<Result<Vec<Event>, Error>, Error> {
+        if ops.len() == 1
+            && let Some(Op::Put { precondition: Some(Precondition::Absent), .. }) = ops.first()
+            && let Some(Op::Put { key, value, .. }) = ops.pop()
+        {
+            return self.create(revision, key, value);
+        }
         let mut befores = Vec::with_capacity(ops.len());
         for op in &ops {
             let current = self.get(op.key())?;
@@ -528,6 +534,21 @@ impl<'txn> Tables<'txn> {
             events.push(event);
         }
         Ok(Ok(events))
+    }
+
+    /// Stores a key that there is not, in one descent: of two that want it, nearly none meets the other.
+    fn create(&mut self, revision: Revision, key: String, value: Bytes) -> Result<Result<Vec<Event>, Error>, Error> {
+        let record = schema::encode(revision, revision, &value);
+        let there = self.current.insert(key.as_str(), record.as_slice()).map_err(engine_error)?;
+        if let Some(there) = there.map(|record| record.value().to_vec()) {
+            self.current.insert(key.as_str(), there.as_slice()).map_err(engine_error)?;
+            let current = Some(schema::decode(&key, &there)?);
+            return Ok(Err(Error::Conflict { key, current }));
+        }
+        let kv = KeyValue { key, value, create_revision: revision, mod_revision: revision };
+        let event = Event { kind: EventKind::Put, kv, prev: None };
+        self.remember(revision, 0, &event)?;
+        Ok(Ok(vec![event]))
     }
 
     fn get(&self, key: &str) -> Result<Option<KeyValue>, Error> {
@@ -576,14 +597,16 @@ fn holds(precondition: Option<Precondition>, current: Option<&KeyValue>) -> bool
 /// Makes the tables of a new file, and the log's number in one of before there was a log.
 pub(super) fn initialise(db: &Database) -> Result<(), Error> {
     let txn = db.begin_write().map_err(engine_error)?;
+    let (mut revision, mut oldest) = (FIRST_REVISION, FIRST_REVISION);
     {
         let mut meta = txn.open_table(META).map_err(engine_error)?;
-        if meta.get(schema::META_FORMAT).map_err(engine_error)?.is_none() {
-            meta.insert(META_REVISION, FIRST_REVISION).map_err(engine_error)?;
-            meta.insert(META_OLDEST, FIRST_REVISION).map_err(engine_error)?;
+        for (name, number) in [(META_REVISION, &mut revision), (META_OLDEST, &mut oldest)] {
+            if let Some(found) = meta.get(name).map_err(engine_error)? {
+                *number = found.value();
+            }
         }
         meta.insert(schema::META_FORMAT, schema::FORMAT).map_err(engine_error)?;
         Tables::open(&txn)?;
     }
-    commit_durably(txn).map(drop).map_err(|failure| failure.error)
+    commit_durably(txn, revision, oldest).map(drop).map_err(|failure| failure.error)
 }
