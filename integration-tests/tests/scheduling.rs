@@ -216,3 +216,41 @@ fn pods_go_where_their_volumes_are_and_claims_get_their_volumes_with_the_node() 
     });
     comes_to(&cluster, "pv", "late", "Released");
 }
+
+#[test]
+fn a_group_gets_nodes_for_all_of_its_pods_or_for_none() {
+    let Some(cluster) = cluster() else { return };
+    node(&cluster, "gang-1", "gang", "6");
+    let text = std::fs::read_to_string(docs::root().join("docs/scheduling.md")).expect("the page is there");
+    let blocks = text.split("```yaml\n").skip(1).filter_map(|rest| Some(rest.split_once("```")?.0));
+    let example = blocks.into_iter().find(|block| block.contains("kind: PodGroup")).expect("the page shows a group");
+    // Nobody says that the node is well, and the nodes of other tests are not for these pods.
+    let places = "      nodeSelector: {group: gang}\n      tolerations: [{operator: Exists}]\n      containers:\n";
+    let example = example.replace("      containers:\n", places);
+
+    let pods = |wanted: &dyn Fn(&Value) -> bool| {
+        let list = cluster.object(&["pods", "-l", "app=training"])?;
+        let all = list["items"].as_array().cloned().unwrap_or_default();
+        if all.len() == 4 && all.iter().all(wanted) { Ok(()) } else { Err(list.to_string()) }
+    };
+    let why = "PodGroup \"training\": 3 of 4 needed pods fit: ";
+    eventually("the plan says so", MINUTE, || {
+        let told = cluster.gantry_with(&["plan", "-f", "-"], example.as_bytes());
+        if told.stdout.matches(why).count() == 4 { Ok(()) } else { Err(format!("{told}")) }
+    });
+    cluster.kubectl_with(&["create", "-f", "-"], example.as_bytes()).ok();
+    eventually("four pods that wait", MINUTE, || pods(&|pod| says(pod, why) && pod["spec"]["nodeName"].is_null()));
+    eventually("the events that the page shows", MINUTE, || {
+        let page = docs::Page::read("scheduling.md");
+        let section = page.section("Pods that are of use only together").concat();
+        let told = command::run(cluster.shell(&[], &[]).args(["-euc", &section]), b"").ok();
+        if told.contains(why) { Ok(()) } else { Err(told) }
+    });
+    let none = json!({"apiVersion": "scheduling.x-k8s.io/v1alpha1", "kind": "PodGroup", "metadata": {"name": "none"},
+        "spec": {"minMember": 0}});
+    let refused = cluster.kubectl_with(&["create", "-f", "-"], none.to_string().as_bytes());
+    assert!(refused.stderr.contains("spec.minMember: Invalid value: 0"), "{refused}");
+
+    node(&cluster, "gang-2", "gang", "2");
+    eventually("nodes for all", MINUTE, || pods(&|pod| pod["spec"]["nodeName"].is_string()));
+}

@@ -20,6 +20,7 @@ use gantry_scheduler::config::{Configuration, Profile};
 use gantry_scheduler::convert::usual_uid;
 use gantry_scheduler::core::{PodKey, Scoring, Strategy};
 use gantry_scheduler::driver::facts::{PodFacts, WatchedBudget, WatchedNamespace, WatchedNode, WatchedPod};
+use gantry_scheduler::driver::gangs::WatchedGroup;
 use gantry_scheduler::driver::owners::{OwnerKind, WatchedOwner};
 use gantry_scheduler::driver::state::{Action, BindOutcome, State};
 use gantry_scheduler::review::Reviewer;
@@ -85,6 +86,10 @@ impl Scheduler {
                 "PodDisruptionBudget" => {
                     let (key, budget) = serde_json::from_value::<WatchedBudget>(read).unwrap().into_parts();
                     state.budget_seen(key, budget);
+                }
+                "PodGroup" => {
+                    let (key, spec) = serde_json::from_value::<WatchedGroup>(read).unwrap().into_parts();
+                    state.group_seen(&key, spec);
                 }
                 "Service" => Scheduler::owner(&mut state, OwnerKind::Service, read),
                 "ReplicaSet" => Scheduler::owner(&mut state, OwnerKind::ReplicaSet, read),

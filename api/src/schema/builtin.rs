@@ -16,10 +16,9 @@ use super::{Extras, Field, ListType, MapType, Node, PatchStrategy, SchemaId, Sch
 /// Those of Kubernetes, and Gantry's own, which may refer to the former.
 const TABLE: &str = concat!(include_str!("../generated/types.txt"), include_str!("../own/types.txt"));
 
-/// What the names of Gantry's own types begin with, short and in full.
-const OWN: (&str, &str) = ("gantry.", "io.gantry.");
-/// What the API groups of Gantry's own kinds end with.
-const OWN_GROUPS: &str = ".gantry.io";
+/// What the names of types that are not Kubernetes' own begin with, after `io.`, and what the API groups of such kinds end with:
+/// Gantry's, and those that its scheduler shares with others.
+pub(crate) const OWN: [(&str, &str); 2] = [("gantry.", ".gantry.io"), ("x-k8s.", ".x-k8s.io")];
 
 /// The one set of built-in types.
 pub(super) fn set() -> &'static SchemaSet {
@@ -29,8 +28,8 @@ pub(super) fn set() -> &'static SchemaSet {
 
 /// The full definition name of a type as the table writes it.
 pub(super) fn full_name(short: &str) -> String {
-    if let Some(own) = short.strip_prefix(OWN.0) {
-        return format!("{}{own}", OWN.1);
+    if OWN.iter().any(|(prefix, _)| short.starts_with(prefix)) {
+        return format!("io.{short}");
     }
     let inside = ["apimachinery.", "apiextensions-apiserver.", "kube-aggregator."];
     if inside.iter().any(|prefix| short.starts_with(prefix)) {
@@ -43,8 +42,8 @@ pub(super) fn full_name(short: &str) -> String {
 /// The definition name of a kind.
 pub(super) fn kind_name(gvk: &Gvk) -> String {
     let Gvk { group, version, kind } = gvk;
-    if let Some(own) = group.strip_suffix(OWN_GROUPS) {
-        return format!("{}{own}.{version}.{kind}", OWN.1);
+    if let Some((prefix, own)) = OWN.iter().find_map(|(prefix, end)| Some((prefix, group.strip_suffix(end)?))) {
+        return format!("io.{prefix}{own}.{version}.{kind}");
     }
     match (group.split('.').next().unwrap_or_default(), kind.as_str()) {
         // These are known in every group and version.
@@ -61,8 +60,9 @@ pub(super) fn kind_name(gvk: &Gvk) -> String {
 
 /// What [`full_name`] is made from.
 pub(super) fn short_name(full: &str) -> &str {
-    if full.starts_with(OWN.1) {
-        return &full[OWN.1.len() - OWN.0.len()..];
+    let short = full.strip_prefix("io.").unwrap_or(full);
+    if OWN.iter().any(|(prefix, _)| short.starts_with(prefix)) {
+        return short;
     }
     full.strip_prefix("io.k8s.api.").or_else(|| full.strip_prefix("io.k8s.")).unwrap_or(full)
 }

@@ -97,6 +97,13 @@ pub static POD_DISRUPTION_BUDGET: Declared = Declared {
     ..Declared::PLAIN
 };
 
+/// PodGroup.
+pub static POD_GROUP: Declared = Declared {
+    generation: true,
+    rules: &[("spec.minMember", &[Rule::Positive]), ("spec.scheduleTimeoutSeconds", &[Rule::NonNegative])],
+    ..Declared::PLAIN
+};
+
 /// APIService.
 pub static API_SERVICE: Declared = Declared {
     names: NameRule::PathSegment,

@@ -83,7 +83,11 @@ const SCHEDULER: &[Rule] = &[
             "configmaps",
         ],
     ),
-    rule(READ, &["apps", "policy", "storage.k8s.io", "scheduling.k8s.io", "resource.k8s.io"], &["*"]),
+    rule(
+        READ,
+        &["apps", "policy", "storage.k8s.io", "scheduling.k8s.io", "scheduling.x-k8s.io", "resource.k8s.io"],
+        &["*"],
+    ),
     rule(&["create"], &[""], &["pods/binding", "bindings"]),
     rule(&["update", "patch"], &[""], &["pods/status"]),
     rule(&["delete"], &[""], &["pods"]),

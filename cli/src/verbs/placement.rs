@@ -3,7 +3,9 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use gantry_scheduler::review::api::{self, MoreNodes, NodeAnswer, Placement, PodName, Spec, Status, Workload};
+use gantry_scheduler::review::api::{
+    self, MoreNodes, NodeAnswer, Placement, PodGroup, PodName, Spec, Status, Workload,
+};
 use http::Method;
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
@@ -102,11 +104,11 @@ pub async fn plan(session: &Session, args: &Plan) -> Result<ExitCode> {
     if args.manifests.filenames.is_empty() {
         bail!("must specify one of -f");
     }
-    let workloads = workloads(&args.manifests, &session.namespace(&args.namespace))?;
-    if workloads.is_empty() {
+    let made = made_by(&args.manifests, &session.namespace(&args.namespace))?;
+    if made.workloads.is_empty() {
         bail!("no objects passed to plan make pods");
     }
-    let spec = Spec { workloads, nodes: detail(&args.shown), ..Spec::default() };
+    let spec = Spec { nodes: detail(&args.shown), ..made };
     show(session, &spec, &args.shown).await
 }
 
@@ -120,8 +122,8 @@ pub async fn what_if(session: &Session, command: &WhatIf) -> Result<ExitCode> {
             (api::WhatIf { add, ..Default::default() }, more)
         }
     };
-    let workloads = workloads(&more.manifests, &session.namespace(&more.namespace))?;
-    let spec = Spec { workloads, what_if: Some(change), nodes: detail(&more.shown), ..Spec::default() };
+    let made = made_by(&more.manifests, &session.namespace(&more.namespace))?;
+    let spec = Spec { what_if: Some(change), nodes: detail(&more.shown), ..made };
     show(session, &spec, &more.shown).await
 }
 
@@ -273,22 +275,25 @@ fn nodes_table(nodes: &[NodeAnswer], no_headers: bool) -> String {
     output::columns(&rows)
 }
 
-/// The pods that manifests make.
-fn workloads(flags: &manifests::Flags, namespace: &str) -> Result<Vec<Workload>> {
-    let mut workloads = Vec::new();
+/// The pods that manifests make, and their groups.
+fn made_by(flags: &manifests::Flags, namespace: &str) -> Result<Spec> {
+    let mut spec = Spec::default();
     for object in flags.objects()? {
         let (kind, name) = (object["kind"].as_str().unwrap_or_default(), output::name(&object));
+        let namespace = object["metadata"]["namespace"].as_str().unwrap_or(namespace).to_owned();
+        if kind == "PodGroup" {
+            let min_member = object["spec"]["minMember"].as_i64().and_then(|number| i32::try_from(number).ok());
+            spec.pod_groups.push(PodGroup { namespace, name: name.to_owned(), min_member });
+            continue;
+        }
         if kind == "DaemonSet" {
             tell!("warning: daemonset.apps/{name} is left out: its pods go to every node that takes them");
             continue;
         }
         let made = workload(&object).with_context(|| format!("{kind} {name} cannot be read"))?;
-        workloads.extend(made.map(|made| Workload {
-            namespace: object["metadata"]["namespace"].as_str().unwrap_or(namespace).to_owned(),
-            ..made
-        }));
+        spec.workloads.extend(made.map(|made| Workload { namespace, ..made }));
     }
-    Ok(workloads)
+    Ok(spec)
 }
 
 /// The pods that an object makes, if it is one that makes any.

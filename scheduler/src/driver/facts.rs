@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use super::gangs::GROUP_LABEL;
 use super::owners::OwnerKind;
 use super::volumes::{ClaimUse, Claimant};
 use crate::convert;
@@ -62,6 +63,8 @@ pub struct PodFacts {
     pub started: Option<i64>,
     /// It goes because the scheduler made room for another.
     pub preempted: bool,
+    /// The group that it belongs to.
+    pub group: Option<String>,
 }
 
 impl From<&k8s::Pod> for PodFacts {
@@ -85,6 +88,12 @@ impl From<&k8s::Pod> for PodFacts {
         let owners = meta.owner_references.iter().flatten();
         let controller = owners.clone().find(|owner| owner.controller == Some(true) && node_name.is_none());
         PodFacts {
+            group: meta
+                .labels
+                .as_ref()
+                .and_then(|labels| labels.get(GROUP_LABEL))
+                .filter(|name| !name.is_empty())
+                .cloned(),
             controller: controller.and_then(|owner| {
                 Some((OwnerKind::of_controller(&owner.api_version, &owner.kind)?, owner.name.clone()))
             }),

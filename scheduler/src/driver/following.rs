@@ -5,6 +5,7 @@ use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, Stor
 use kube::ResourceExt;
 
 use super::facts::{WatchedBudget, WatchedNamespace, WatchedNode};
+use super::gangs::WatchedGroup;
 use super::state::State;
 use super::volumes::StorageKind;
 
@@ -85,6 +86,27 @@ impl Followed for WatchedBudget {
 
     fn listed(state: &mut State) {
         state.budgets_listed();
+    }
+}
+
+impl Followed for WatchedGroup {
+    const PLURAL: &'static str = "podgroups";
+
+    fn relist(state: &mut State) {
+        state.groups_relist();
+    }
+
+    fn seen(self, state: &mut State) {
+        let (key, spec) = self.into_parts();
+        state.group_seen(&key, spec);
+    }
+
+    fn gone(self, state: &mut State) {
+        state.group_gone(&self.into_parts().0);
+    }
+
+    fn listed(state: &mut State) {
+        state.groups_listed();
     }
 }
 

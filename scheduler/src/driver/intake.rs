@@ -17,12 +17,16 @@ use tokio_util::sync::CancellationToken;
 
 use super::facts::{WatchedBudget, WatchedNamespace, WatchedNode, WatchedPod};
 use super::following::Followed;
+use super::gangs::WatchedGroup;
 use super::owners::{OwnerKind, WatchedOwner};
 use super::state::{Action, State};
 
 /// Watch events between a watch and the state: a few pages of a list. The watch waits when it is
 /// full, and the API server's own buffer behind it.
 pub(crate) const INPUT_CAPACITY: usize = 2_048;
+
+/// Kinds that not every API server has; where one is missing there are none of it.
+const OPTIONAL: [&str; 1] = [WatchedGroup::PLURAL];
 
 /// An event of a watch.
 pub(crate) enum Input {
@@ -31,6 +35,7 @@ pub(crate) enum Input {
     Namespace(Box<watcher::Event<WatchedNamespace>>),
     Budget(Box<watcher::Event<WatchedBudget>>),
     Owner(OwnerKind, Box<watcher::Event<WatchedOwner>>),
+    Group(Box<watcher::Event<WatchedGroup>>),
     Claim(Box<watcher::Event<PersistentVolumeClaim>>),
     Volume(Box<watcher::Event<PersistentVolume>>),
     Class(Box<watcher::Event<StorageClass>>),
@@ -76,6 +81,7 @@ pub(crate) fn watches(
     add!(CSINode::PLURAL, CSINode, Input::CsiNode);
     add!(CSIDriver::PLURAL, CSIDriver, Input::CsiDriver);
     add!(CSIStorageCapacity::PLURAL, CSIStorageCapacity, Input::Capacity);
+    add!(WatchedGroup::PLURAL, WatchedGroup, Input::Group);
     for kind in OwnerKind::ALL {
         let wrap = move |event| Input::Owner(kind, Box::new(event));
         let api = Api::<WatchedOwner>::all_with(client.clone(), &kind);
@@ -103,17 +109,31 @@ where
         };
         match event {
             None => return name,
+            // Looked for again now and then: the kind may come.
+            Some(Err(watcher::Error::InitialListFailed(kube::Error::Api(status))))
+                if OPTIONAL.contains(&name) && status.code == 404 =>
+            {
+                for event in [watcher::Event::Init, watcher::Event::InitDone] {
+                    if !send(&inputs, wrap(event), &shutdown).await {
+                        return name;
+                    }
+                }
+            }
             Some(Err(error)) => tracing::warn!(watch = name, %error, "a watch failed, trying again"),
             Some(Ok(event)) => {
-                let sent = tokio::select! {
-                    () = shutdown.cancelled() => return name,
-                    sent = inputs.send(wrap(event)) => sent,
-                };
-                if sent.is_err() {
+                if !send(&inputs, wrap(event), &shutdown).await {
                     return name;
                 }
             }
         }
+    }
+}
+
+/// Hands an event over; false if nobody wants it any more.
+async fn send(inputs: &mpsc::Sender<Input>, input: Input, shutdown: &CancellationToken) -> bool {
+    tokio::select! {
+        () = shutdown.cancelled() => false,
+        sent = inputs.send(input) => sent.is_ok(),
     }
 }
 
@@ -153,6 +173,7 @@ impl Awaited {
             Input::Node(event) => self.follow(state, *event),
             Input::Namespace(event) => self.follow(state, *event),
             Input::Budget(event) => self.follow(state, *event),
+            Input::Group(event) => self.follow(state, *event),
             Input::Claim(event) => self.follow(state, *event),
             Input::Volume(event) => self.follow(state, *event),
             Input::Class(event) => self.follow(state, *event),

@@ -14,6 +14,7 @@ mod binder;
 mod evictor;
 pub mod facts;
 mod following;
+pub mod gangs;
 pub(crate) mod intake;
 mod metrics;
 pub mod owners;

@@ -175,6 +175,17 @@ impl Queue {
         }
     }
 
+    /// Takes a pod out to be tried with another one of its group, wherever it waits.
+    pub fn take_out(&mut self, pod: PodKey, now: Duration) {
+        if self.take(pod).is_some_and(|entry| entry.place == Place::Out) {
+            return;
+        }
+        if let Some(entry) = self.entries.get_mut(&pod) {
+            entry.attempts += 1;
+            entry.last_attempt = now;
+        }
+    }
+
     /// How often the pod was tried.
     pub fn attempts(&self, pod: PodKey) -> u32 {
         self.entries.get(&pod).map_or(0, |entry| entry.attempts)
@@ -195,6 +206,14 @@ impl Queue {
     /// Puts back a popped pod whose attempt failed for another reason than lack of a node.
     pub fn put_back(&mut self, pod: PodKey, now: Duration) {
         if self.entries.get(&pod).is_some_and(|entry| entry.place == Place::Out) {
+            self.back_off(pod, now);
+        }
+    }
+
+    /// Puts back a popped pod as if it had been tried just now.
+    pub fn put_back_tried(&mut self, pod: PodKey, now: Duration) {
+        if let Some(entry) = self.entries.get_mut(&pod).filter(|entry| entry.place == Place::Out) {
+            entry.last_attempt = now;
             self.back_off(pod, now);
         }
     }
@@ -282,9 +301,10 @@ impl Queue {
         self.sequence
     }
 
-    /// Takes a pod out of where it waits; its entry stays, as if popped.
+    /// Takes a pod out of where it waits; its entry stays, as if popped. Gives the entry as it was.
     fn take(&mut self, pod: PodKey) -> Option<Entry> {
         let entry = self.entries.get_mut(&pod)?;
+        let before = *entry;
         match std::mem::replace(&mut entry.place, Place::Out) {
             Place::Active(key) => {
                 self.active.remove(&key);
@@ -304,7 +324,7 @@ impl Queue {
             Place::Gated => self.gated -= 1,
             Place::Out => {}
         }
-        Some(*entry)
+        Some(before)
     }
 }
 

@@ -9,16 +9,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::facts::{ObjectKey, PodFacts};
+use super::gangs::Gangs;
 use super::owners::{OwnerKind, Owners};
 use super::queue::{Counts, Queue};
 use super::relist::Known;
 use super::volumes::{Choice, Claimant, Storage};
 use crate::config::{Configuration, Profile};
 use crate::core::{
-    Ask, Budget, Budgets, ClassId, ClassSpec, Engine, NodeChange, NodeSpec, PluginSet, PodChange, PodKey, PodMap,
-    Standing,
+    Ask, Budget, Budgets, ClassId, ClassSpec, Engine, NodeChange, NodeId, NodeSpec, PluginSet, PodChange, PodKey,
+    PodMap, Standing,
 };
 
+mod ganging;
 mod holding;
 mod preempting;
 mod providing;
@@ -146,6 +148,8 @@ struct Pending {
     hindrance: Option<String>,
     /// It has its node and waits for its volumes.
     going: Option<Going>,
+    /// The node that is held for it while the rest of its group is waited for.
+    held: Option<Found>,
     priority: i32,
     never_preempts: bool,
     gated: bool,
@@ -156,6 +160,14 @@ struct Pending {
     /// The reason and message that the pod's condition has, or will have.
     reported: Option<(String, String)>,
     last_event: Option<(Duration, String)>,
+}
+
+/// Where a pod goes.
+#[derive(Clone, Debug)]
+struct Found {
+    ask: Ask,
+    node: NodeId,
+    choice: Choice,
 }
 
 /// See the module's description.
@@ -188,6 +200,9 @@ pub struct State {
     namespaces: Known<String>,
     known_budgets: Known<ObjectKey>,
     budgets: Budgets,
+    gangs: Gangs,
+    /// Groups that have got another pod, or ask for something else.
+    stirred: BTreeSet<Arc<ObjectKey>>,
     /// Rules that changes of nodes since the last wake may have turned.
     turned: PluginSet,
     /// Pods left, nodes changed: anyone who waits may fit now.
@@ -226,6 +241,8 @@ impl State {
             namespaces: Known::default(),
             known_budgets: Known::default(),
             budgets: Budgets::new(),
+            gangs: Gangs::default(),
+            stirred: BTreeSet::new(),
             turned: PluginSet::NONE,
             freed: false,
             came: false,
@@ -351,6 +368,7 @@ impl State {
             self.pod_gone(pod.key);
             return None;
         }
+        self.note_group(&pod, now);
         if let Some(node) = &pod.node_name {
             self.pod_assigned(pod.key, node, &pod);
             return None;
@@ -370,6 +388,20 @@ impl State {
         let class = ClassSpec { scoring: profile.scoring.clone(), ..pod.class };
         let (pod, outlook) = self.look_around(PodFacts { class, ..pod });
         self.pod_waits(pod, outlook, now)
+    }
+
+    /// Takes down to which group a pod belongs.
+    fn note_group(&mut self, pod: &PodFacts, now: Duration) {
+        let waits = pod.node_name.is_none();
+        let is_ours = !waits || (self.profiles.contains_key(&pod.scheduler_name) && !pod.terminating);
+        let group = pod.group.as_ref().filter(|_| is_ours);
+        if waits && self.gangs.of(pod.key).is_some_and(|known| Some(&known.1) != group) {
+            self.leave_group(pod.key, now);
+        }
+        match group {
+            Some(group) => self.stirred.extend(self.gangs.saw(pod.key, &pod.namespace, group, waits)),
+            None => self.gangs.gone(pod.key),
+        }
     }
 
     /// The owners of pods, to be told what becomes of them. A pod is spread by those there are when it is tried.
@@ -446,6 +478,7 @@ impl State {
                 sources: outlook.sources,
                 hindrance: outlook.hindrance,
                 going: None,
+                held: None,
                 priority: pod.priority,
                 never_preempts: pod.never_preempts,
                 gated: pod.gated,
@@ -475,6 +508,7 @@ impl State {
 
     /// A pod is gone, or has ended.
     pub fn pod_gone(&mut self, key: PodKey) {
+        self.gangs.gone(key);
         self.drop_pending_entry(key);
         self.names.remove(&key);
         self.holders.gone(key);
@@ -499,6 +533,9 @@ impl State {
             self.going.remove(&(going.since, key));
             self.storage.forget(&going.choice);
         }
+        if let Some(held) = &pending.held {
+            self.storage.forget(&held.choice);
+        }
         self.queue.remove(key);
         self.freed |= self.engine.unnominate(key);
         self.engine.release(pending.class);
@@ -514,6 +551,7 @@ impl State {
         }
         self.look_at_holders();
         self.wake_claimants(now);
+        self.wake_gangs(now);
         let turned = std::mem::take(&mut self.turned);
         let (freed, came) = (std::mem::take(&mut self.freed), std::mem::take(&mut self.came));
         if !freed && !came {
@@ -545,47 +583,76 @@ impl State {
     /// Takes the next pod to be tried out of the queue.
     fn next_pod(&mut self, now: Duration, actions: &mut Vec<Action>) -> Option<PodKey> {
         self.look_at_going(now, actions);
+        self.end_holds(now, actions);
         let key = self.queue.pop(now)?;
         self.refresh_class(key);
         Some(key)
     }
 
-    /// Tries a pod that was taken out of the queue.
+    /// Tries a pod that was taken out of the queue, with its group if it has one.
     fn attempt(&mut self, key: PodKey, now: Duration, actions: &mut Vec<Action>) -> Option<Attempt> {
-        let attempts = self.queue.attempts(key);
+        self.pending.get(&key)?;
+        Some(match self.gangs.of(key) {
+            Some(group) => self.attempt_gang(key, &group, now, actions),
+            None => self.attempt_alone(key, now, actions),
+        })
+    }
+
+    fn attempt_alone(&mut self, key: PodKey, now: Duration, actions: &mut Vec<Action>) -> Attempt {
+        match self.find(key) {
+            Some(found) => {
+                self.hold(key, &found);
+                self.send(key, found, now, actions);
+                Attempt::Assumed
+            }
+            None => {
+                self.refuse(key, now, actions);
+                Attempt::Unschedulable
+            }
+        }
+    }
+
+    /// The best place for a pod, as things are.
+    fn find(&mut self, key: PodKey) -> Option<Found> {
         let pending = self.pending.get(&key)?;
         let ask = Ask { pod: key, class: pending.class, priority: pending.priority };
-        let found = match (&pending.hindrance, &pending.claimant) {
+        match (&pending.hindrance, &pending.claimant) {
             (Some(_), _) => None,
-            (None, None) => self.engine.place_for(ask).map(|node| (ask, node, Choice::default())),
-            (None, Some(_)) => self.place_with_volumes(ask),
-        };
-        let Some((ask, node, choice)) = found else {
-            self.refuse(key, now, actions);
-            return Some(Attempt::Unschedulable);
-        };
+            (None, None) => self.engine.place_for(ask).map(|node| Found { ask, node, choice: Choice::default() }),
+            (None, Some(_)) => self.place_with_volumes(ask).map(|(ask, node, choice)| Found { ask, node, choice }),
+        }
+    }
+
+    /// The pod holds its place from now on.
+    fn hold(&mut self, key: PodKey, Found { ask, node, choice }: &Found) {
         if let Some(scores) = &mut self.scores {
-            scores.extend(self.engine.score_on(ask, node).map(|score| (key, score)));
+            scores.extend(self.engine.score_on(*ask, *node).map(|score| (key, score)));
         }
         // Room that was kept for it elsewhere is for others now.
-        self.freed |= self.engine.nominated_node(key).is_some_and(|kept| kept != self.engine.node_name(node));
-        self.engine.assume(key, ask.class, node, ask.priority);
+        self.freed |= self.engine.nominated_node(key).is_some_and(|kept| kept != self.engine.node_name(*node));
+        self.engine.assume(key, ask.class, *node, ask.priority);
         self.assumed += 1;
         self.came = true;
+        self.storage.assume(choice);
+        if let Some(pending) = self.pending.get_mut(&key) {
+            pending.assumed = true;
+        }
+    }
+
+    /// Sends a pod to the place that it holds.
+    fn send(&mut self, key: PodKey, Found { node, choice, .. }: Found, now: Duration, actions: &mut Vec<Action>) {
+        let attempts = self.queue.attempts(key);
         let node = self.engine.node_name(node).clone();
         let devices = self.engine.given_devices(key).to_vec();
-        let pending = self.pending.get_mut(&key)?;
-        pending.assumed = true;
+        let Some(pending) = self.pending.get_mut(&key) else { return };
         if choice == Choice::default() {
             let (pod, first_seen) = (pending.pod.clone(), pending.first_seen);
             actions.push(Action::Bind { pod, node, devices, attempts, first_seen });
         } else {
-            self.storage.assume(&choice);
             self.going.insert((now, key));
             actions.push(Action::Provide { pod: pending.pod.clone(), node: node.clone(), choice: choice.clone() });
             pending.going = Some(Going { choice, node, attempts, since: now });
         }
-        Some(Attempt::Assumed)
     }
 
     /// A binding has ended.
@@ -626,7 +693,8 @@ impl State {
 
     /// When time alone will make a pod ready.
     pub fn next_deadline(&self) -> Option<Duration> {
-        self.queue.next_deadline().into_iter().chain(self.going_deadline()).min()
+        let waits = self.going_deadline().into_iter().chain(self.gangs.deadline());
+        self.queue.next_deadline().into_iter().chain(waits).min()
     }
 
     /// Is some pod ready to be tried?

@@ -21,6 +21,9 @@ pub struct Spec {
     /// Pods that do not exist yet, in the order in which they would be made.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub workloads: Vec<Workload>,
+    /// Groups of pods that do not exist yet, or ask for something else.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub pod_groups: Vec<PodGroup>,
     /// What happens to the cluster first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub what_if: Option<WhatIf>,
@@ -37,6 +40,20 @@ pub struct PodName {
     pub namespace: String,
     /// Its name.
     pub name: String,
+}
+
+/// A group of pods that are of use only together.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PodGroup {
+    /// Its namespace.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// So many of its pods must have nodes before any may go there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_member: Option<i32>,
 }
 
 /// Pods that are alike.

@@ -1,6 +1,7 @@
 //! From a question to its answer: what has to be looked up, what happens to the copy, and what becomes of the pods.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as k8s;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
@@ -87,6 +88,15 @@ pub(super) async fn look_up(spec: &Spec, asker: &Client) -> Result<Asked, Error>
         }
         let pod = Api::<k8s::Pod>::namespaced(asker.clone(), or_default(namespace)).get(name).await;
         asked.pods.push(waiting(pod.map_err(Error::Api)?));
+    }
+    for (index, group) in spec.pod_groups.iter().enumerate() {
+        if group.name.is_empty() {
+            return Err(wrong(format!("spec.podGroups[{index}].name"), Wrong::Missing));
+        }
+        if let Some(number) = group.min_member.filter(|number| *number <= 0) {
+            let why = "must be greater than zero".to_owned();
+            return Err(wrong(format!("spec.podGroups[{index}].minMember"), Wrong::Invalid(number.into(), why)));
+        }
     }
     for (index, workload) in spec.workloads.iter().enumerate() {
         if workload.name.is_empty() {
@@ -210,13 +220,22 @@ pub(super) fn answer(mut trial: Trial, spec: &Spec, asked: Asked, changes: Chang
     // Those that wait already are ahead of all that is asked about.
     trial.settle();
     trial.pause();
-    let before = trial.decided();
+    let before: BTreeMap<PodKey, Option<Arc<str>>> = trial.decided().into_iter().collect();
     for pod in asked.pods {
         let (namespace, name) = (pod.namespace.clone(), pod.name.clone());
-        let placement = Placement { namespace, name, current_node: pod.node_name.clone(), ..Placement::default() };
-        told.push(Told { key: exist(&mut trial, pod, detail), placement });
+        let (key, current_node, left_to) = (pod.key, pod.node_name.clone(), left_to(&pod));
+        let is_placed_here = exist(&mut trial, pod, detail);
+        let message = (!is_placed_here).then_some(left_to);
+        told.push(Told {
+            key,
+            placement: Placement { namespace, name, current_node, message, ..Placement::default() },
+        });
     }
     let lost = change(&mut trial, changes, &mut told);
+    for group in &spec.pod_groups {
+        let min_member = group.min_member.and_then(|number| usize::try_from(number).ok()).unwrap_or(0);
+        trial.set_group(or_default(&group.namespace), &group.name, min_member);
+    }
     for (index, (workload, pod)) in spec.workloads.iter().zip(asked.workloads).enumerate() {
         make(&mut trial, workload, index, &pod, detail, &mut told);
     }
@@ -242,17 +261,22 @@ pub(super) fn answer(mut trial: Trial, spec: &Spec, asked: Asked, changes: Chang
     }
 }
 
-/// A pod that exists: one that waits has been tried; one that has a node is tried as if it had none.
-fn exist(trial: &mut Trial, pod: PodFacts, detail: Nodes) -> PodKey {
-    let key = pod.key;
-    if pod.node_name.is_some() {
-        trial.remove_pod(key);
-        if detail != Nodes::None {
-            trial.ask_all_nodes(key);
-        }
-        trial.add_pod(PodFacts { node_name: None, ..pod });
+/// What is said of a pod that this scheduler does not place.
+fn left_to(pod: &PodFacts) -> String {
+    format!("it is left to the scheduler {:?}", pod.scheduler_name)
+}
+
+/// A pod that exists: one that waits has been tried; one that has a node is tried as if it had none. Returns whether it is
+/// for this scheduler to place.
+fn exist(trial: &mut Trial, pod: PodFacts, detail: Nodes) -> bool {
+    if pod.node_name.is_none() && trial.outcome(pod.key).is_some() {
+        return true;
     }
-    key
+    trial.remove_pod(pod.key);
+    if detail != Nodes::None {
+        trial.ask_all_nodes(pod.key);
+    }
+    trial.add_pod(PodFacts { node_name: None, ..pod })
 }
 
 /// Lets happen to the cluster what is to happen.
@@ -316,7 +340,7 @@ fn make(trial: &mut Trial, workload: &Workload, index: usize, pod: &PodFacts, de
             ..Placement::default()
         };
         if !trial.add_pod(facts) {
-            placement.message = Some(format!("it is left to the scheduler {:?}", pod.scheduler_name));
+            placement.message = Some(left_to(pod));
         }
         told.push(Told { key, placement });
     }

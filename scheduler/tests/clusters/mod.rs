@@ -84,6 +84,7 @@ pub fn generate(seed: u64) -> Cluster {
     }
     services(random, &mut cluster);
     volumes(random, &mut cluster);
+    groups(random, &mut cluster);
     for index in 0..random.within(0, 14) {
         let mut pod = complete(&json!({"metadata": metadata(random), "spec": spec(random, devices)}));
         let name = format!("pod-{index}");
@@ -208,7 +209,22 @@ fn volumes(random: &mut Random, cluster: &mut Cluster) {
 }
 
 fn metadata(random: &mut Random) -> Value {
-    json!({"labels": {"app": random.pick(&APPS)}})
+    let mut labels = json!({"app": random.pick(&APPS)});
+    if random.chance(1, 8) {
+        labels["scheduling.x-k8s.io/pod-group"] = json!(random.pick(&["pair", "trio", "missing"]));
+    }
+    json!({"labels": labels})
+}
+
+fn groups(random: &mut Random, cluster: &mut Cluster) {
+    for (name, min_member) in [("pair", 2), ("trio", 3)] {
+        let mut spec = json!({"minMember": min_member});
+        if random.chance(1, 4) {
+            spec["scheduleTimeoutSeconds"] = json!(20);
+        }
+        cluster.objects.push(json!({"apiVersion": "scheduling.x-k8s.io/v1alpha1", "kind": "PodGroup",
+            "metadata": {"name": name, "namespace": "default"}, "spec": spec}));
+    }
 }
 
 fn spec(random: &mut Random, devices: bool) -> Value {

@@ -99,10 +99,15 @@ fn reviews() -> Vec<Row> {
     ]
 }
 
-/// Gantry's own kinds.
+/// Gantry's own kinds, and one that its scheduler shares with others.
 fn own() -> Vec<Row> {
-    let scheduling = |kind, plural| row("scheduling.gantry.io", "v1alpha1", kind, plural);
-    vec![scheduling("PlacementReview", "placementreviews").only_created().cluster_wide()]
+    vec![
+        row("scheduling.gantry.io", "v1alpha1", "PlacementReview", "placementreviews").only_created().cluster_wide(),
+        row("scheduling.x-k8s.io", "v1alpha1", "PodGroup", "podgroups")
+            .by(&strategy::cluster::POD_GROUP)
+            .short(&["pg"])
+            .status(),
+    ]
 }
 
 fn workload_policies() -> Vec<Row> {

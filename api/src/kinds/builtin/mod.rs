@@ -63,7 +63,7 @@ fn row(group: &str, version: &str, kind: &str, plural: &str) -> Row {
 
 /// The definition's name of a kind.
 fn definition(group: &str, version: &str, kind: &str) -> &'static str {
-    if group.ends_with(".gantry.io") {
+    if group.ends_with(".gantry.io") || group.ends_with(".x-k8s.io") {
         let schema = SchemaSet::builtin().of_kind(&Gvk::new(group, version, kind));
         return schema.and_then(|schema| schema.type_name()).expect("every own kind's type is in the table");
     }
@@ -219,6 +219,7 @@ mod tests {
             "resource.k8s.io",
             "flowcontrol.apiserver.k8s.io",
             "scheduling.gantry.io",
+            "scheduling.x-k8s.io",
         ];
         assert_eq!(groups, wanted);
     }

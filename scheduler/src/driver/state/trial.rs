@@ -4,11 +4,12 @@
 //! until nothing moves any more: pods are decided by the same code, pods that have to make room are gone at once, and
 //! back-offs pass. Nothing of that reaches the state that it was copied from.
 
-use std::collections::BTreeMap;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::facts::PodFacts;
+use super::super::gangs::GroupSpec;
 use super::super::owners::OwnerKind;
 use super::{Action, PlacedName, PodRef, State, Victim};
 use crate::core::{Ask, NodeSpec, Opinion, PodKey, PodMap, Requirement};
@@ -53,7 +54,7 @@ pub struct Trial {
     /// The pods that something became of, as it came about.
     order: Vec<PodKey>,
     /// Pods for which the nodes are all asked.
-    surveyed: PodMap<()>,
+    surveyed: HashSet<PodKey>,
     made: u128,
 }
 
@@ -68,7 +69,7 @@ impl State {
             end: now + TIME_MAX,
             outcomes: PodMap::default(),
             order: Vec::new(),
-            surveyed: PodMap::default(),
+            surveyed: HashSet::new(),
             made: 0,
         }
     }
@@ -131,6 +132,12 @@ impl Trial {
         self.state.owners().seen(kind, (namespace.to_owned(), name.to_owned()), selector);
     }
 
+    /// A group is there, or asks for something else. In a trial it holds no nodes: it gets them, or does not.
+    pub fn set_group(&mut self, namespace: &str, name: &str, min_member: usize) {
+        let spec = GroupSpec { min_member, hold: Duration::ZERO };
+        self.state.group_seen(&(namespace.to_owned(), name.to_owned()), spec);
+    }
+
     /// A pod is made. Returns whether it is for this scheduler to place.
     pub fn add_pod(&mut self, pod: PodFacts) -> bool {
         let key = pod.key;
@@ -145,7 +152,7 @@ impl Trial {
 
     /// All nodes are to be asked about this pod.
     pub fn ask_all_nodes(&mut self, pod: PodKey) {
-        self.surveyed.insert(pod, ());
+        self.surveyed.insert(pod);
     }
 
     /// A while later: whoever waits has backed off for long enough.
@@ -165,7 +172,7 @@ impl Trial {
             let mut leaving = Vec::new();
             self.state.wake(self.now);
             while let Some(key) = self.state.next_pod(self.now, &mut actions) {
-                let opinions = if self.surveyed.contains_key(&key) { self.state.survey(key) } else { Vec::new() };
+                let opinions = if self.surveyed.contains(&key) { self.state.survey(key) } else { Vec::new() };
                 self.state.attempt(key, self.now, &mut actions);
                 for action in actions.drain(..) {
                     self.note(action, &mut leaving);
@@ -245,7 +252,7 @@ impl Trial {
     }
 
     /// The pods that something became of so far, as it came about, with their nodes.
-    pub fn decided(&self) -> BTreeMap<PodKey, Option<Arc<str>>> {
+    pub fn decided(&self) -> Vec<(PodKey, Option<Arc<str>>)> {
         self.order.iter().filter_map(|key| Some((*key, self.outcomes.get(key)?.node.clone()))).collect()
     }
 }
