@@ -18,7 +18,7 @@ use gantry_scheduler::driver::state::{Action, BindOutcome, State};
 use random::Random;
 use serde_json::{Value, json};
 
-const HISTORIES: u64 = 1_000;
+const HISTORIES: u64 = 500;
 
 fn uid(name: &str) -> String {
     // Any text will do for a UID that is told from others.

@@ -121,7 +121,7 @@ impl State {
 
     fn gated_members(&self, key: &ObjectKey) -> usize {
         let waiting = self.gangs.get(key).into_iter().flat_map(|gang| &gang.waiting);
-        waiting.filter(|(_, pod)| self.pending.get(pod).is_none_or(|pending| pending.gated)).count()
+        waiting.filter(|(_, pod)| self.pending.get(pod).is_some_and(|pending| pending.gated)).count()
     }
 
     fn place_gang(&mut self, round: &Round<'_>, members: Members, now: Duration, actions: &mut Vec<Action>) -> Attempt {

@@ -78,6 +78,9 @@ impl State {
     fn confirm(&mut self, key: PodKey) {
         if let Some(pending) = self.drop_pending_entry(key) {
             self.names.insert(key, PlacedName::named(&pending.pod));
+            if let Some(group) = self.gangs.of(key) {
+                self.stirred.extend(self.gangs.saw(key, &group.0, &group.1, false));
+            }
         }
     }
 
