@@ -21,6 +21,7 @@ mod node_ipam;
 mod node_lifecycle;
 mod persistent_volumes;
 mod pod_gc;
+mod pod_groups;
 mod policy_status;
 mod replicas;
 mod resource_quota;
@@ -163,6 +164,7 @@ struct Controllers {
     endpointslice: Arc<endpointslice::EndpointSliceController>,
     endpoints: Arc<endpoints::EndpointsController>,
     pod_gc: Arc<pod_gc::PodGc>,
+    pod_groups: Arc<pod_groups::PodGroupsController>,
     policy_status: Arc<policy_status::PolicyStatusController>,
     persistent_volumes: Arc<persistent_volumes::PersistentVolumesController>,
     volume_protection: Arc<volume_protection::VolumeProtectionController>,
@@ -191,6 +193,7 @@ impl Controllers {
             endpointslice: endpointslice::EndpointSliceController::new(context.clone()),
             endpoints: endpoints::EndpointsController::new(context.clone()),
             pod_gc: pod_gc::PodGc::new(context.clone()),
+            pod_groups: pod_groups::PodGroupsController::new(context.clone()),
             policy_status: policy_status::PolicyStatusController::new(context.clone()),
             persistent_volumes: persistent_volumes::PersistentVolumesController::new(context.clone()),
             volume_protection: volume_protection::VolumeProtectionController::new(context.clone()),
@@ -222,6 +225,7 @@ impl Controllers {
         start!(persistent_volumes, workers);
         start!(volume_protection, workers);
         start!(ephemeral_volumes, workers);
+        start!(pod_groups, workers);
         start!(pod_gc, 1);
         // Compiling the types of large kinds takes time; nobody waits for it.
         start!(policy_status, 1);

@@ -253,4 +253,42 @@ fn a_group_gets_nodes_for_all_of_its_pods_or_for_none() {
 
     node(&cluster, "gang-2", "gang", "2");
     eventually("nodes for all", MINUTE, || pods(&|pod| pod["spec"]["nodeName"].is_string()));
+    eventually("the group's phase", MINUTE, || {
+        let told = cluster.kubectl(&["get", "podgroups", "training"]).stdout;
+        let words: Vec<&str> = told.lines().nth(1).unwrap_or_default().split_whitespace().collect();
+        if words.starts_with(&["training", "Scheduled", "4", "4", "0", "0", "0"]) { Ok(()) } else { Err(told) }
+    });
+}
+
+#[test]
+fn others_make_room_for_a_group_if_all_of_it_then_fits() {
+    let Some(cluster) = cluster() else { return };
+    node(&cluster, "crowd-1", "crowd", "2");
+    priority_class(&cluster, "of-a-crowd", 500, "PreemptLowerPriority");
+    let create = |text: String| cluster.kubectl_with(&["create", "-f", "-"], text.as_bytes()).ok();
+    create(pod("crowd-filler", "crowd", "1500m", ""));
+    pod_becomes(&cluster, "crowd-filler", "is on the node", is_on("crowd-1"));
+    let group = |min: i32| {
+        json!({"apiVersion": "scheduling.x-k8s.io/v1alpha1", "kind": "PodGroup", "metadata": {"name": "crowd"},
+            "spec": {"minMember": min}})
+        .to_string()
+    };
+    create(group(3));
+    for name in ["crowd-a", "crowd-b", "crowd-c"] {
+        let mut member: Value = serde_json::from_str(&pod(name, "crowd", "1", "of-a-crowd")).expect("a pod");
+        member["metadata"]["labels"] = json!({"scheduling.x-k8s.io/pod-group": "crowd"});
+        create(member.to_string());
+    }
+    pod_becomes(&cluster, "crowd-a", "waits", |pod| says(pod, "PodGroup \"crowd\": 0 of 3 needed pods fit: "));
+    let spared = cluster.object(&["pod", "crowd-filler"]).expect("the pod is there");
+    assert!(spared["metadata"]["deletionTimestamp"].is_null(), "two of three are not enough: {spared}");
+
+    cluster.kubectl_with(&["apply", "-f", "-"], group(2).as_bytes()).ok();
+    pod_becomes(&cluster, "crowd-filler", "has to go", |pod| pod["metadata"]["deletionTimestamp"].is_string());
+    cluster.kubectl(&["delete", "pod", "crowd-filler", "--force", "--grace-period=0"]).ok();
+    eventually("two of the group on the node", MINUTE, || {
+        let list = cluster.object(&["pods", "-l", "scheduling.x-k8s.io/pod-group=crowd"])?;
+        let bound = list["items"].as_array().into_iter().flatten().filter(|pod| is_on("crowd-1")(pod)).count();
+        if bound == 2 { Ok(()) } else { Err(list.to_string()) }
+    });
 }

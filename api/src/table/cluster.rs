@@ -176,3 +176,17 @@ pub(super) static RESOURCE_SLICE: Printer = Printer::each(&[
     ),
     (Column::AGE, Show::Age),
 ]);
+
+const GROUP_SPEC: &str = "io.x-k8s.scheduling.v1alpha1.PodGroupSpec";
+const GROUP_STATUS: &str = "io.x-k8s.scheduling.v1alpha1.PodGroupStatus";
+
+pub(super) static POD_GROUP: Printer = Printer::each(&[
+    (Column::NAME, Show::Name),
+    (Column::text("Phase", Doc::Field(GROUP_STATUS, "phase")), Show::Text(&["status", "phase"], "")),
+    (Column::integer("MinMember", Doc::Field(GROUP_SPEC, "minMember")), Show::Number(&["spec", "minMember"])),
+    (Column::integer("Scheduled", Doc::Field(GROUP_STATUS, "scheduled")), Show::Number(&["status", "scheduled"])),
+    (Column::integer("Running", Doc::Field(GROUP_STATUS, "running")), Show::Number(&["status", "running"])),
+    (Column::integer("Succeeded", Doc::Field(GROUP_STATUS, "succeeded")), Show::Number(&["status", "succeeded"])),
+    (Column::integer("Failed", Doc::Field(GROUP_STATUS, "failed")), Show::Number(&["status", "failed"])),
+    (Column::AGE, Show::Age),
+]);

@@ -21,7 +21,8 @@ use tokio_util::sync::CancellationToken;
 use super::cache::Cache;
 use super::events::Recorder;
 use super::{owners, pods};
-use crate::{Options, persistent_volumes, service_account_tokens, volume_protection};
+use crate::pod_groups::kind::PodGroup;
+use crate::{Options, persistent_volumes, pod_groups, service_account_tokens, volume_protection};
 
 /// See the module's description.
 pub struct Context {
@@ -54,7 +55,7 @@ impl std::fmt::Debug for Caches {
 /// One cache a resource type for the whole process.
 #[derive(Clone)]
 pub struct Caches {
-    /// Pods, stripped; indexed by controller, node, claim, and being orphans.
+    /// Pods, stripped; indexed by controller, node, claim, group, and being orphans.
     pub pods: Arc<Cache<Pod>>,
     /// ReplicaSets, indexed by controller and being orphans.
     pub replica_sets: Arc<Cache<ReplicaSet>>,
@@ -94,6 +95,8 @@ pub struct Caches {
     pub endpoint_slices: Arc<Cache<EndpointSlice>>,
     /// Endpoints objects.
     pub endpoints: Arc<Cache<Endpoints>>,
+    /// PodGroups.
+    pub pod_groups: Arc<Cache<PodGroup>>,
 }
 
 /// The label that ties an endpoint slice to its service.
@@ -122,6 +125,7 @@ pub fn on_node(name: &str) -> String {
 fn pod_index(pod: &Pod) -> Vec<String> {
     let mut names = owners::controller_index(&pod.metadata);
     names.push(on_node(pods::node_name(pod)));
+    names.extend(pod_groups::pod_index(pod));
     let namespace = pod.namespace().unwrap_or_default();
     names.extend(volume_protection::plan::claims_of(pod).iter().map(|claim| of_claim(&namespace, claim)));
     names
@@ -158,6 +162,7 @@ impl Default for Caches {
             services: Arc::new(Cache::new(|_| Vec::new())),
             endpoint_slices: Arc::new(Cache::new(slice_index)),
             endpoints: Arc::new(Cache::new(|_| Vec::new())),
+            pod_groups: Arc::new(Cache::new(|_| Vec::new())),
         }
     }
 }
@@ -205,6 +210,7 @@ impl Caches {
         start!(services, Config::default(), |_| ());
         start!(endpoint_slices, Config::default(), |_| ());
         start!(endpoints, Config::default(), |_| ());
+        start!(pod_groups, Config::default(), |_| ());
     }
 
     /// Waits until every cache has its first list.
@@ -229,6 +235,7 @@ impl Caches {
         self.services.synced().await;
         self.endpoint_slices.synced().await;
         self.endpoints.synced().await;
+        self.pod_groups.synced().await;
     }
 }
 

@@ -331,7 +331,7 @@ impl Engine {
         }
     }
 
-    fn insert_pod(&mut self, pod: PodKey, mut record: PodRecord) {
+    pub(super) fn insert_pod(&mut self, pod: PodKey, mut record: PodRecord) {
         record.position = self.residents.add(record.slot, pod);
         self.nodes.charge(record.slot, &record.demand, record.devices(), 1);
         if let Some(shape) = record.shape() {

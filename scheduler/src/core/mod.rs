@@ -51,7 +51,7 @@ pub use engine::{Engine, NodeChange, PodChange, PodKey, PodMap, PodRemoval, Stan
 pub use explain::{Diagnosis, Explanation, Preemption, Reason};
 pub use nodes::{NodeId, Nodes};
 pub use nominations::Ask;
-pub use preemption::{Budget, Budgets, Victims};
+pub use preemption::{Away, Budget, Budgets, Victims};
 pub use resources::{Demand, PodDemand, ResourceId, Resources};
 pub use rules::{Plugin, PluginSet};
 pub use spec::{

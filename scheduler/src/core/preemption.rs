@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::counters::KindId;
-use super::engine::{Engine, PodKey};
+use super::engine::{Engine, PodKey, PodRecord};
 use super::explain::{Diagnosis, Preemption};
 use super::nodes::NodeId;
 use super::nominations::Ask;
@@ -54,6 +54,13 @@ pub struct Victims {
     pub pods: Vec<PodKey>,
     /// How many of them break a budget.
     pub violations: usize,
+}
+
+/// A pod that is thought away from its node.
+#[derive(Debug)]
+pub struct Away {
+    pod: PodKey,
+    record: PodRecord,
 }
 
 /// A pod that might have to go.
@@ -342,6 +349,35 @@ impl Engine {
     /// How far changes of nodes have been noted: for [`Self::may_preempt`].
     pub fn cursor(&self) -> u64 {
         self.log.end()
+    }
+
+    /// Thinks a pod away from its node, to be thought back.
+    pub fn think_away(&mut self, pod: PodKey) -> Option<Away> {
+        let record = self.pods.get(&pod)?.clone();
+        // Its kind stays known meanwhile.
+        self.counters.hold_kind(record.kind);
+        self.remove_pod(pod);
+        Some(Away { pod, record })
+    }
+
+    /// Thinks a pod back to its node.
+    pub fn think_back(&mut self, Away { pod, record }: Away) {
+        self.insert_pod(pod, record);
+    }
+
+    /// Takes note in the budgets that a pod goes: those that allow fewer to go now.
+    pub fn spend(&self, pod: PodKey, name: Option<&str>, budgets: &mut Budgets) -> Vec<(String, String)> {
+        let kind = self.pods.get(&pod).and_then(|record| self.counters.identity(record.kind));
+        let Some((namespace, labels)) = kind else { return Vec::new() };
+        let Some(known) = budgets.get_mut(namespace) else { return Vec::new() };
+        let mut spent = Vec::new();
+        for (budget_name, budget) in known {
+            if budget.is_about(labels) && !name.is_some_and(|name| budget.disrupted.contains(name)) {
+                budget.allowed -= 1;
+                spent.push((namespace.to_owned(), budget_name.clone()));
+            }
+        }
+        spent
     }
 
     /// Marks a placed pod as one that is being made to go, or (its removal having failed) not.

@@ -114,6 +114,8 @@ pub struct Gangs {
     members: PodMap<Member>,
     /// The groups for which nodes are held, by since when.
     pub(super) holding: BTreeSet<(Duration, Arc<ObjectKey>)>,
+    /// Groups of which a pod lost the node that was held for it to one that matters more.
+    pub(super) displaced: BTreeSet<Arc<ObjectKey>>,
     came: u64,
 }
 
@@ -203,8 +205,16 @@ impl Gangs {
         }
     }
 
+    /// The nodes that are held for a group are to be given up.
+    pub(super) fn displace(&mut self, key: Arc<ObjectKey>) {
+        self.displaced.insert(key);
+    }
+
     /// When the first group has held nodes for long enough.
     pub(super) fn deadline(&self) -> Option<Duration> {
+        if !self.displaced.is_empty() {
+            return Some(Duration::ZERO);
+        }
         self.holding.iter().map(|(since, key)| *since + self.hold_of(key)).min()
     }
 

@@ -15,126 +15,24 @@ use super::queue::{Counts, Queue};
 use super::relist::Known;
 use super::volumes::{Choice, Claimant, Storage};
 use crate::config::{Configuration, Profile};
-use crate::core::{
-    Ask, Budget, Budgets, ClassId, ClassSpec, Engine, NodeChange, NodeId, NodeSpec, PluginSet, PodChange, PodKey,
-    PodMap, Standing,
-};
+use crate::core::{Ask, Budgets, ClassId, ClassSpec, Engine, NodeId, PluginSet, PodChange, PodKey, PodMap, Standing};
 
+mod actions;
+mod clearing;
 mod ganging;
 mod holding;
 mod preempting;
 mod providing;
+mod surroundings;
 mod trial;
 
+use actions::GATED_MESSAGE;
+pub use actions::{Action, Attempt, BindOutcome, PodRef, SCHEDULER_ERROR, SCHEDULING_GATED, UNSCHEDULABLE};
 use holding::Holders;
 pub use preempting::Victim;
 use preempting::{Diagnosed, PlacedName};
 use providing::{Going, Outlook, Sources};
 pub use trial::{Leaver, Outcome, Trial};
-
-/// A repeated failure with the same message is told again by an event after this long.
-const EVENT_REPEAT: Duration = Duration::from_secs(60);
-
-/// The reason of the condition of a pod that no node takes.
-pub const UNSCHEDULABLE: &str = "Unschedulable";
-/// The reason of the condition of a pod whose binding failed.
-pub const SCHEDULER_ERROR: &str = "SchedulerError";
-/// The reason of the condition of a pod with scheduling gates.
-pub const SCHEDULING_GATED: &str = "SchedulingGated";
-const GATED_MESSAGE: &str = "Scheduling is blocked due to non-empty scheduling gates";
-
-/// Which pod an action is about.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PodRef {
-    /// The UID as a number.
-    pub key: PodKey,
-    /// `metadata.uid`.
-    pub uid: String,
-    /// `metadata.namespace`.
-    pub namespace: String,
-    /// `metadata.name`.
-    pub name: String,
-    /// `metadata.resourceVersion` as last seen.
-    pub resource_version: String,
-    /// `metadata.generation` as last seen.
-    pub generation: Option<i64>,
-    /// The scheduler name that the pod asked for.
-    pub scheduler_name: String,
-}
-
-/// What is to be done outside.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Bind the pod to the node, and tell how it went with [`State::bound`].
-    Bind {
-        /// The pod.
-        pod: PodRef,
-        /// The node's name.
-        node: Arc<str>,
-        /// The devices that the pod is to have there, if which ones matters.
-        devices: Vec<u16>,
-        /// How many attempts it took.
-        attempts: u32,
-        /// When the pod was first seen.
-        first_seen: Duration,
-    },
-    /// Write into the pod's status.
-    Status {
-        /// The pod.
-        pod: PodRef,
-        /// Reason and message of the `PodScheduled` condition, status `False`; `None` leaves it.
-        condition: Option<(&'static str, String)>,
-        /// The node that it is to wait for, or that it is to wait for none; `None` leaves that.
-        nominated: Option<Option<Arc<str>>>,
-    },
-    /// Write which volumes the pod gets on this node, and tell how it went with [`State::provided`].
-    Provide {
-        /// The pod.
-        pod: PodRef,
-        /// The node's name.
-        node: Arc<str>,
-        /// What is to be written.
-        choice: Choice,
-    },
-    /// Make these pods go, and tell how it went with [`State::preempted`].
-    Preempt {
-        /// The pod that they make room for.
-        pod: PodRef,
-        /// The node's name.
-        node: Arc<str>,
-        /// Those that have to go.
-        victims: Vec<Victim>,
-    },
-    /// Record a `FailedScheduling` event.
-    FailedEvent {
-        /// The pod.
-        pod: PodRef,
-        /// The event's note.
-        message: String,
-    },
-}
-
-/// How a binding went.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum BindOutcome {
-    /// The API server has it. The watch will confirm.
-    Bound,
-    /// The pod is gone or going, or another one has its name.
-    Gone,
-    /// The pod is bound to another node.
-    Elsewhere(String),
-    /// It was refused for good, with this message; the pod is not bound.
-    Refused(String),
-}
-
-/// The result of one attempt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Attempt {
-    /// A node was found, the binding is under way.
-    Assumed,
-    /// No node takes the pod.
-    Unschedulable,
-}
 
 #[derive(Clone, Debug)]
 struct Pending {
@@ -265,98 +163,6 @@ impl State {
         for pod in gone {
             self.pod_gone(pod);
         }
-    }
-
-    /// A list of all nodes begins.
-    pub fn nodes_relist(&mut self) {
-        self.nodes.relist();
-    }
-
-    /// The list of all nodes is complete.
-    pub fn nodes_listed(&mut self) {
-        for node in self.nodes.listed() {
-            self.node_gone(&node);
-        }
-    }
-
-    /// A list of all namespaces begins.
-    pub fn namespaces_relist(&mut self) {
-        self.namespaces.relist();
-    }
-
-    /// The list of all namespaces is complete.
-    pub fn namespaces_listed(&mut self) {
-        for name in self.namespaces.listed() {
-            self.namespace_gone(&name);
-        }
-    }
-
-    /// A namespace is new or has changed.
-    pub fn namespace_seen(&mut self, name: String, labels: BTreeMap<String, String>) {
-        self.namespaces.saw(&name);
-        self.freed |= self.engine.set_namespace(&name, labels);
-    }
-
-    /// A namespace is gone.
-    pub fn namespace_gone(&mut self, name: &String) {
-        self.namespaces.gone(name);
-        self.freed |= self.engine.remove_namespace(name);
-    }
-
-    /// A list of all disruption budgets begins.
-    pub fn budgets_relist(&mut self) {
-        self.known_budgets.relist();
-    }
-
-    /// The list of all disruption budgets is complete.
-    pub fn budgets_listed(&mut self) {
-        for key in self.known_budgets.listed() {
-            self.budget_gone(&key);
-        }
-    }
-
-    /// A disruption budget is new or has changed. That lets no one in: budgets only say who goes first.
-    pub fn budget_seen(&mut self, key: ObjectKey, budget: Budget) {
-        self.known_budgets.saw(&key);
-        self.budgets.entry(key.0).or_default().insert(key.1, budget);
-    }
-
-    /// A disruption budget is gone.
-    pub fn budget_gone(&mut self, key: &ObjectKey) {
-        self.known_budgets.gone(key);
-        if let Some(budgets) = self.budgets.get_mut(&key.0) {
-            budgets.remove(&key.1);
-            if budgets.is_empty() {
-                self.budgets.remove(&key.0);
-            }
-        }
-    }
-
-    /// A node is new or has changed.
-    pub fn node_seen(&mut self, mut node: NodeSpec) -> NodeChange {
-        self.nodes.saw(&node.name);
-        let limits = self.storage.limits(&node.name);
-        if !limits.is_empty() {
-            node.attach_limits = limits;
-        }
-        self.set_node(node)
-    }
-
-    fn set_node(&mut self, node: NodeSpec) -> NodeChange {
-        let change = self.engine.set_node(node);
-        if change.any() {
-            self.turned = self.turned.union(change.may_help());
-            self.freed = true;
-        }
-        change
-    }
-
-    /// A node is gone. Who waits for it must look elsewhere.
-    pub fn node_gone(&mut self, name: &String) {
-        self.nodes.gone(name);
-        self.engine.remove_node(name);
-        self.going_at = u64::MAX;
-        self.left_alone.extend(self.engine.nominated_on(name));
     }
 
     /// A pod is new or has changed.
@@ -716,29 +522,6 @@ impl State {
     /// The engine, to look at.
     pub fn engine(&self) -> &Engine {
         &self.engine
-    }
-}
-
-impl Pending {
-    /// What to write into the pod's status, if that is not there yet.
-    fn report(&mut self, reason: &'static str, message: &str, nominated: Option<Option<Arc<str>>>) -> Option<Action> {
-        let same = |(old_reason, old): &(String, String)| old_reason == reason && old == message;
-        let told = self.reported.as_ref().is_some_and(same);
-        if told && nominated.is_none() {
-            return None;
-        }
-        self.reported = Some((reason.to_owned(), message.to_owned()));
-        let condition = (!told).then(|| (reason, message.to_owned()));
-        Some(Action::Status { pod: self.pod.clone(), condition, nominated })
-    }
-
-    fn event(&mut self, message: String, now: Duration) -> Option<Action> {
-        let recent = |(at, last): &(Duration, String)| *last == message && now < *at + EVENT_REPEAT;
-        if self.last_event.as_ref().is_some_and(recent) {
-            return None;
-        }
-        self.last_event = Some((now, message.clone()));
-        Some(Action::FailedEvent { pod: self.pod.clone(), message })
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::super::facts::ObjectKey;
 use super::super::gangs::GroupSpec;
 use super::super::queue::Refused;
+use super::clearing::Room;
 use super::{Action, Attempt, Found, State, UNSCHEDULABLE};
 use crate::core::{Ask, Plugin, PluginSet, PodKey, Preemption};
 
@@ -22,15 +23,29 @@ struct Members {
 }
 
 /// An attempt at a group.
-struct Round<'a> {
-    key: &'a Arc<ObjectKey>,
+pub(super) struct Round<'a> {
+    pub(super) key: &'a Arc<ObjectKey>,
     spec: GroupSpec,
     /// The pod that was to be tried.
     first: PodKey,
     /// How many of its pods have nodes, or are as good as there.
     there: usize,
     /// How many more it takes.
-    needed: usize,
+    pub(super) needed: usize,
+}
+
+/// What the pods of a group are told that go nowhere now.
+struct Told<'a> {
+    why: &'a str,
+    plugins: PluginSet,
+    /// Others may have to go for them, if that helps.
+    preempts: bool,
+}
+
+impl<'a> Told<'a> {
+    fn new(why: &'a str, plugins: PluginSet) -> Self {
+        Told { why, plugins, preempts: false }
+    }
 }
 
 impl State {
@@ -100,7 +115,7 @@ impl State {
         let there = going + self.gangs.get(key).map_or(0, |gang| gang.placed);
         let Some(spec) = spec else {
             let why = format!("PodGroup {:?} not found", key.1);
-            return self.refuse_gang(&members.open, first, &why, PluginSet::NONE, now, actions);
+            return self.refuse_gang(&members.open, first, &Told::new(&why, PluginSet::NONE), now, actions);
         };
         let needed = spec.min_member.saturating_sub(there);
         if needed == 0 && members.held.is_empty() {
@@ -114,7 +129,7 @@ impl State {
                 "cannot find enough sibling pods, current pods number: {all}, minMember of group: {min} (PodGroup {:?})",
                 key.1
             );
-            return self.refuse_gang(&members.open, first, &why, PluginSet::NONE, now, actions);
+            return self.refuse_gang(&members.open, first, &Told::new(&why, PluginSet::NONE), now, actions);
         }
         self.place_gang(&Round { key, spec, first, there, needed }, members, now, actions)
     }
@@ -134,6 +149,8 @@ impl State {
             }
         }
         all.extend(members.open);
+        let waited_for = self.nominations(&all);
+        let is_awaited = waited_for.iter().any(|(ask, _)| self.engine.waits_for_victims(*ask));
         let mut placed: Vec<(PodKey, Found)> = Vec::new();
         let mut refused: Vec<PodKey> = Vec::new();
         for pod in &all {
@@ -163,15 +180,18 @@ impl State {
             return Attempt::Assumed;
         }
         let (why, plugins) = self.why_gang_waits(key, spec, there + placed.len(), refused.first().copied());
-        if spec.hold > Duration::ZERO && !placed.is_empty() {
+        let room = if is_awaited { Room::Coming } else { self.room_for_rest(round, &placed, &refused) };
+        if matches!(room, Room::None { .. }) && spec.hold > Duration::ZERO && !placed.is_empty() {
             self.keep(key, placed, &why, now, actions);
-            return self.refuse_gang(&refused, first, &why, plugins, now, actions);
+            return self.refuse_gang(&refused, first, &Told::new(&why, plugins), now, actions);
         }
         for (pod, found) in placed.iter().rev() {
             self.let_go(*pod, found);
         }
         self.gangs.set_since(key, None);
-        self.refuse_gang(&all, first, &why, plugins, now, actions)
+        let preempts = matches!(room, Room::None { preempts: true });
+        self.settle_room(room, waited_for, actions);
+        self.refuse_gang(&all, first, &Told { why: &why, plugins, preempts }, now, actions)
     }
 
     /// Why not enough of a group fit, in the words for one that does not, as things are with the others in their places.
@@ -192,7 +212,6 @@ impl State {
         let ask = Ask { pod, class: pending.class, priority: pending.priority };
         let diagnosis = self.engine.diagnose_for(ask);
         let plugins = if diagnosis.nodes == 0 { PluginSet::ALL } else { diagnosis.plugins };
-        // A group makes nobody leave: that helps it only if all of it gets its room.
         (format!("{group}: {}", diagnosis.message(&Preemption::Found)), plugins)
     }
 
@@ -209,7 +228,8 @@ impl State {
             self.queue.take_out(pod, now);
             if let Some(pending) = self.pending.get_mut(&pod) {
                 pending.held = Some(found);
-                actions.extend(pending.report(UNSCHEDULABLE, why, None));
+                let waited = pending.nominated.is_some();
+                actions.extend(pending.report(UNSCHEDULABLE, why, waited.then_some(None)));
             }
         }
         let since = self.gangs.get(key).and_then(|gang| gang.since).unwrap_or(now);
@@ -218,16 +238,22 @@ impl State {
 
     /// Gives up the nodes that groups have held for as long as they may.
     pub(super) fn end_holds(&mut self, now: Duration, actions: &mut Vec<Action>) {
-        if self.gangs.deadline().is_none_or(|deadline| now < deadline) {
+        let is_over = self.gangs.deadline().is_some_and(|deadline| deadline <= now);
+        if !is_over && self.gangs.displaced.is_empty() {
             return;
         }
+        let displaced = std::mem::take(&mut self.gangs.displaced);
         for (since, key) in self.gangs.holding.clone() {
             let hold = self.gangs.hold_of(&key);
-            if now < since + hold {
+            let group = format!("PodGroup {:?}", key.1);
+            let why = if displaced.contains(&key) {
+                format!("{group}: a pod that matters more took a node that was held for it")
+            } else if since + hold <= now {
+                format!("{group}: not enough of its pods got nodes within {} s", hold.as_secs())
+            } else {
                 continue;
-            }
+            };
             self.gangs.set_since(&key, None);
-            let why = format!("PodGroup {:?}: not enough of its pods got nodes within {} s", key.1, hold.as_secs());
             let members = self.members(&key);
             for pod in members.open {
                 self.queue.take_out(pod, now);
@@ -257,7 +283,7 @@ impl State {
     }
 
     /// Takes back what was done for a pod in thought.
-    fn let_go(&mut self, pod: PodKey, found: &Found) {
+    pub(super) fn let_go(&mut self, pod: PodKey, found: &Found) {
         let Some(pending) = self.pending.get_mut(&pod).filter(|pending| pending.assumed) else { return };
         pending.assumed = false;
         self.assumed -= 1;
@@ -273,19 +299,21 @@ impl State {
         &mut self,
         pods: &[PodKey],
         first: PodKey,
-        why: &str,
-        plugins: PluginSet,
+        &Told { why, plugins, preempts }: &Told<'_>,
         now: Duration,
         actions: &mut Vec<Action>,
     ) -> Attempt {
-        let refused = Refused { plugins, preempts: false, cursor: self.engine.cursor() };
+        let refused = Refused { plugins, preempts, cursor: self.engine.cursor() };
         for pod in pods {
             if *pod != first {
                 self.queue.take_out(*pod, now);
             }
             self.queue.put_unschedulable(*pod, refused, now);
+            let nominated = self.engine.nominated_node(*pod).cloned();
             if let Some(pending) = self.pending.get_mut(pod) {
-                actions.extend(pending.report(UNSCHEDULABLE, why, None));
+                // What it waits for is written where that is news.
+                let is_news = pending.nominated.as_deref() != nominated.as_deref();
+                actions.extend(pending.report(UNSCHEDULABLE, why, is_news.then_some(nominated)));
                 actions.extend(pending.event(why.to_owned(), now));
             }
         }

@@ -8,7 +8,7 @@ use super::super::facts::PodFacts;
 use super::super::queue::Refused;
 use super::{Action, PodRef, State, UNSCHEDULABLE};
 use crate::convert;
-use crate::core::{Ask, ClassId, Diagnosis, Plugin, PluginSet, PodKey, Preemption};
+use crate::core::{Ask, ClassId, Diagnosis, Plugin, PluginSet, PodKey, Preemption, Victims};
 
 /// A pod that has to go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub struct Victim {
 #[derive(Clone, Debug)]
 pub(super) struct PlacedName {
     namespace: Box<str>,
-    name: Box<str>,
+    pub(super) name: Box<str>,
     /// Only if it is not the usual text for the pod's key.
     uid: Option<Box<str>>,
     terminating: bool,
@@ -136,33 +136,50 @@ impl State {
         if self.engine.waits_for_victims(ask) {
             return Preemption::Waiting;
         }
-        let names = &self.names;
-        let name_of = |pod: PodKey| names.get(&pod).map(|placed| placed.name.to_string());
-        let Some(victims) = self.engine.preempt(ask, &self.budgets, &name_of) else {
+        let Some(victims) = self.victims_for(ask) else {
             return self.engine.preemption_failure(ask, diagnosis);
         };
         let node = self.engine.node_name(victims.node).clone();
-        for pod in &victims.pods {
+        self.claim(ask, &node, &victims.pods, actions);
+        Preemption::Found
+    }
+
+    /// Who would have to go for the pod, where that costs the least.
+    pub(super) fn victims_for(&mut self, ask: Ask) -> Option<Victims> {
+        let names = &self.names;
+        let name_of = |pod: PodKey| names.get(&pod).map(|placed| placed.name.to_string());
+        self.engine.preempt(ask, &self.budgets, &name_of)
+    }
+
+    /// The pod waits for the node from now on, and these have to go there.
+    pub(super) fn claim(&mut self, ask: Ask, node: &Arc<str>, victims: &[PodKey], actions: &mut Vec<Action>) {
+        for pod in victims {
             self.engine.set_preempted(*pod, true);
         }
         // Who matters less and waits for the same node may not fit there any more.
-        for pod in self.engine.nominated_below(&node, ask.priority) {
+        for pod in self.engine.nominated_below(node, ask.priority) {
             self.engine.unnominate(pod);
             self.left_alone.push(pod);
             if let Some(pending) = self.pending.get(&pod) {
                 actions.push(Action::Status { pod: pending.pod.clone(), condition: None, nominated: Some(None) });
             }
         }
-        self.freed |= self.engine.nominated_node(ask.pod).is_some_and(|kept| *kept != node);
-        self.engine.nominate(ask, &node);
+        self.freed |= self.engine.nominated_node(ask.pod).is_some_and(|kept| kept != node);
+        self.engine.nominate(ask, node);
         // Those that are going already need not be told.
-        let victims: Vec<Victim> = victims.pods.iter().filter_map(|pod| self.victim(*pod)).collect();
-        if let Some(pending) = self.pending.get(&ask.pod)
-            && !victims.is_empty()
-        {
-            actions.push(Action::Preempt { pod: pending.pod.clone(), node, victims });
+        let mut told = Vec::new();
+        for pod in victims {
+            // Who only holds its place for its group gives that up, and waits on.
+            match self.gangs.of(*pod).filter(|_| self.pending.get(pod).is_some_and(|pending| pending.held.is_some())) {
+                Some(group) => self.gangs.displace(group),
+                None => told.extend(self.victim(*pod)),
+            }
         }
-        Preemption::Found
+        if let Some(pending) = self.pending.get(&ask.pod)
+            && !told.is_empty()
+        {
+            actions.push(Action::Preempt { pod: pending.pod.clone(), node: node.clone(), victims: told });
+        }
     }
 
     fn victim(&self, key: PodKey) -> Option<Victim> {

@@ -4,7 +4,7 @@ use super::super::volumes::ClaimUse;
 use super::*;
 use crate::config::Profile;
 use crate::core::spec::Operator;
-use crate::core::{AffinityTerm, PodDemand, PodSelector, Requirement, Resources, Scoring, Strategy};
+use crate::core::{AffinityTerm, Budget, NodeSpec, PodDemand, PodSelector, Requirement, Resources, Scoring, Strategy};
 use serde_json::json;
 
 mod volumes;
