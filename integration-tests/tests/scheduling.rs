@@ -292,3 +292,81 @@ fn others_make_room_for_a_group_if_all_of_it_then_fits() {
         if bound == 2 { Ok(()) } else { Err(list.to_string()) }
     });
 }
+
+#[test]
+fn a_queue_gets_no_more_than_its_limit_and_says_what_it_uses() {
+    let Some(cluster) = cluster() else { return };
+    node(&cluster, "shared-1", "shared", "8");
+    let text = std::fs::read_to_string(docs::root().join("docs/queues.md")).expect("the page is there");
+    let queues = text.split("```yaml\n").nth(1).and_then(|rest| Some(rest.split_once("```")?.0)).expect("queues");
+    cluster.kubectl_with(&["create", "-f", "-"], queues.as_bytes()).ok();
+    cluster.kubectl(&["create", "namespace", "sharing"]).ok();
+    let page = docs::Page::read("queues.md");
+    // The namespace of the other tests stays as it is.
+    let typed = |section: &str| {
+        let commands = page.section(section).concat().replace("namespace default", "namespace sharing");
+        let commands = commands.replace("get events", "get events -n sharing");
+        command::run(cluster.shell(&[], &[]).args(["-euc", &commands]), b"").ok()
+    };
+    let told = typed("Share a cluster: queues");
+    let vision = told.lines().find(|line| line.starts_with("vision")).unwrap_or_default();
+    for part in ["research", "cpu: 4", "cpu: 6"] {
+        assert!(vision.contains(part), "{told}");
+    }
+
+    for number in 1..=4 {
+        let mut made: Value = serde_json::from_str(&pod(&format!("seer-{number}"), "shared", "2", "")).expect("a pod");
+        made["metadata"]["labels"] = json!({"scheduling.gantry.io/queue": "vision"});
+        cluster.kubectl_with(&["create", "-n", "sharing", "-f", "-"], made.to_string().as_bytes()).ok();
+    }
+    let bound = || -> Result<Vec<Value>, String> {
+        let list = cluster.object(&["pods", "-n", "sharing"])?;
+        let all = list["items"].as_array().cloned().unwrap_or_default();
+        Ok(all.into_iter().filter(|pod| pod["spec"]["nodeName"] == "shared-1").collect())
+    };
+    let why = "queue \"vision\" is at its limit: cpu: requested 2, used 6, limited 6";
+    eventually("three pods on the node and one that waits", MINUTE, || {
+        let told = typed("Who waits");
+        if bound()?.len() == 3 && told.contains(why) { Ok(()) } else { Err(told) }
+    });
+    eventually("what the queues use", MINUTE, || {
+        let used = |name: &str| cluster.object(&["queue", name]).map(|queue| queue["status"].clone());
+        let (vision, research) = (used("vision")?, used("research")?);
+        let is_told = vision["used"]["cpu"] == "6" && vision["placed"] == 3 && vision["waiting"] == 1;
+        let is_usable = vision["conditions"][0]["type"] == "Usable" && vision["conditions"][0]["status"] == "True";
+        if is_told && is_usable && research["used"]["cpu"] == "6" {
+            Ok(())
+        } else {
+            Err(format!("{vision} {research}"))
+        }
+    });
+
+    // A pod that names no queue is in that of its namespace, which has no limit.
+    let plain = pod("plain", "shared", "1", "");
+    cluster.kubectl_with(&["create", "-n", "sharing", "-f", "-"], plain.as_bytes()).ok();
+    eventually("the queue of the namespace", MINUTE, || {
+        let status = cluster.object(&["queue", "speech"])?["status"].clone();
+        if status["used"]["cpu"] == "1" { Ok(()) } else { Err(status.to_string()) }
+    });
+    let gone = bound().expect("pods")[0]["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+    cluster.kubectl(&["delete", "pod", "-n", "sharing", &gone, "--force", "--grace-period=0"]).ok();
+    eventually("the room that was left", MINUTE, || {
+        let now = bound()?;
+        if now.len() == 4 { Ok(()) } else { Err(format!("{now:?}")) }
+    });
+
+    let refused = |spec: Value| {
+        let queue = json!({"apiVersion": "scheduling.gantry.io/v1alpha1", "kind": "Queue", "metadata": {"name": "odd"},
+            "spec": spec});
+        cluster.kubectl_with(&["create", "-f", "-"], queue.to_string().as_bytes()).stderr
+    };
+    let more = refused(json!({"guarantee": {"cpu": "2"}, "limit": {"cpu": "1"}}));
+    assert!(
+        more.contains("spec.limit[cpu]: Invalid value: \"1\": must be greater than or equal to the guarantee"),
+        "{more}"
+    );
+    let own = refused(json!({"parent": "odd"}));
+    assert!(own.contains("spec.parent: Invalid value: \"odd\": must not be the queue itself"), "{own}");
+    let none = refused(json!({"weight": 0}));
+    assert!(none.contains("spec.weight: Invalid value: 0"), "{none}");
+}

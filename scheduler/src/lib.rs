@@ -9,6 +9,7 @@ pub mod config;
 pub mod convert;
 pub mod core;
 pub mod driver;
+pub mod fair;
 pub mod review;
 
 pub use driver::{Error, Metrics, Options, run};

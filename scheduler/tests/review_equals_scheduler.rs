@@ -91,6 +91,7 @@ impl Scheduler {
                     let (key, spec) = serde_json::from_value::<WatchedGroup>(read).unwrap().into_parts();
                     state.group_seen(&key, spec);
                 }
+                "Queue" => state.queue_seen(serde_json::from_value(read).unwrap()),
                 "Service" => Scheduler::owner(&mut state, OwnerKind::Service, read),
                 "ReplicaSet" => Scheduler::owner(&mut state, OwnerKind::ReplicaSet, read),
                 "PersistentVolume" => state.storage().volume_seen(&serde_json::from_value(read).unwrap()),

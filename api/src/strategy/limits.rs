@@ -84,6 +84,55 @@ pub static LIMIT_RANGE: Declared = Declared {
     ..Declared::PLAIN
 };
 
+/// Queue.
+pub static QUEUE: Declared = Declared {
+    generation: true,
+    rules: &[
+        ("spec.parent", &[Rule::Text(names::dns1123_subdomain)]),
+        ("spec.weight", &[Rule::Positive]),
+        ("spec.guarantee", &[Rule::Check(queue_amounts)]),
+        ("spec.limit", &[Rule::Check(queue_amounts)]),
+        ("", &[Rule::Check(queue)]),
+    ],
+    status: &[("status.conditions[]", &[Rule::Check(super::cluster::condition)])],
+    ..Declared::PLAIN
+};
+
+/// Resources without a domain of which pods get some from nodes.
+const PLACED: [&str; 4] = ["cpu", "memory", "ephemeral-storage", "pods"];
+
+fn queue_amounts(amounts: &Field<'_>) {
+    for (name, amount) in amounts.entries() {
+        if !name.contains('/') && !PLACED.contains(&name) && !name.starts_with("hugepages-") {
+            let detail = "must be cpu, memory, ephemeral-storage, pods, huge pages or fully qualified";
+            amount.report(FieldError::invalid(amount.path(), name, detail));
+        }
+        for detail in names::qualified(name) {
+            amount.report(FieldError::invalid(amount.path(), name, detail));
+        }
+        if amount.quantity().is_some_and(|quantity| quantity.signum() < 0) {
+            amount.invalid("must be greater than or equal to 0");
+        }
+    }
+}
+
+fn queue(queue: &Field<'_>) {
+    let parent = queue.at("spec.parent");
+    if !parent.is_empty() && parent.text() == queue.at("metadata.name").text() {
+        parent.invalid("must not be the queue itself");
+    }
+    let guarantee = queue.at("spec.guarantee");
+    for (name, limit) in queue.at("spec.limit").entries() {
+        let guaranteed =
+            guarantee.entries().find(|(other, _)| *other == name).and_then(|(_, amount)| amount.quantity());
+        if let (Some(guaranteed), Some(limited)) = (guaranteed, limit.quantity())
+            && guaranteed > limited
+        {
+            limit.invalid("must be greater than or equal to the guarantee");
+        }
+    }
+}
+
 fn is_quota(name: &str) -> bool {
     QUOTA.contains(&name) || name.starts_with("hugepages-") || name.starts_with("requests.hugepages-")
 }

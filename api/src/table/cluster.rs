@@ -190,3 +190,35 @@ pub(super) static POD_GROUP: Printer = Printer::each(&[
     (Column::integer("Failed", Doc::Field(GROUP_STATUS, "failed")), Show::Number(&["status", "failed"])),
     (Column::AGE, Show::Age),
 ]);
+
+const QUEUE_SPEC: &str = "io.gantry.scheduling.v1alpha1.QueueSpec";
+const QUEUE_STATUS: &str = "io.gantry.scheduling.v1alpha1.QueueStatus";
+
+pub(super) static QUEUE: Printer = Printer::each(&[
+    (Column::NAME, Show::Name),
+    (Column::text("Parent", Doc::Field(QUEUE_SPEC, "parent")), Show::Text(&["spec", "parent"], "<none>")),
+    (Column::integer("Weight", Doc::Field(QUEUE_SPEC, "weight")), Show::Number(&["spec", "weight"])),
+    (
+        Column::text("Guarantee", Doc::Field(QUEUE_SPEC, "guarantee")),
+        Show::With(|queue, _| amounts(queue, &["spec", "guarantee"])),
+    ),
+    (Column::text("Limit", Doc::Field(QUEUE_SPEC, "limit")), Show::With(|queue, _| amounts(queue, &["spec", "limit"]))),
+    (
+        Column::text("Used", Doc::Field(QUEUE_STATUS, "used")),
+        Show::With(|queue, _| amounts(queue, &["status", "used"])),
+    ),
+    (Column::text("Share", Doc::Field(QUEUE_STATUS, "share")), Show::Text(&["status", "share"], "<none>")),
+    (Column::integer("Waiting", Doc::Field(QUEUE_STATUS, "waiting")), Show::Number(&["status", "waiting"])),
+    (Column::AGE, Show::Age),
+]);
+
+/// `cpu: 4, memory: 8Gi`.
+fn amounts(object: &Value, path: &[&str]) -> Value {
+    let amounts = meta::get(object, path).and_then(Value::as_object);
+    let shown = |(name, amount): (&String, &Value)| match amount.as_str() {
+        Some(text) => format!("{name}: {text}"),
+        None => format!("{name}: {amount}"),
+    };
+    let shown: Vec<String> = amounts.into_iter().flatten().map(shown).collect();
+    if shown.is_empty() { json!("<none>") } else { json!(shown.join(", ")) }
+}

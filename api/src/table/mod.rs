@@ -272,6 +272,7 @@ impl Printer {
             ("flowcontrol.apiserver.k8s.io", "FlowSchema") => &access::FLOW_SCHEMA,
             ("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration") => &access::PRIORITY_LEVEL,
             ("scheduling.k8s.io", "PriorityClass") => &cluster::PRIORITY_CLASS,
+            ("scheduling.gantry.io", "Queue") => &cluster::QUEUE,
             ("scheduling.x-k8s.io", "PodGroup") => &cluster::POD_GROUP,
             ("node.k8s.io", "RuntimeClass") => &cluster::RUNTIME_CLASS,
             ("resource.k8s.io", "ResourceClaim") => &cluster::RESOURCE_CLAIM,

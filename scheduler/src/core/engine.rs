@@ -34,7 +34,7 @@ pub(super) struct PodRecord {
     /// Of a pod that takes devices. Apart, for the sake of the many that take none.
     held: Option<Box<Held>>,
     pub(super) kind: KindId,
-    slot: u32,
+    pub(super) slot: u32,
     /// Where it is among the node's pods.
     position: u32,
     pub(super) priority: i32,
@@ -383,6 +383,26 @@ impl Engine {
     /// The priority of a pod that is accounted to a node.
     pub fn priority_of(&self, pod: PodKey) -> Option<i32> {
         self.pods.get(&pod).map(|record| record.priority)
+    }
+
+    /// What a pod takes that is accounted to a node.
+    pub fn demand_of(&self, pod: PodKey) -> Option<&Arc<Demand>> {
+        self.pods.get(&pod).map(|record| &record.demand)
+    }
+
+    /// What pods of a class ask for.
+    pub fn class_demand(&self, class: ClassId) -> Option<&Arc<Demand>> {
+        self.classes.get(class).map(|class| &class.demand)
+    }
+
+    /// The column of the resource called `name`, made if it is new.
+    pub fn resource(&mut self, name: &str) -> ResourceId {
+        self.table.id(name)
+    }
+
+    /// What all nodes can give together.
+    pub fn capacity(&self) -> BTreeMap<ResourceId, i64> {
+        self.nodes.sums().filter(|(_, amount)| *amount > 0).collect()
     }
 
     /// The nodes, in no order.

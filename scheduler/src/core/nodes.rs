@@ -94,6 +94,8 @@ static NO_DEVICES: Devices = Devices::NONE;
 struct Largest {
     /// How many nodes have which amount.
     amounts: HashMap<ResourceId, BTreeMap<i64, u32>>,
+    /// What all have together.
+    sums: HashMap<ResourceId, i64>,
     /// Rises when a largest amount becomes another.
     epoch: u64,
 }
@@ -106,6 +108,9 @@ impl Largest {
 
     fn count(&mut self, resource: ResourceId, amount: i64, comes: bool) {
         let before = self.get(resource);
+        // Wrapping keeps coming and going exact inverses whatever the amounts are.
+        let sum = self.sums.entry(resource).or_default();
+        *sum = if comes { sum.wrapping_add(amount) } else { sum.wrapping_sub(amount) };
         let amounts = self.amounts.entry(resource).or_default();
         let nodes = amounts.entry(amount).or_default();
         *nodes = if comes { *nodes + 1 } else { nodes.saturating_sub(1) };
@@ -417,6 +422,11 @@ impl Nodes {
     pub(super) fn expect(&mut self, frequencies: Frequencies) {
         let specs = &self.specs;
         self.expected.learn(frequencies, &self.present, |slot| specs[slot as usize].as_deref());
+    }
+
+    /// What all nodes can give together.
+    pub fn sums(&self) -> impl Iterator<Item = (ResourceId, i64)> + '_ {
+        self.largest.sums.iter().map(|(resource, sum)| (*resource, *sum))
     }
 
     /// The largest amount of a resource that a node has.

@@ -28,6 +28,9 @@ use super::spec::Requirement;
 const CANDIDATES_MIN: usize = 100;
 const CANDIDATES_SHARE: usize = 10;
 
+/// So many nodes are looked at for pods that owe their room, at most.
+const RECLAIMED_NODES_MAX: usize = 1_000;
+
 /// A disruption budget, as far as it matters here.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Budget {
@@ -124,6 +127,17 @@ impl Engine {
     /// The pods that would have to go for the asker, on the node where that costs the least. `None`:
     /// their going helps nowhere.
     pub fn preempt(&mut self, ask: Ask, budgets: &Budgets, name_of: NameOf<'_>) -> Option<Victims> {
+        self.preempt_some(ask, budgets, name_of, &|_| true)
+    }
+
+    /// The same, among those pods of lower priority that may go for the asker.
+    pub fn preempt_some(
+        &mut self,
+        ask: Ask,
+        budgets: &Budgets,
+        name_of: NameOf<'_>,
+        may_go: &dyn Fn(PodKey) -> bool,
+    ) -> Option<Victims> {
         if self.priorities.keys().next().is_none_or(|lowest| *lowest >= ask.priority) {
             return None;
         }
@@ -132,6 +146,7 @@ impl Engine {
         let candidates = self.candidates(ask, &demand);
         let enough = CANDIDATES_MIN.max(candidates.len() / CANDIDATES_SHARE);
         let mut guard = Guard { budgets, name_of, by_kind: HashMap::new() };
+        let lower = |pods: &mut Vec<Potential>| pods.retain(|pod| pod.priority < ask.priority && may_go(pod.key));
         let mut best: Option<(Cost, Victims)> = None;
         let mut found = 0;
         for (bound, order, slot) in candidates {
@@ -140,9 +155,53 @@ impl Engine {
             {
                 break;
             }
-            let Some((victims, violations)) = self.victims_on(ask, &demand, slot, &mut guard) else { continue };
+            let Some((victims, violations)) = self.victims_on(ask, &demand, slot, &lower, &mut guard) else { continue };
             found += 1;
             let cost = cost(&victims, violations, order);
+            if best.as_ref().is_none_or(|(least, _)| cost < *least) {
+                let pods = victims.iter().map(|victim| victim.key).collect();
+                best = Some((cost, Victims { node: NodeId(slot), pods, violations }));
+            }
+        }
+        best.map(|(_, victims)| victims)
+    }
+
+    /// The pods that would have to go for the asker, whatever their priority, among those that owe it their room. `pods`
+    /// are these, those that had best go first; on a node, `chosen` are those that may all go together, given with the
+    /// least important first.
+    pub fn reclaim(
+        &mut self,
+        ask: Ask,
+        budgets: &Budgets,
+        name_of: NameOf<'_>,
+        pods: impl Iterator<Item = PodKey>,
+        chosen: &dyn Fn(&[PodKey]) -> BTreeSet<PodKey>,
+    ) -> Option<Victims> {
+        self.view_for(ask);
+        self.nodes.settle_order();
+        let demand = self.classes.get(ask.class)?.demand.clone();
+        let mut guard = Guard { budgets, name_of, by_kind: HashMap::new() };
+        let choose = |potential: &mut Vec<Potential>| {
+            let keys: Vec<PodKey> = potential.iter().rev().map(|pod| pod.key).collect();
+            let chosen = chosen(&keys);
+            potential.retain(|pod| chosen.contains(&pod.key));
+        };
+        let mut seen = BTreeSet::new();
+        let mut best: Option<(Cost, Victims)> = None;
+        let mut found = 0;
+        for pod in pods {
+            let Some(slot) = self.pods.get(&pod).map(|record| record.slot) else { continue };
+            if !seen.insert(slot) || self.nodes.spec(slot).is_none() {
+                continue;
+            }
+            if found >= CANDIDATES_MIN || seen.len() > RECLAIMED_NODES_MAX {
+                break;
+            }
+            let Some((victims, violations)) = self.victims_on(ask, &demand, slot, &choose, &mut guard) else {
+                continue;
+            };
+            found += 1;
+            let cost = cost(&victims, violations, self.nodes.order().label(slot));
             if best.as_ref().is_none_or(|(least, _)| cost < *least) {
                 let pods = victims.iter().map(|victim| victim.key).collect();
                 best = Some((cost, Victims { node: NodeId(slot), pods, violations }));
@@ -195,14 +254,16 @@ impl Engine {
         ask: Ask,
         demand: &Demand,
         slot: u32,
+        choose: &dyn Fn(&mut Vec<Potential>),
         guard: &mut Guard<'_>,
     ) -> Option<(Vec<Potential>, usize)> {
         let verdict = self.judges(ask.class, slot);
         if verdict.is_some_and(|verdict| verdict.unresolvable) {
             return None;
         }
-        let mut potential = self.potential(slot, ask.priority);
+        let mut potential = self.potential(slot);
         potential.sort_unstable_by_key(Potential::importance);
+        choose(&mut potential);
         let mut trial = self.trial(ask, demand, slot);
         for pod in &potential {
             trial.free(self, pod, 1);
@@ -231,10 +292,9 @@ impl Engine {
         (possible && !victims.is_empty()).then_some((victims, violations))
     }
 
-    fn potential(&self, slot: u32, priority: i32) -> Vec<Potential> {
+    fn potential(&self, slot: u32) -> Vec<Potential> {
         let records = self.residents.on(slot).iter().filter_map(|key| Some((*key, self.pods.get(key)?)));
-        let lower = records.filter(|(_, record)| record.priority < priority);
-        lower
+        records
             .map(|(key, record)| Potential {
                 key,
                 priority: record.priority,
@@ -286,7 +346,8 @@ impl Engine {
 
     /// Why the node does not take the asker even without its pods of lower priority.
     fn texts_without_lower(&mut self, ask: Ask, demand: &Demand, slot: u32) -> Vec<String> {
-        let potential = self.potential(slot, ask.priority);
+        let mut potential = self.potential(slot);
+        potential.retain(|pod| pod.priority < ask.priority);
         if potential.is_empty() {
             return vec![Preemption::NO_VICTIMS.into()];
         }
@@ -315,6 +376,15 @@ impl Engine {
     /// Is a pod of lower priority about to leave the node that the asker waits for, because a pod
     /// that matters more wants its room? Then there is nothing to do but to wait.
     pub fn waits_for_victims(&mut self, ask: Ask) -> bool {
+        self.waits_for_some(ask, |priority| priority < ask.priority)
+    }
+
+    /// The same, whatever the priority of the pod that is about to leave.
+    pub fn waits_for_any(&mut self, ask: Ask) -> bool {
+        self.waits_for_some(ask, |_| true)
+    }
+
+    fn waits_for_some(&mut self, ask: Ask, counts: impl Fn(i32) -> bool) -> bool {
         let Some(slot) = self.nominated_node(ask.pod).and_then(|node| self.nodes.slot(node)) else { return false };
         if self.nodes.spec(slot).is_none() {
             return false;
@@ -324,7 +394,7 @@ impl Engine {
             return false;
         }
         let mut records = self.residents.on(slot).iter().filter_map(|key| self.pods.get(key));
-        records.any(|record| record.priority < ask.priority && record.preempted)
+        records.any(|record| counts(record.priority) && record.preempted)
     }
 
     /// Might pods that changed since `cursor` make way for one of this class and priority, though none

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 
 use super::gangs::GROUP_LABEL;
 use super::owners::OwnerKind;
+use super::queues::QUEUE_LABEL;
 use super::volumes::{ClaimUse, Claimant};
 use crate::convert;
 use crate::core::{Budget, ClassSpec, NodeSpec, PodKey};
@@ -65,6 +66,8 @@ pub struct PodFacts {
     pub preempted: bool,
     /// The group that it belongs to.
     pub group: Option<String>,
+    /// The queue that it names.
+    pub queue: Option<String>,
 }
 
 impl From<&k8s::Pod> for PodFacts {
@@ -87,13 +90,13 @@ impl From<&k8s::Pod> for PodFacts {
         let terminating = meta.deletion_timestamp.is_some();
         let owners = meta.owner_references.iter().flatten();
         let controller = owners.clone().find(|owner| owner.controller == Some(true) && node_name.is_none());
+        let label = |name: &str| {
+            let label = meta.labels.as_ref().and_then(|labels| labels.get(name));
+            label.filter(|value| !value.is_empty()).cloned()
+        };
         PodFacts {
-            group: meta
-                .labels
-                .as_ref()
-                .and_then(|labels| labels.get(GROUP_LABEL))
-                .filter(|name| !name.is_empty())
-                .cloned(),
+            group: label(GROUP_LABEL),
+            queue: label(QUEUE_LABEL),
             controller: controller.and_then(|owner| {
                 Some((OwnerKind::of_controller(&owner.api_version, &owner.kind)?, owner.name.clone()))
             }),

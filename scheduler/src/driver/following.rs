@@ -6,6 +6,7 @@ use kube::ResourceExt;
 
 use super::facts::{WatchedBudget, WatchedNamespace, WatchedNode};
 use super::gangs::WatchedGroup;
+use super::queues::WatchedQueue;
 use super::state::State;
 use super::volumes::StorageKind;
 
@@ -107,6 +108,26 @@ impl Followed for WatchedGroup {
 
     fn listed(state: &mut State) {
         state.groups_listed();
+    }
+}
+
+impl Followed for WatchedQueue {
+    const PLURAL: &'static str = "queues";
+
+    fn relist(state: &mut State) {
+        state.queues_relist();
+    }
+
+    fn seen(self, state: &mut State) {
+        state.queue_seen(self);
+    }
+
+    fn gone(self, state: &mut State) {
+        state.queue_gone(&self.into_name());
+    }
+
+    fn listed(state: &mut State) {
+        state.queues_listed();
     }
 }
 

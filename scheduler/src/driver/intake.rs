@@ -19,6 +19,7 @@ use super::facts::{WatchedBudget, WatchedNamespace, WatchedNode, WatchedPod};
 use super::following::Followed;
 use super::gangs::WatchedGroup;
 use super::owners::{OwnerKind, WatchedOwner};
+use super::queues::WatchedQueue;
 use super::state::{Action, State};
 
 /// Watch events between a watch and the state: a few pages of a list. The watch waits when it is
@@ -26,7 +27,7 @@ use super::state::{Action, State};
 pub(crate) const INPUT_CAPACITY: usize = 2_048;
 
 /// Kinds that not every API server has; where one is missing there are none of it.
-const OPTIONAL: [&str; 1] = [WatchedGroup::PLURAL];
+const OPTIONAL: [&str; 2] = [WatchedGroup::PLURAL, WatchedQueue::PLURAL];
 
 /// An event of a watch.
 pub(crate) enum Input {
@@ -36,6 +37,7 @@ pub(crate) enum Input {
     Budget(Box<watcher::Event<WatchedBudget>>),
     Owner(OwnerKind, Box<watcher::Event<WatchedOwner>>),
     Group(Box<watcher::Event<WatchedGroup>>),
+    Queue(Box<watcher::Event<WatchedQueue>>),
     Claim(Box<watcher::Event<PersistentVolumeClaim>>),
     Volume(Box<watcher::Event<PersistentVolume>>),
     Class(Box<watcher::Event<StorageClass>>),
@@ -82,6 +84,7 @@ pub(crate) fn watches(
     add!(CSIDriver::PLURAL, CSIDriver, Input::CsiDriver);
     add!(CSIStorageCapacity::PLURAL, CSIStorageCapacity, Input::Capacity);
     add!(WatchedGroup::PLURAL, WatchedGroup, Input::Group);
+    add!(WatchedQueue::PLURAL, WatchedQueue, Input::Queue);
     for kind in OwnerKind::ALL {
         let wrap = move |event| Input::Owner(kind, Box::new(event));
         let api = Api::<WatchedOwner>::all_with(client.clone(), &kind);
@@ -174,6 +177,7 @@ impl Awaited {
             Input::Namespace(event) => self.follow(state, *event),
             Input::Budget(event) => self.follow(state, *event),
             Input::Group(event) => self.follow(state, *event),
+            Input::Queue(event) => self.follow(state, *event),
             Input::Claim(event) => self.follow(state, *event),
             Input::Volume(event) => self.follow(state, *event),
             Input::Class(event) => self.follow(state, *event),

@@ -20,6 +20,8 @@ mod metrics;
 pub mod owners;
 mod provider;
 pub mod queue;
+mod queue_status;
+pub mod queues;
 mod recorder;
 mod relist;
 pub mod state;
@@ -43,7 +45,7 @@ pub use metrics::{AttemptResult, Metrics};
 use binder::Wishes;
 use intake::{Awaited, INPUT_CAPACITY, Input, watches};
 use recorder::{Record, Recorder};
-use state::{Action, Attempt, BindOutcome, PodRef, State, Victim};
+use state::{Action, Attempt, BindOutcome, PodRef, QueueReport, State, Victim};
 use volumes::Choice;
 
 /// Events applied, and pods placed, before the other gets its turn.
@@ -104,6 +106,9 @@ pub async fn run(
         binds: JoinSet::new(),
         evictions: JoinSet::new(),
         provisions: JoinSet::new(),
+        queue_reports: JoinSet::new(),
+        written: queue_status::Written::new(),
+        next_report: Instant::now(),
         awaited,
         shutdown: shutdown.clone(),
     };
@@ -157,6 +162,10 @@ struct Driver {
     evictions: JoinSet<Evicted>,
     /// Volumes being provided for pods that have their node.
     provisions: JoinSet<(PodRef, Result<(), String>)>,
+    /// What queues use, being written: one at a time.
+    queue_reports: JoinSet<Vec<(QueueReport, bool)>>,
+    written: queue_status::Written,
+    next_report: Instant,
     awaited: Awaited,
     shutdown: CancellationToken,
 }
@@ -173,6 +182,7 @@ impl Driver {
                 Some(bound) = self.binds.join_next(), if !self.binds.is_empty() => self.joined(bound),
                 Some(provided) = self.provisions.join_next(), if !self.provisions.is_empty() => self.provided(provided),
                 Some(evicted) = self.evictions.join_next(), if !self.evictions.is_empty() => self.evicted(evicted),
+                Some(written) = self.queue_reports.join_next(), if !self.queue_reports.is_empty() => self.reported(written),
                 input = inputs.recv() => match input {
                     None => break,
                     Some(input) => {
@@ -184,6 +194,7 @@ impl Driver {
                     }
                 },
                 () = tokio::task::yield_now(), if can_place => {}
+                () = tokio::time::sleep_until(self.next_report), if self.has_reports() => {}
                 () = tokio::time::sleep_until(deadline.unwrap_or(self.start)), if deadline.is_some() && !can_place => {}
             }
             while let Some(bound) = self.binds.try_join_next() {
@@ -196,6 +207,7 @@ impl Driver {
                 ready();
             }
             self.place();
+            self.report_queues();
             self.metrics.sizes(self.state.queue_counts(), self.state.cache_counts());
         }
         // Bindings under way get a moment to end; what they did, the next start learns from the API.
@@ -220,6 +232,41 @@ impl Driver {
 
     fn has_capacity(&self) -> bool {
         self.binds.len() + self.provisions.len() < self.options.bind_parallelism && self.evictions.len() < EVICTIONS_MAX
+    }
+
+    fn has_reports(&self) -> bool {
+        self.awaited.is_over() && self.queue_reports.is_empty() && self.state.has_queue_reports()
+    }
+
+    /// Tells what queues use, if that has changed, and not too often.
+    fn report_queues(&mut self) {
+        if !self.has_reports() || Instant::now() < self.next_report {
+            return;
+        }
+        self.next_report = Instant::now() + queue_status::PERIOD;
+        let mut reports = self.state.queue_reports();
+        reports.retain(|report| self.written.get(&report.name) != Some(report));
+        for report in &mut reports {
+            let before = self.written.get(&report.name);
+            report.is_fault_news = before.is_none_or(|before| before.fault != report.fault);
+            report.dropped.extend(before.into_iter().flat_map(|before| before.used.keys().cloned()));
+            report.dropped.extend(self.state.queue_told(&report.name).cloned());
+            report.dropped.retain(|name| !report.used.contains_key(name));
+        }
+        if !reports.is_empty() {
+            self.queue_reports.spawn(queue_status::write(self.client.clone(), reports));
+        }
+    }
+
+    fn reported(&mut self, written: Result<Vec<(QueueReport, bool)>, tokio::task::JoinError>) {
+        for (report, is_written) in written.unwrap_or_default() {
+            if is_written {
+                let report = QueueReport { dropped: Vec::new(), is_fault_news: false, ..report };
+                self.written.insert(report.name.clone(), report);
+            } else {
+                self.state.tell_again(&report.name);
+            }
+        }
     }
 
     fn apply(&mut self, input: Input) {

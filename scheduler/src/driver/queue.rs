@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::core::{ClassId, PluginSet, PodKey, PodMap};
+use crate::fair::{QueueId, Tree};
 
 /// Times that govern the queue.
 #[derive(Clone, Copy, Debug)]
@@ -35,12 +36,17 @@ enum Place {
     Active(ActiveKey),
     Backoff(Duration, u64),
     Unschedulable(Duration, u64),
+    /// Held back by a queue.
+    Held(QueueId, HeldKey),
     Gated,
     /// Popped: being placed or bound.
     Out,
 }
 
-type ActiveKey = (Reverse<i32>, Duration, u64);
+/// In what order pods are tried: the more important, then those that waited longer.
+pub type ActiveKey = (Reverse<i32>, Duration, u64);
+/// The same for those that are held back, whenever they were last tried.
+type HeldKey = (Reverse<i32>, u64);
 
 #[derive(Clone, Copy, Debug)]
 struct Entry {
@@ -49,6 +55,8 @@ struct Entry {
     class: ClassId,
     attempts: u32,
     last_attempt: Duration,
+    /// When it came, in turn.
+    number: u64,
 }
 
 /// The unschedulable pods of one class.
@@ -105,7 +113,16 @@ pub struct Counts {
 pub struct Queue {
     delays: Delays,
     entries: PodMap<Entry>,
+    /// Active pods that name no queue.
     active: BTreeMap<ActiveKey, PodKey>,
+    /// The queues, with their active pods.
+    pub fair: Tree<ActiveKey, PodKey>,
+    /// How many of those there are.
+    fair_active: usize,
+    /// The queues of the pods that are in one.
+    lines: PodMap<QueueId>,
+    held: BTreeMap<QueueId, BTreeMap<HeldKey, PodKey>>,
+    held_count: usize,
     backoff: BTreeMap<(Duration, u64), PodKey>,
     unschedulable: BTreeMap<(Duration, u64), PodKey>,
     waiting: BTreeMap<ClassId, Waiting>,
@@ -127,17 +144,19 @@ impl Queue {
     /// How many pods wait where.
     pub fn counts(&self) -> Counts {
         Counts {
-            active: self.active.len(),
+            active: self.active.len() + self.fair_active,
             backoff: self.backoff.len(),
-            unschedulable: self.unschedulable.len(),
+            unschedulable: self.unschedulable.len() + self.held_count,
             gated: self.gated,
         }
     }
 
     /// Adds a pod, or starts a changed one afresh: active at once.
     pub fn add(&mut self, pod: PodKey, class: ClassId, priority: i32, now: Duration) {
-        let attempts = self.take(pod).map_or(0, |entry| entry.attempts);
-        let entry = Entry { place: Place::Out, priority, class, attempts, last_attempt: now };
+        let before = self.take(pod);
+        let attempts = before.map_or(0, |entry| entry.attempts);
+        let number = before.map_or_else(|| self.next_sequence(), |entry| entry.number);
+        let entry = Entry { place: Place::Out, priority, class, attempts, last_attempt: now, number };
         self.entries.insert(pod, entry);
         self.activate(pod, now);
     }
@@ -146,7 +165,8 @@ impl Queue {
     pub fn gate(&mut self, pod: PodKey, class: ClassId, priority: i32) {
         self.take(pod);
         self.gated += 1;
-        let entry = Entry { place: Place::Gated, priority, class, attempts: 0, last_attempt: Duration::ZERO };
+        let (last_attempt, number) = (Duration::ZERO, self.next_sequence());
+        let entry = Entry { place: Place::Gated, priority, class, attempts: 0, last_attempt, number };
         self.entries.insert(pod, entry);
     }
 
@@ -154,18 +174,77 @@ impl Queue {
     pub fn remove(&mut self, pod: PodKey) {
         self.take(pod);
         self.entries.remove(&pod);
+        self.set_line(pod, None);
+    }
+
+    /// The queue that a pod is in. One that changes is to be added anew.
+    pub fn set_line(&mut self, pod: PodKey, line: Option<QueueId>) {
+        let before = self.line_of(pod);
+        if before == line {
+            return;
+        }
+        self.take(pod);
+        match line {
+            Some(line) => {
+                self.fair.waits(line, true);
+                self.lines.insert(pod, line)
+            }
+            None => self.lines.remove(&pod),
+        };
+        if let Some(before) = before {
+            self.fair.waits(before, false);
+        }
+    }
+
+    /// The queue that a waiting pod is in.
+    pub fn line_of(&self, pod: PodKey) -> Option<QueueId> {
+        if self.lines.is_empty() { None } else { self.lines.get(&pod).copied() }
+    }
+
+    /// Puts back a popped pod that a queue holds back, until it may have more.
+    pub fn put_held(&mut self, pod: PodKey, queue: QueueId) {
+        let Some(entry) = self.entries.get_mut(&pod).filter(|entry| entry.place == Place::Out) else { return };
+        let key = (Reverse(entry.priority), entry.number);
+        entry.place = Place::Held(queue, key);
+        self.held.entry(queue).or_default().insert(key, pod);
+        self.held_count += 1;
+    }
+
+    /// The pods that a queue holds back, in the order in which they may go.
+    pub fn held_by(&self, queue: QueueId) -> impl Iterator<Item = PodKey> + '_ {
+        self.held.get(&queue).into_iter().flat_map(BTreeMap::values).copied()
+    }
+
+    /// A pod that was held back is tried again.
+    pub fn let_try(&mut self, pod: PodKey, now: Duration) {
+        if self.entries.get(&pod).is_some_and(|entry| matches!(entry.place, Place::Held(..))) {
+            self.take(pod);
+            self.activate(pod, now);
+        }
     }
 
     /// The next pod to try.
     pub fn pop(&mut self, now: Duration) -> Option<PodKey> {
         self.advance(now);
-        let (_, pod) = self.active.pop_first()?;
+        let pod = self.pop_first()?;
         if let Some(entry) = self.entries.get_mut(&pod) {
             entry.place = Place::Out;
             entry.attempts += 1;
             entry.last_attempt = now;
         }
         Some(pod)
+    }
+
+    /// Pods that name no queue come in turn with the first pod of the queue that is next.
+    fn pop_first(&mut self) -> Option<PodKey> {
+        let line = if self.fair_active > 0 { self.fair.first() } else { None };
+        match (line, self.active.keys().next()) {
+            (Some((line, turn)), alone) if alone.is_none_or(|alone| turn < *alone) => {
+                self.fair_active -= 1;
+                self.fair.remove(line, turn)
+            }
+            _ => self.active.pop_first().map(|(_, pod)| pod),
+        }
     }
 
     /// A popped pod turns out to be of another class.
@@ -293,7 +372,13 @@ impl Queue {
         let Some(entry) = self.entries.get_mut(&pod) else { return };
         let key = (Reverse(entry.priority), now, sequence);
         entry.place = Place::Active(key);
-        self.active.insert(key, pod);
+        match self.line_of(pod) {
+            Some(line) => {
+                self.fair.push(line, key, pod);
+                self.fair_active += 1;
+            }
+            None => drop(self.active.insert(key, pod)),
+        }
     }
 
     fn next_sequence(&mut self) -> u64 {
@@ -306,8 +391,18 @@ impl Queue {
         let entry = self.entries.get_mut(&pod)?;
         let before = *entry;
         match std::mem::replace(&mut entry.place, Place::Out) {
-            Place::Active(key) => {
-                self.active.remove(&key);
+            Place::Active(key) => match self.lines.get(&pod) {
+                Some(line) => self.fair_active -= usize::from(self.fair.remove(*line, key).is_some()),
+                None => drop(self.active.remove(&key)),
+            },
+            Place::Held(queue, key) => {
+                self.held_count -= 1;
+                if let Some(held) = self.held.get_mut(&queue) {
+                    held.remove(&key);
+                    if held.is_empty() {
+                        self.held.remove(&queue);
+                    }
+                }
             }
             Place::Backoff(until, sequence) => {
                 self.backoff.remove(&(until, sequence));

@@ -23,6 +23,7 @@ mod ganging;
 mod holding;
 mod preempting;
 mod providing;
+mod queueing;
 mod surroundings;
 mod trial;
 
@@ -32,6 +33,8 @@ use holding::Holders;
 pub use preempting::Victim;
 use preempting::{Diagnosed, PlacedName};
 use providing::{Going, Outlook, Sources};
+use queueing::Members;
+pub use queueing::QueueReport;
 pub use trial::{Leaver, Outcome, Trial};
 
 #[derive(Clone, Debug)]
@@ -51,6 +54,8 @@ struct Pending {
     priority: i32,
     never_preempts: bool,
     gated: bool,
+    /// The queue that it names.
+    queue: Option<String>,
     first_seen: Duration,
     assumed: bool,
     /// The node that its status says it waits for.
@@ -71,8 +76,8 @@ struct Found {
 /// See the module's description.
 #[derive(Clone, Debug)]
 pub struct State {
-    engine: Engine,
-    queue: Queue,
+    pub(super) engine: Engine,
+    pub(super) queue: Queue,
     /// By scheduler name.
     profiles: BTreeMap<String, Profile>,
     owners: Owners,
@@ -98,6 +103,12 @@ pub struct State {
     namespaces: Known<String>,
     known_budgets: Known<ObjectKey>,
     budgets: Budgets,
+    pub(super) known_queues: Known<String>,
+    /// The resources of which the statuses of queues say that they use some.
+    pub(super) told_used: BTreeMap<String, BTreeSet<String>>,
+    members: Members,
+    /// Nodes came, changed or went since the queues last knew what there is in all.
+    capacity_changed: bool,
     gangs: Gangs,
     /// Groups that have got another pod, or ask for something else.
     stirred: BTreeSet<Arc<ObjectKey>>,
@@ -139,6 +150,10 @@ impl State {
             namespaces: Known::default(),
             known_budgets: Known::default(),
             budgets: Budgets::new(),
+            known_queues: Known::default(),
+            told_used: BTreeMap::new(),
+            members: Members::default(),
+            capacity_changed: false,
             gangs: Gangs::default(),
             stirred: BTreeSet::new(),
             turned: PluginSet::NONE,
@@ -229,6 +244,7 @@ impl State {
             Some(claimant) => self.holder_assigned(key, node, claimant, &pod.class, standing),
             None => self.pod_added(key, node, &pod.class, standing),
         }
+        self.seat_member(key, &pod.namespace, pod.queue.as_deref());
     }
 
     fn pod_added(&mut self, key: PodKey, node: &str, spec: &ClassSpec, standing: Standing) {
@@ -240,6 +256,7 @@ impl State {
     }
 
     fn pod_waits(&mut self, pod: PodFacts, outlook: Outlook, now: Duration) -> Option<Action> {
+        let has_moved = self.line_up(&pod);
         let reference = PodRef {
             key: pod.key,
             uid: pod.uid,
@@ -258,6 +275,8 @@ impl State {
             known.never_preempts = pod.never_preempts;
             let same = known.hindrance == outlook.hindrance;
             known.hindrance = outlook.hindrance;
+            known.queue = pod.queue;
+            let same = same && !has_moved;
             let same =
                 same && known.class_spec == pod.class && known.priority == pod.priority && known.gated == pod.gated;
             if same {
@@ -288,6 +307,7 @@ impl State {
                 priority: pod.priority,
                 never_preempts: pod.never_preempts,
                 gated: pod.gated,
+                queue: pod.queue,
                 first_seen: now,
                 assumed: false,
                 nominated: pod.nominated,
@@ -318,6 +338,7 @@ impl State {
         self.drop_pending_entry(key);
         self.names.remove(&key);
         self.holders.gone(key);
+        self.unseat(key);
         if self.engine.remove_pod(key).is_some() {
             self.freed = true;
         }
@@ -326,6 +347,7 @@ impl State {
     /// Forgets a pod that waits, and what it was assumed to hold.
     fn drop_pending(&mut self, key: PodKey) {
         if self.drop_pending_entry(key).is_some_and(|pending| pending.assumed) {
+            self.unseat(key);
             self.engine.remove_pod(key);
             self.freed = true;
         }
@@ -358,6 +380,7 @@ impl State {
         self.look_at_holders();
         self.wake_claimants(now);
         self.wake_gangs(now);
+        self.wake_queues(now);
         let turned = std::mem::take(&mut self.turned);
         let (freed, came) = (std::mem::take(&mut self.freed), std::mem::take(&mut self.came));
         if !freed && !came {
@@ -390,6 +413,9 @@ impl State {
     fn next_pod(&mut self, now: Duration, actions: &mut Vec<Action>) -> Option<PodKey> {
         self.look_at_going(now, actions);
         self.end_holds(now, actions);
+        if self.queue.fair.is_loosened() {
+            self.wake_queues(now);
+        }
         let key = self.queue.pop(now)?;
         self.refresh_class(key);
         Some(key)
@@ -420,6 +446,9 @@ impl State {
 
     /// The best place for a pod, as things are.
     fn find(&mut self, key: PodKey) -> Option<Found> {
+        if self.blocked(key).is_some() {
+            return None;
+        }
         let pending = self.pending.get(&key)?;
         let ask = Ask { pod: key, class: pending.class, priority: pending.priority };
         match (&pending.hindrance, &pending.claimant) {
@@ -437,6 +466,7 @@ impl State {
         // Room that was kept for it elsewhere is for others now.
         self.freed |= self.engine.nominated_node(key).is_some_and(|kept| kept != self.engine.node_name(*node));
         self.engine.assume(key, ask.class, *node, ask.priority);
+        self.seat_waiting(key);
         self.assumed += 1;
         self.came = true;
         self.storage.assume(choice);
@@ -492,6 +522,7 @@ impl State {
         let nominated = pending.nominated.take().map(|_| None);
         actions.extend(pending.report(SCHEDULER_ERROR, &message, nominated));
         actions.extend(pending.event(message, now));
+        self.unseat(key);
         self.engine.remove_pod(key);
         self.queue.put_back(key, now);
         self.freed = true;

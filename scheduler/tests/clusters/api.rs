@@ -12,7 +12,7 @@ use super::{Cluster, complete, uid};
 
 type Params = std::collections::BTreeMap<String, String>;
 
-const KINDS: [(&str, &str); 15] = [
+const KINDS: [(&str, &str); 16] = [
     ("pods", "Pod"),
     ("nodes", "Node"),
     ("namespaces", "Namespace"),
@@ -28,6 +28,7 @@ const KINDS: [(&str, &str); 15] = [
     ("replicasets", "ReplicaSet"),
     ("statefulsets", "StatefulSet"),
     ("podgroups", "PodGroup"),
+    ("queues", "Queue"),
 ];
 
 pub struct Api;

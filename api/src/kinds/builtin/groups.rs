@@ -103,6 +103,7 @@ fn reviews() -> Vec<Row> {
 fn own() -> Vec<Row> {
     vec![
         row("scheduling.gantry.io", "v1alpha1", "PlacementReview", "placementreviews").only_created().cluster_wide(),
+        row("scheduling.gantry.io", "v1alpha1", "Queue", "queues").by(&strategy::limits::QUEUE).cluster_wide().status(),
         row("scheduling.x-k8s.io", "v1alpha1", "PodGroup", "podgroups")
             .by(&strategy::cluster::POD_GROUP)
             .short(&["pg"])

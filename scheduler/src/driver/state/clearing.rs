@@ -17,6 +17,7 @@ pub(super) struct Seat {
     ask: Ask,
     node: Arc<str>,
     victims: Vec<PodKey>,
+    reclaims: bool,
 }
 
 /// What becomes of the room that a group lacks.
@@ -89,26 +90,27 @@ impl State {
         if seats.len() < wanted {
             return Room::None { preempts };
         }
-        seats.extend(placed.iter().map(|(_, found)| self.seat(found, Vec::new())));
+        seats.extend(placed.iter().map(|(_, found)| self.chair(found, Vec::new(), false)));
         Room::Found(seats)
     }
 
-    fn seat(&self, found: &Found, victims: Vec<PodKey>) -> Seat {
-        Seat { ask: found.ask, node: self.engine.node_name(found.node).clone(), victims }
+    fn chair(&self, found: &Found, victims: Vec<PodKey>, reclaims: bool) -> Seat {
+        Seat { ask: found.ask, node: self.engine.node_name(found.node).clone(), victims, reclaims }
     }
 
     /// Finds a place for one more of a group, and who has to go for it. Otherwise nothing has changed but thoughts.
     fn clear(&mut self, round: &Round<'_>, pod: PodKey, thoughts: &mut Thoughts) -> bool {
-        let mut victims = Vec::new();
+        let (mut victims, mut reclaims) = (Vec::new(), false);
         // Where someone has gone for another one there may be enough for two.
         let mut found = if thoughts.away.is_empty() { None } else { self.find(pod) };
         if found.is_none() {
             let Some(pending) = self.pending.get(&pod) else { return false };
-            if pending.never_preempts || pending.hindrance.is_some() {
+            if pending.never_preempts || pending.hindrance.is_some() || self.blocked(pod).is_some() {
                 return false;
             }
             let ask = Ask { pod, class: pending.class, priority: pending.priority };
-            let Some(all) = self.victims_for(ask) else { return false };
+            let Some((all, owed)) = self.victims_for(ask) else { return false };
+            reclaims = owed;
             // Making one of its own go is no help.
             if all.pods.iter().any(|victim| self.gangs.of(*victim).is_some_and(|group| group == *round.key)) {
                 return false;
@@ -123,7 +125,7 @@ impl State {
         }
         let Some(found) = found else { return false };
         self.hold(pod, &found);
-        thoughts.seats.push(self.seat(&found, victims));
+        thoughts.seats.push(self.chair(&found, victims, reclaims));
         thoughts.held.push((pod, found));
         true
     }
@@ -141,8 +143,8 @@ impl State {
             Room::Found(mut seats) => {
                 // Whoever claims a node takes it from those that matter less.
                 seats.sort_by_key(|seat| Reverse(seat.ask.priority));
-                for Seat { ask, node, victims } in seats {
-                    self.claim(ask, &node, &victims, actions);
+                for Seat { ask, node, victims, reclaims } in seats {
+                    self.claim(ask, &node, &victims, reclaims, actions);
                 }
             }
             Room::None { .. } => self.freed |= !waited_for.is_empty(),

@@ -13,6 +13,7 @@ use super::super::queue::Refused;
 use super::clearing::Room;
 use super::{Action, Attempt, Found, State, UNSCHEDULABLE};
 use crate::core::{Ask, Plugin, PluginSet, PodKey, Preemption};
+use crate::fair::QueueId;
 
 /// The pods of a group that have no node for good.
 struct Members {
@@ -40,11 +41,13 @@ struct Told<'a> {
     plugins: PluginSet,
     /// Others may have to go for them, if that helps.
     preempts: bool,
+    /// The queue that holds them back.
+    at: Option<QueueId>,
 }
 
 impl<'a> Told<'a> {
     fn new(why: &'a str, plugins: PluginSet) -> Self {
-        Told { why, plugins, preempts: false }
+        Told { why, plugins, preempts: false, at: None }
     }
 }
 
@@ -150,7 +153,7 @@ impl State {
         }
         all.extend(members.open);
         let waited_for = self.nominations(&all);
-        let is_awaited = waited_for.iter().any(|(ask, _)| self.engine.waits_for_victims(*ask));
+        let is_awaited = waited_for.iter().any(|(ask, _)| self.waits_for_victims(*ask));
         let mut placed: Vec<(PodKey, Found)> = Vec::new();
         let mut refused: Vec<PodKey> = Vec::new();
         for pod in &all {
@@ -180,10 +183,11 @@ impl State {
             return Attempt::Assumed;
         }
         let (why, plugins) = self.why_gang_waits(key, spec, there + placed.len(), refused.first().copied());
+        let at = refused.first().and_then(|pod| self.blocked(*pod)).map(|(at, _)| at);
         let room = if is_awaited { Room::Coming } else { self.room_for_rest(round, &placed, &refused) };
         if matches!(room, Room::None { .. }) && spec.hold > Duration::ZERO && !placed.is_empty() {
             self.keep(key, placed, &why, now, actions);
-            return self.refuse_gang(&refused, first, &Told::new(&why, plugins), now, actions);
+            return self.refuse_gang(&refused, first, &Told { at, ..Told::new(&why, plugins) }, now, actions);
         }
         for (pod, found) in placed.iter().rev() {
             self.let_go(*pod, found);
@@ -191,7 +195,7 @@ impl State {
         self.gangs.set_since(key, None);
         let preempts = matches!(room, Room::None { preempts: true });
         self.settle_room(room, waited_for, actions);
-        self.refuse_gang(&all, first, &Told { why: &why, plugins, preempts }, now, actions)
+        self.refuse_gang(&all, first, &Told { why: &why, plugins, preempts, at }, now, actions)
     }
 
     /// Why not enough of a group fit, in the words for one that does not, as things are with the others in their places.
@@ -206,6 +210,9 @@ impl State {
         let Some((pod, pending)) = refused.and_then(|pod| Some((pod, self.pending.get(&pod)?))) else {
             return (group, PluginSet::ALL);
         };
+        if let Some((_, why)) = self.blocked(pod) {
+            return (format!("{group}: {why}"), PluginSet::NONE);
+        }
         if let Some(hindrance) = &pending.hindrance {
             return (format!("{group}: {hindrance}"), PluginSet::NONE.with(Plugin::VolumeBinding));
         }
@@ -288,6 +295,7 @@ impl State {
         pending.assumed = false;
         self.assumed -= 1;
         self.storage.forget(&found.choice);
+        self.unseat(pod);
         self.engine.remove_pod(pod);
         if let Some(scores) = &mut self.scores {
             scores.remove(&pod);
@@ -299,7 +307,7 @@ impl State {
         &mut self,
         pods: &[PodKey],
         first: PodKey,
-        &Told { why, plugins, preempts }: &Told<'_>,
+        &Told { why, plugins, preempts, at }: &Told<'_>,
         now: Duration,
         actions: &mut Vec<Action>,
     ) -> Attempt {
@@ -308,7 +316,10 @@ impl State {
             if *pod != first {
                 self.queue.take_out(*pod, now);
             }
-            self.queue.put_unschedulable(*pod, refused, now);
+            match at {
+                Some(queue) => self.queue.put_held(*pod, queue),
+                None => self.queue.put_unschedulable(*pod, refused, now),
+            }
             let nominated = self.engine.nominated_node(*pod).cloned();
             if let Some(pending) = self.pending.get_mut(pod) {
                 // What it waits for is written where that is news.
@@ -316,6 +327,9 @@ impl State {
                 actions.extend(pending.report(UNSCHEDULABLE, why, is_news.then_some(nominated)));
                 actions.extend(pending.event(why.to_owned(), now));
             }
+        }
+        if at.is_none() {
+            self.pass_on(first);
         }
         Attempt::Unschedulable
     }

@@ -34,6 +34,10 @@ pub(super) struct PlacedName {
 }
 
 impl PlacedName {
+    pub(super) fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
     pub(super) fn of(pod: &PodFacts) -> Self {
         let uid = (convert::usual_uid(pod.key) != pod.uid).then(|| pod.uid.as_str().into());
         let (namespace, name) = (pod.namespace.as_str().into(), pod.name.as_str().into());
@@ -61,6 +65,10 @@ pub(super) struct Diagnosed {
 impl State {
     /// No node takes the pod: finds out why, and whether others can make room for it.
     pub(super) fn refuse(&mut self, key: PodKey, now: Duration, actions: &mut Vec<Action>) {
+        if let Some((at, why)) = self.blocked(key) {
+            return self.hold_back(key, at, why, now, actions);
+        }
+        self.pass_on(key);
         let Some(pending) = self.pending.get(&key) else { return };
         let ask = Ask { pod: key, class: pending.class, priority: pending.priority };
         let (diagnosis, preemption) = match &pending.hindrance {
@@ -133,29 +141,53 @@ impl State {
         if never_preempts {
             return Preemption::Never;
         }
-        if self.engine.waits_for_victims(ask) {
+        if self.waits_for_victims(ask) {
             return Preemption::Waiting;
         }
-        let Some(victims) = self.victims_for(ask) else {
+        let Some((victims, reclaims)) = self.victims_for(ask) else {
             return self.engine.preemption_failure(ask, diagnosis);
         };
         let node = self.engine.node_name(victims.node).clone();
-        self.claim(ask, &node, &victims.pods, actions);
+        self.claim(ask, &node, &victims.pods, reclaims, actions);
         Preemption::Found
     }
 
-    /// Who would have to go for the pod, where that costs the least.
-    pub(super) fn victims_for(&mut self, ask: Ask) -> Option<Victims> {
+    /// Is someone about to leave the node that the pod waits for?
+    pub(super) fn waits_for_victims(&mut self, ask: Ask) -> bool {
+        match self.queue.line_of(ask.pod) {
+            Some(_) => self.engine.waits_for_any(ask),
+            None => self.engine.waits_for_victims(ask),
+        }
+    }
+
+    /// Who would have to go for the pod, where that costs the least, and whether they owe it their room.
+    pub(super) fn victims_for(&mut self, ask: Ask) -> Option<(Victims, bool)> {
+        if let Some(owed) = self.reclaim(ask) {
+            return Some((owed, true));
+        }
+        // Taken out for a while, so that the engine can be asked with what is known beside it.
+        let mut engine = std::mem::take(&mut self.engine);
         let names = &self.names;
         let name_of = |pod: PodKey| names.get(&pod).map(|placed| placed.name.to_string());
-        self.engine.preempt(ask, &self.budgets, &name_of)
+        let line = self.queue.line_of(ask.pod);
+        let found = engine.preempt_some(ask, &self.budgets, &name_of, &|pod| !self.is_spared(pod, line));
+        self.engine = engine;
+        found.map(|victims| (victims, false))
     }
 
     /// The pod waits for the node from now on, and these have to go there.
-    pub(super) fn claim(&mut self, ask: Ask, node: &Arc<str>, victims: &[PodKey], actions: &mut Vec<Action>) {
+    pub(super) fn claim(
+        &mut self,
+        ask: Ask,
+        node: &Arc<str>,
+        victims: &[PodKey],
+        reclaims: bool,
+        actions: &mut Vec<Action>,
+    ) {
         for pod in victims {
             self.engine.set_preempted(*pod, true);
         }
+        self.note_going(ask.pod, victims, reclaims);
         // Who matters less and waits for the same node may not fit there any more.
         for pod in self.engine.nominated_below(node, ask.priority) {
             self.engine.unnominate(pod);
@@ -165,7 +197,9 @@ impl State {
             }
         }
         self.freed |= self.engine.nominated_node(ask.pod).is_some_and(|kept| kept != node);
-        self.engine.nominate(ask, node);
+        // What was owed must not go to those again who had it, however much they matter.
+        let priority = if reclaims { i32::MAX } else { ask.priority };
+        self.engine.nominate(Ask { priority, ..ask }, node);
         // Those that are going already need not be told.
         let mut told = Vec::new();
         for pod in victims {
@@ -198,6 +232,7 @@ impl State {
         for pod in failed {
             self.engine.set_preempted(*pod, false);
         }
+        self.note_staying(failed);
         if !failed.is_empty() {
             self.left_alone.push(key);
         }

@@ -34,12 +34,14 @@ impl State {
     /// A namespace is new or has changed.
     pub fn namespace_seen(&mut self, name: String, labels: BTreeMap<String, String>) {
         self.namespaces.saw(&name);
+        self.note_default(&name, Some(&labels));
         self.freed |= self.engine.set_namespace(&name, labels);
     }
 
     /// A namespace is gone.
     pub fn namespace_gone(&mut self, name: &String) {
         self.namespaces.gone(name);
+        self.note_default(name, None);
         self.freed |= self.engine.remove_namespace(name);
     }
 
@@ -85,6 +87,7 @@ impl State {
     pub(super) fn set_node(&mut self, node: NodeSpec) -> NodeChange {
         let change = self.engine.set_node(node);
         if change.any() {
+            self.capacity_changed = true;
             self.turned = self.turned.union(change.may_help());
             self.freed = true;
         }
@@ -94,6 +97,7 @@ impl State {
     /// A node is gone. Who waits for it must look elsewhere.
     pub fn node_gone(&mut self, name: &String) {
         self.nodes.gone(name);
+        self.capacity_changed = true;
         self.engine.remove_node(name);
         self.going_at = u64::MAX;
         self.left_alone.extend(self.engine.nominated_on(name));
