@@ -222,6 +222,15 @@ pub struct AgentFlags {
     /// An image that came less than this ago is not removed
     #[arg(long, default_value = "2m", value_name = "DURATION", value_parser = components::duration)]
     pub minimum_image_ttl_duration: std::time::Duration,
+    /// How long the machine's shutdown waits for its pods in all; 0 is not at all
+    #[arg(long, default_value = "0s", value_name = "DURATION", value_parser = components::duration)]
+    pub shutdown_grace_period: std::time::Duration,
+    /// How much of that is for critical pods alone, which end last
+    #[arg(long, default_value = "0s", value_name = "DURATION", value_parser = components::duration)]
+    pub shutdown_grace_period_critical_pods: std::time::Duration,
+    /// Instead, seconds for the pods of each priority and above, such as `0=60,1000=30,2000000000=10`; lower ones end first
+    #[arg(long, value_name = "PRIORITY=SECONDS,…", value_parser = components::periods, conflicts_with_all = ["shutdown_grace_period", "shutdown_grace_period_critical_pods"])]
+    pub shutdown_grace_period_by_pod_priority: Option<components::Periods>,
     /// Instead of this machine, be so many nodes that only keep records of their containers: NAME-0, NAME-1, …
     #[arg(long, value_name = "N", conflicts_with = "containerd", value_parser = clap::value_parser!(u32).range(1..))]
     pub simulate: Option<u32>,

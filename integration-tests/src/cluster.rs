@@ -176,6 +176,22 @@ impl Cluster {
         pid
     }
 
+    /// Starts the node's agent in a process of its own, logging to `NAME.log`; returns its pid. For clusters without one.
+    pub fn start_agent(&mut self, name: &str, flags: &[&str]) -> u32 {
+        let kubeconfig = self.scratch().join("agent.kubeconfig");
+        if !kubeconfig.exists() {
+            let mut command = self.command(&self.tools.gantry);
+            command.arg("kubeconfig").arg("--data-dir").arg(self.data_dir());
+            let text = command::run(command.args(["node", "node-1", "--ip", "127.0.0.1"]), b"").ok();
+            fs::write(&kubeconfig, text).expect("a file can be written");
+        }
+        let mut command = self.command(&self.tools.gantry);
+        command.arg("agent").arg("--kubeconfig").arg(kubeconfig).arg("--data-dir").arg(self.data_dir());
+        command.args(["--node-name", "node-1", "--cgroup-root", &self.cgroup_root()]).args(flags);
+        command.env("GANTRY_LOG", std::env::var("GANTRY_LOG").unwrap_or_else(|_| "warn,gantry=info".into()));
+        self.spawn(name, command)
+    }
+
     /// Starts an etcd of one member at `http://127.0.0.1:2379`; `false` when the machine has none.
     ///
     /// # Panics

@@ -16,8 +16,10 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+mod checkpoint;
 mod clock;
 pub mod csi;
+pub mod diagnose;
 #[cfg(target_os = "linux")]
 pub mod linux;
 mod metrics;
@@ -27,6 +29,7 @@ pub mod pods;
 pub mod pressure;
 pub mod runtime;
 pub mod server;
+pub mod shutdown;
 pub mod simulate;
 mod start;
 pub mod stats;
@@ -38,6 +41,9 @@ pub use pressure::Policy as PressurePolicy;
 pub use pressure::images::Policy as ImagePolicy;
 pub use pressure::plan::parse_thresholds;
 pub use runtime::images::ImportError;
+#[cfg(unix)]
+pub use shutdown::control::AskError;
+pub use shutdown::plan::{Policy as ShutdownPolicy, parse_periods};
 pub use simulate::{Simulation, simulate};
 pub use start::run;
 
@@ -113,6 +119,8 @@ pub struct Options {
     pub pod_manifests: Option<PathBuf>,
     /// When the node runs short of something, and what is done about it.
     pub pressure: PressurePolicy,
+    /// How long the machine waits for its pods before it goes down.
+    pub shutdown: ShutdownPolicy,
 }
 
 impl Default for Options {
@@ -133,6 +141,7 @@ impl Default for Options {
             logs: LogPolicy::default(),
             pod_manifests: None,
             pressure: PressurePolicy::default(),
+            shutdown: ShutdownPolicy::default(),
         }
     }
 }
@@ -158,6 +167,15 @@ pub enum Error {
     /// A part of the agent ended on its own.
     #[error("{0} ended unexpectedly")]
     Ended(&'static str),
+}
+
+/// Asks the agent that uses `data_dir` to let its pods end because the machine goes down, or with `cancel`, to go on after all.
+/// `show` is told how far it is.
+#[cfg(unix)]
+pub async fn ask_shutdown(data_dir: &Path, cancel: bool, show: impl FnMut(&str)) -> Result<(), AskError> {
+    let instance = runtime::instance::Instance::of(data_dir);
+    let instance = instance.map_err(|error| AskError::NoAgent(data_dir.to_owned(), error))?;
+    shutdown::control::ask(&instance.run_dir(), cancel, show).await
 }
 
 /// Imports image archives into the runtime of the agent that uses (or last used) `data_dir`; returns the images' names.

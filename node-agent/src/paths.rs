@@ -26,6 +26,11 @@ impl Paths {
         self.data_dir.join("images")
     }
 
+    /// What the node starts its pods from when there is no API server to ask.
+    pub fn checkpoint(&self) -> PathBuf {
+        self.data_dir.join("checkpoint")
+    }
+
     /// Folders of all pods: one a UID.
     pub fn pods(&self) -> PathBuf {
         self.data_dir.join("pods")

@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::checkpoint::Checkpoint;
 use crate::csi::{self, Drivers};
 use crate::node::{self, Keeper, lease, machine};
 use crate::pods::config::{NodeSettings, parse_resolv_conf};
@@ -23,6 +24,7 @@ use crate::pressure::{self, Pressure};
 use crate::runtime::instance::Instance;
 use crate::runtime::{Runtime, images};
 use crate::server::{self, ServerContext};
+use crate::shutdown;
 use crate::stats::Collector;
 use crate::{Error, Metrics, Options, Paths, RuntimeChoice};
 
@@ -73,7 +75,9 @@ pub(crate) async fn run_node(
     spawn(&mut parts, "the event writer", recorder);
     let (shared, node) = watch::channel(None);
     let watched = Watched { services, node: node.clone() };
-    let context = context(&client, &options, &metrics, runtime.clone(), events.clone(), watched);
+    let checkpoint = open_checkpoint(&options, &paths).await?;
+    spawn(&mut parts, "the writer of the checkpoint", checkpoint.clone().write(stop.clone()));
+    let context = context(&client, &options, &metrics, runtime.clone(), events.clone(), (watched, checkpoint.clone()));
     let stats = Arc::new(Collector::new(
         runtime.clone(),
         context.directory.clone(),
@@ -98,8 +102,17 @@ pub(crate) async fn run_node(
     let (pressure, under_pressure) = watch::channel(Pressure::new());
     let (pod_cidrs, cidrs) = watch::channel(Vec::new());
     let settings = node_settings(&options, port, &context.host_ips);
+    let (down, going_down) = watch::channel(false);
     let told = node::Told { node: shared, pod_cidrs };
-    let keeper = Keeper::new(client.clone(), runtime.clone(), events, settings, told, under_pressure.clone());
+    let keeper = Keeper::new(
+        client.clone(),
+        runtime.clone(),
+        events,
+        settings,
+        told,
+        node::State { pressure: under_pressure.clone(), going_down: going_down.clone() },
+        checkpoint,
+    );
     let (registered, is_registered) = tokio::sync::oneshot::channel();
     spawn(&mut parts, "the node's status", keeper.run(move || _ = registered.send(()), stop.clone()));
     spawn(
@@ -123,11 +136,16 @@ pub(crate) async fn run_node(
         spawn(&mut parts, "the registration of storage drivers", found);
     }
     let files = follow_files(&mut parts, &options, stop.clone()).await;
-    let manager = Manager::new(context.clone(), node, under_pressure, files, stop.clone());
+    let state = node::State { pressure: under_pressure, going_down };
+    let manager = Manager::new(context.clone(), node, state, files, stop.clone());
     let policy = options.pressure.clone();
     if !simulated {
         let keeper = pressure::Keeper::new(context.clone(), stats, policy, manager.orders(), pressure);
         spawn(&mut parts, "the watch over the node's resources", keeper.run(stop.clone()));
+    }
+    if !simulated {
+        let keeper = shutdown::Keeper::new(context.clone(), options.shutdown.clone(), manager.orders(), down);
+        spawn(&mut parts, "the watch over the machine's shutdown", keeper.run(instance.run_dir(), stop.clone()));
     }
     let folder = paths.images();
     let cancelled = stop.clone();
@@ -161,6 +179,17 @@ async fn prepare(paths: &Paths) -> Result<Instance, Error> {
     }
     let instance = Instance::of(paths.data_dir());
     instance.map_err(|source| Error::DataDir { path: paths.data_dir().to_owned(), source })
+}
+
+/// What the node starts its pods from when the API server is away. Simulated nodes end with their API server.
+async fn open_checkpoint(options: &Options, paths: &Paths) -> Result<Checkpoint, Error> {
+    if matches!(options.runtime, RuntimeChoice::Given(_)) {
+        return Ok(Checkpoint::none());
+    }
+    let (root, name) = (paths.checkpoint(), options.node_name.clone());
+    let opened = tokio::task::spawn_blocking(move || Checkpoint::open(root, &name)).await;
+    let opened = opened.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+    opened.map_err(|source| Error::DataDir { path: paths.checkpoint(), source })
 }
 
 /// Waits until all parts have ended.
@@ -213,7 +242,7 @@ fn context(
     metrics: &Metrics,
     runtime: Arc<dyn Runtime>,
     events: Recorder,
-    watched: Watched,
+    (watched, checkpoint): (Watched, Checkpoint),
 ) -> Arc<Context> {
     let machine = machine::read(&options.data_dir);
     let host_ips: Vec<IpAddr> = vec![options.node_ip.unwrap_or_else(machine::default_ip)];
@@ -235,7 +264,8 @@ fn context(
         },
         allocatable: machine.allocatable(options.max_pods),
         ledger: Default::default(),
-        objects: Objects::new(client.clone()),
+        objects: Objects::new(client.clone(), checkpoint.clone()),
+        checkpoint,
         services: watched.services,
         node: watched.node,
         events,

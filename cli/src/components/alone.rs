@@ -71,7 +71,7 @@ pub async fn agent(options: args::Agent, flags: &ClientFlags) -> Result<()> {
     let health = serve_health(options.health, registry, &shutdown).await?;
     let ready = move || health.ready("agent");
     let name = node_name(&options.agent)?;
-    let agent = agent_options(&options.agent, name, options.data.data_dir, serving);
+    let agent = agent_options(&options.agent, name, options.data.data_dir, serving)?;
     match simulation {
         Some(simulation) => {
             let nodes = simulation.node_names(&agent.node_name).map(|name| (name, client.clone())).collect();

@@ -108,7 +108,7 @@ pub fn agent_options(
     node_name: String,
     data_dir: PathBuf,
     serving: Option<gantry_node_agent::ServingIdentity>,
-) -> gantry_node_agent::Options {
+) -> Result<gantry_node_agent::Options> {
     use gantry_node_agent::RuntimeChoice;
     let AgentFlags {
         node_name: _,
@@ -127,6 +127,9 @@ pub fn agent_options(
         image_gc_high_threshold,
         image_gc_low_threshold,
         minimum_image_ttl_duration,
+        shutdown_grace_period,
+        shutdown_grace_period_critical_pods,
+        shutdown_grace_period_by_pod_priority,
         simulate: _,
         simulate_start_delay: _,
     } = flags.clone();
@@ -149,7 +152,12 @@ pub fn agent_options(
         // A log that was put aside is named after the second.
         look_every: container_log_monitor_interval.max(Duration::from_secs(1)),
     };
-    gantry_node_agent::Options {
+    let shutdown = match shutdown_grace_period_by_pod_priority {
+        Some(Periods(periods)) => gantry_node_agent::ShutdownPolicy::of_periods(periods),
+        None => gantry_node_agent::ShutdownPolicy::of_grace(shutdown_grace_period, shutdown_grace_period_critical_pods)
+            .map_err(anyhow::Error::msg)?,
+    };
+    Ok(gantry_node_agent::Options {
         node_name,
         data_dir,
         runtime: containerd.map_or(RuntimeChoice::Own, RuntimeChoice::Attach),
@@ -162,8 +170,9 @@ pub fn agent_options(
         logs,
         pressure,
         pod_manifests: pod_manifest_path,
+        shutdown,
         ..Default::default()
-    }
+    })
 }
 
 /// The address with which this machine speaks to others: that of the interface with the default route, if there is one.
@@ -182,6 +191,15 @@ pub struct Thresholds(Vec<gantry_node_agent::pressure::plan::Threshold>);
 /// Parses thresholds of evictions.
 pub fn thresholds(text: &str) -> Result<Thresholds, String> {
     gantry_node_agent::parse_thresholds(text).map(Thresholds)
+}
+
+/// How long pods have, by priority, when the machine goes down.
+#[derive(Clone, Debug)]
+pub struct Periods(Vec<gantry_node_agent::shutdown::plan::Period>);
+
+/// Parses what pods of each priority have.
+pub fn periods(text: &str) -> Result<Periods, String> {
+    gantry_node_agent::parse_periods(text).map(Periods)
 }
 
 /// Parses an amount of bytes such as `10Mi`.

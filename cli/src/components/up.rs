@@ -70,7 +70,7 @@ pub async fn run(options: args::Up) -> Result<()> {
         let data_dir = options.data.data_dir.clone();
         if let Some(simulation) = simulation(&options.agent) {
             let nodes = simulation.node_names(&name).map(|name| (name.clone(), client(&name))).collect();
-            let (agents, delay) = (agent_options(&options.agent, name, data_dir, None), simulation.start_delay);
+            let (agents, delay) = (agent_options(&options.agent, name, data_dir, None)?, simulation.start_delay);
             let run = gantry_node_agent::simulate(nodes, agents, delay, metrics, ready("agents"), loops.clone());
             parts.spawn(async move { ("simulated agents", run.await.map_err(Into::into)) });
         } else {
@@ -82,7 +82,7 @@ pub async fn run(options: args::Up) -> Result<()> {
                 key_pem: certificate.key_pem,
                 client_ca_pem: server.pki().ca_pem().to_owned(),
             };
-            let agent = agent_options(&options.agent, name, data_dir, Some(serving));
+            let agent = agent_options(&options.agent, name, data_dir, Some(serving))?;
             let run = gantry_node_agent::run(client, agent, metrics, ready("agent"), loops.clone());
             parts.spawn(async move { ("agent", run.await.map_err(Into::into)) });
         }

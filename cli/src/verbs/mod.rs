@@ -14,6 +14,7 @@ mod image;
 mod jsonpath;
 mod logs;
 mod manifests;
+mod node;
 mod output;
 mod placement;
 mod rollout;
@@ -60,6 +61,9 @@ pub enum Verb {
     /// Work with the images on this machine
     #[command(subcommand)]
     Image(image::Command),
+    /// Drain, cordon and shut down nodes
+    #[command(subcommand)]
+    Node(node::Command),
     /// Back up, restore, move, check and compact the store, and change its keys
     #[command(subcommand)]
     Store(store::Command),
@@ -78,6 +82,11 @@ pub async fn run(verb: Verb, flags: &ClientFlags) -> anyhow::Result<ExitCode> {
     let done = match verb {
         Verb::Image(command) => image::run(command).await,
         Verb::Store(command) => store::run(command, flags).await,
+        Verb::Node(command) => match node::run_locally(command).await {
+            Ok(Ok(code)) => Ok(code),
+            Ok(Err(command)) => with_session(Verb::Node(command), flags).await,
+            Err(error) => Err(error),
+        },
         verb => with_session(verb, flags).await,
     };
     match done {
@@ -110,6 +119,7 @@ async fn carry_out(verb: Verb, session: &Session) -> anyhow::Result<ExitCode> {
         Verb::Plan(args) => placement::plan(session, &args).await,
         Verb::Why(args) => placement::why(session, &args).await,
         Verb::WhatIf(command) => placement::what_if(session, &command).await,
+        Verb::Node(command) => node::run(session, &command).await,
         Verb::Image(command) => image::run(command).await,
         // Asked for before there is a session, which it may not need.
         Verb::Store(command) => store::run(command, &ClientFlags::default()).await,

@@ -57,6 +57,13 @@ fn kubectls_habits_on_the_command_line_are_understood() {
         "rollout pause deployment/web",
         "rollout resume deployment/web",
         "image import a.tar b.tar",
+        "node drain a b --ignore-daemonsets --delete-emptydir-data --force --grace-period=-1 --timeout 5m",
+        "node drain -l disk=ssd --dry-run=server --pod-selector app=web --disable-eviction",
+        "node cordon a --dry-run",
+        "node uncordon a",
+        "node diagnose",
+        "node diagnose a",
+        "node shutdown --data-dir /x --cancel",
     ] {
         // A flag that takes no value is the one difference that is meant.
         let line = line.replace(" --now=false", "");

@@ -14,6 +14,7 @@ use super::client::Socket;
 use super::messages::PluginInfo;
 use super::node;
 use super::{Driver, Drivers};
+use crate::checkpoint;
 use crate::node::SharedNode;
 
 /// How often the folder is looked at. Reading a folder that is nearly always empty costs less than being told of it.
@@ -22,6 +23,20 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// The kind of plugin that has volumes.
 const KIND: &str = "CSIPlugin";
+
+/// Why a driver is not registered.
+enum Refusal {
+    /// The API server could not be told.
+    Away(String),
+    /// It cannot be used.
+    No(String),
+}
+
+impl From<String> for Refusal {
+    fn from(why: String) -> Self {
+        Self::No(why)
+    }
+}
 
 /// A socket in the folder.
 #[derive(Clone, Debug)]
@@ -108,23 +123,35 @@ impl Follower {
         let socket = Socket(path.to_owned());
         let info = socket.plugin_info().await;
         let info = info.map_err(|error| format!("failed to get plugin info using RPC GetInfo: {error}"))?;
-        let result = self.take(path, &info).await;
+        let result = match self.take(path, &info).await {
+            Err(Refusal::Away(why)) => return Err(format!("{why}; it is used all the same")),
+            Err(Refusal::No(why)) => Err(why),
+            Ok(()) => Ok(()),
+        };
         let told = socket.notify(result.clone().err()).await;
         result.and_then(|()| told.map_err(|error| format!("failed to send registration status: {error}")))
     }
 
-    async fn take(&self, path: &Path, info: &PluginInfo) -> Result<(), String> {
+    async fn take(&self, path: &Path, info: &PluginInfo) -> Result<(), Refusal> {
         check(info)?;
         let own = Socket(if info.endpoint.is_empty() { path.to_owned() } else { PathBuf::from(&info.endpoint) });
         let said = own.node_info().await.map_err(|error| format!("plugin registration failed with err: {error}"))?;
         let capabilities = own.capabilities().await;
         let capabilities = capabilities.map_err(|error| format!("plugin registration failed with err: {error}"))?;
-        let Some(node) = self.node.borrow().clone() else { return Err("the node is not registered yet".into()) };
+        let Some(node) = self.node.borrow().clone() else {
+            return Err(Refusal::No("the node is not registered yet".into()));
+        };
         let told = node::tell(&self.client, &node, &info.name, Some(&said)).await;
-        told.map_err(|error| format!("plugin registration failed with err: error updating CSINode: {error}"))?;
+        let why = |error: &kube::Error| format!("plugin registration failed with err: error updating CSINode: {error}");
+        let result = match told {
+            // The API is told when it is there again; until then pods that it knew of may need the driver.
+            Err(error) if checkpoint::is_away(&error) => Err(Refusal::Away(why(&error))),
+            Err(error) => return Err(Refusal::No(why(&error))),
+            Ok(()) => Ok(()),
+        };
         info!(driver = info.name, node_id = said.node_id, "a storage driver is registered");
         self.drivers.put(info.name.clone(), Driver { socket: own, capabilities, registered_by: path.to_owned() });
-        Ok(())
+        result
     }
 
     async fn tell(&self, name: &str, info: Option<&super::messages::NodeInfo>) {

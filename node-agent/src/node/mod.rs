@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::checkpoint::{self, Checkpoint, Key};
 use crate::pods::events::{Kind, Recorder};
 use crate::pressure::Pressure;
 use crate::runtime::{ImageRecord, Runtime, RuntimeVersion};
@@ -54,6 +55,15 @@ pub struct Settings {
     pub machine: Machine,
 }
 
+/// What the node is short of, and whether it goes down.
+#[derive(Clone)]
+pub struct State {
+    /// The conditions because of which pods are not taken.
+    pub pressure: watch::Receiver<Pressure>,
+    /// Whether the machine is about to go down.
+    pub going_down: watch::Receiver<bool>,
+}
+
 /// Whom the keeper tells what it learns.
 pub struct Told {
     /// Of the Node.
@@ -70,7 +80,8 @@ pub struct Keeper {
     settings: Settings,
     shared: watch::Sender<SharedNode>,
     pod_cidrs: watch::Sender<Vec<String>>,
-    pressure: watch::Receiver<Pressure>,
+    state: State,
+    checkpoint: Checkpoint,
     version: Option<RuntimeVersion>,
     images: Vec<ImageRecord>,
     images_at: Option<Instant>,
@@ -80,14 +91,15 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// A keeper of a node that has the conditions of `pressure`.
+    /// A keeper of a node in that `state`.
     pub fn new(
         client: Client,
         runtime: Arc<dyn Runtime>,
         events: Recorder,
         settings: Settings,
         told: Told,
-        pressure: watch::Receiver<Pressure>,
+        state: State,
+        checkpoint: Checkpoint,
     ) -> Self {
         let Told { node: shared, pod_cidrs } = told;
         Self {
@@ -97,7 +109,8 @@ impl Keeper {
             settings,
             shared,
             pod_cidrs,
-            pressure,
+            state,
+            checkpoint,
             version: None,
             images: Vec::new(),
             images_at: None,
@@ -123,13 +136,25 @@ impl Keeper {
 
     async fn register_until_done(&mut self) {
         let mut failures = 0u32;
+        let began = Instant::now();
         while let Err(error) = self.register().await {
             failures += 1;
             // The API server of the same process may still be starting.
             if failures == 10 {
                 warn!(%error, "cannot register the node");
             }
+            if began.elapsed() > checkpoint::WAIT && self.shared.borrow().is_none() {
+                self.take_kept().await;
+            }
             tokio::time::sleep(if failures < 10 { Duration::from_millis(50) } else { RETRY }).await;
+        }
+    }
+
+    /// The API server is not there: the Node as it last was, so that pods have their addresses.
+    async fn take_kept(&mut self) {
+        let key = Key::cluster(checkpoint::Kind::Node, &self.settings.name);
+        if let Some(node) = self.checkpoint.find::<Node>(&key).await {
+            self.take(Some(node)).await;
         }
     }
 
@@ -185,6 +210,9 @@ impl Keeper {
     async fn take(&mut self, node: Option<Node>) {
         let spec = node.as_ref().and_then(|node| node.spec.clone()).unwrap_or_default();
         let cidrs = spec.pod_cidrs.filter(|list| !list.is_empty()).or_else(|| spec.pod_cidr.map(|cidr| vec![cidr]));
+        if let Some(node) = &node {
+            self.checkpoint.keep_node(node);
+        }
         self.shared.send_replace(node.map(Arc::new));
         let cidrs = cidrs.unwrap_or_default();
         if cidrs.is_empty() || *self.pod_cidrs.borrow() == cidrs {
@@ -228,7 +256,8 @@ impl Keeper {
             loop {
                 let event = tokio::select! {
                     () = tokio::time::sleep_until(deadline) => break,
-                    Ok(()) = self.pressure.changed() => break,
+                    Ok(()) = self.state.pressure.changed() => break,
+                    Ok(()) = self.state.going_down.changed() => break,
                     event = nodes.next() => event,
                 };
                 match event {
@@ -273,7 +302,8 @@ impl Keeper {
             self.images_at = Some(Instant::now());
         }
         let runtime = self.runtime.status().await.map_err(|error| error.to_string());
-        let pressure = self.pressure.borrow_and_update().clone();
+        let pressure = self.state.pressure.borrow_and_update().clone();
+        let going_down = *self.state.going_down.borrow_and_update();
         status::compute(&status::Sources {
             name: &self.settings.name,
             ips: &self.settings.ips,
@@ -281,6 +311,7 @@ impl Keeper {
             max_pods: self.settings.max_pods,
             machine: &self.settings.machine,
             pressure: &pressure,
+            going_down,
             version: self.version.as_ref(),
             runtime: &runtime,
             images: &self.images,

@@ -36,6 +36,8 @@ pub struct Sources<'a> {
     pub machine: &'a Machine,
     /// What it is short of.
     pub pressure: &'a Pressure,
+    /// Whether the machine is about to go down.
+    pub going_down: bool,
     /// The runtime's name and version, if it answered.
     pub version: Option<&'a RuntimeVersion>,
     /// The runtime's state, or why it did not say.
@@ -160,6 +162,9 @@ fn ready(from: &Sources<'_>) -> NodeCondition {
             }
         }
     }
+    if from.going_down {
+        faults.push("node is shutting down".to_owned());
+    }
     if faults.is_empty() {
         return condition(from, "Ready", true, "KubeletReady", "kubelet is posting ready status".into());
     }
@@ -210,6 +215,7 @@ mod tests {
                 max_pods: 110,
                 machine: &machine,
                 pressure: &pressure,
+                going_down: false,
                 version: None,
                 runtime: &runtime,
                 images: &[],

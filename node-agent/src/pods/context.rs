@@ -17,6 +17,7 @@ use super::objects::Objects;
 use super::resources::Amounts;
 use super::volumes::Tokens;
 use super::volumes::persistent::Locks;
+use crate::checkpoint::Checkpoint;
 use crate::csi::Drivers;
 use crate::node::SharedNode;
 use crate::runtime::Runtime;
@@ -42,6 +43,8 @@ pub struct Context {
     pub allocatable: Amounts,
     /// What pods have of it.
     pub ledger: Ledger,
+    /// What the node keeps for when the API server is away.
+    pub checkpoint: Checkpoint,
     /// ConfigMaps, Secrets, tokens.
     pub objects: Objects,
     /// All services of the cluster.

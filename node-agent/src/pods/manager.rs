@@ -29,7 +29,9 @@ use super::memory::Waiting;
 use super::resources::pod_requests;
 use super::worker::{Inbox, Wanted, Worker};
 use super::{mirror, resize, spec};
-use crate::pressure::{Pressure, plan};
+use crate::checkpoint;
+use crate::node::State;
+use crate::pressure::plan;
 use crate::runtime::{PodIdentity, PodRecord, RuntimeEvent};
 
 /// How often everything is listed, in case an event was lost.
@@ -61,20 +63,20 @@ pub struct Manager {
     initial: Vec<Pod>,
     /// A sender to hand out, and where what is sent arrives.
     orders: (mpsc::Sender<Addressed>, mpsc::Receiver<Addressed>),
-    /// The conditions because of which pods are not taken.
-    pressure: watch::Receiver<Pressure>,
+    /// Because of which pods may not be taken.
+    state: State,
     /// The pods of files.
     files: watch::Receiver<Pods>,
     shutdown: CancellationToken,
 }
 
 impl Manager {
-    /// A manager without workers. `node` is the Node object as the API has it, `pressure` what it is short of, `files` are the
+    /// A manager without workers. `node` is the Node object as the API has it, `state` what it is short of, `files` are the
     /// pods of its files.
     pub fn new(
         context: Arc<Context>,
         node: watch::Receiver<Option<Arc<Node>>>,
-        pressure: watch::Receiver<Pressure>,
+        state: State,
         files: watch::Receiver<Pods>,
         shutdown: CancellationToken,
     ) -> Self {
@@ -87,7 +89,7 @@ impl Manager {
             listed: false,
             initial: Vec::new(),
             orders: mpsc::channel(ORDERS_LEN),
-            pressure,
+            state,
             files,
             shutdown,
         }
@@ -115,6 +117,9 @@ impl Manager {
         });
         tokio::pin!(pods);
         let mut events = self.context.runtime.subscribe();
+        let kept = tokio::time::sleep(checkpoint::WAIT);
+        tokio::pin!(kept);
+        let mut kept_taken = false;
         let mut relist = tokio::time::interval(RELIST_EVERY);
         relist.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let shutdown = self.shutdown.clone();
@@ -123,6 +128,10 @@ impl Manager {
                 () = shutdown.cancelled() => break,
                 () = &mut registered, if !is_registered => is_registered = true,
                 Ok(()) = self.files.changed() => self.take_files().await,
+                () = &mut kept, if !self.listed && !kept_taken => {
+                    kept_taken = true;
+                    self.take_kept().await;
+                }
                 event = pods.next(), if is_registered => match event {
                     Some(Ok(event)) => {
                         self.take(event).await;
@@ -186,12 +195,16 @@ impl Manager {
         for (uid, worker) in &self.workers {
             if !listed.contains(uid) {
                 self.context.ledger.release(uid);
-                worker.wanted.send_modify(|wanted| wanted.gone = true);
+                worker.wanted.send_modify(|wanted| {
+                    wanted.gone = true;
+                    wanted.kept = false;
+                });
             }
         }
         for pod in pods {
             self.apply(pod, &known);
         }
+        self.context.checkpoint.retain_pods(|uid| listed.contains(uid));
         let first = !self.listed;
         self.listed = true;
         self.compare(&records);
@@ -200,7 +213,7 @@ impl Manager {
             for uid in self.sweep(&listed, &known).await {
                 let pod =
                     PodRecord { pod: PodIdentity { uid: uid.clone(), ..Default::default() }, ..Default::default() };
-                self.start(uid, Wanted { pod: Arc::new(orphan(&pod)), gone: true }, None);
+                self.start(uid, Wanted { pod: Arc::new(orphan(&pod)), gone: true, kept: false }, None);
             }
         }
     }
@@ -239,7 +252,24 @@ impl Manager {
         for (uid, pod) in new {
             // Two pods of one name are not there at once: their logs lie in one place, and the API shows one.
             if !held.contains(&name_of(pod)) {
-                self.begin(uid.to_owned(), Wanted { pod: pod.clone(), gone: false }, &known);
+                self.begin(uid.to_owned(), Wanted { pod: pod.clone(), gone: false, kept: false }, &known);
+            }
+        }
+    }
+
+    /// The API server has not said which pods run here: those that it last said do, until it says otherwise.
+    async fn take_kept(&mut self) {
+        let mut pods = self.context.checkpoint.pods().await;
+        pods.retain(|pod| !is_over(pod));
+        if pods.is_empty() {
+            return;
+        }
+        warn!(pods = pods.len(), "the API server is not there; starting from what was kept");
+        pods.sort_by(|a, b| a.metadata.creation_timestamp.cmp(&b.metadata.creation_timestamp));
+        let known: Vec<String> = self.list().await.into_iter().map(|record| record.pod.uid).collect();
+        for pod in pods {
+            if let Some(uid) = pod.metadata.uid.clone().filter(|uid| !self.workers.contains_key(uid)) {
+                self.begin(uid, Wanted { pod: Arc::new(pod), gone: false, kept: true }, &known);
             }
         }
     }
@@ -272,7 +302,11 @@ impl Manager {
             // Where a pod comes from is for the node to say.
             *source = "api".to_owned();
         }
-        let wanted = Wanted { pod: Arc::new(pod), gone: false };
+        match is_over(&pod) {
+            true => self.context.checkpoint.forget_pod(&uid),
+            false => self.context.checkpoint.keep_pod(&pod),
+        }
+        let wanted = Wanted { pod: Arc::new(pod), gone: false, kept: false };
         if let Some(worker) = self.workers.get(&uid) {
             if is_over(&wanted.pod) {
                 self.context.ledger.release(&uid);
@@ -301,7 +335,12 @@ impl Manager {
         }
         let used = self.context.ledger.used();
         let node = self.node.borrow().clone();
-        let short = plan::refuse(pod, &self.pressure.borrow());
+        if *self.state.going_down.borrow() {
+            let message = "Pod was rejected as the node is shutting down.";
+            self.context.events.pod(pod, Kind::Warning, "NodeShutdown", message);
+            return Some(Waiting { reason: "NodeShutdown".into(), message: format!("Pod was rejected: {message}") });
+        }
+        let short = plan::refuse(pod, &self.state.pressure.borrow());
         let short = short.map(|why| Waiting { reason: "Evicted".into(), message: format!("Pod was rejected: {why}") });
         let refused = short.or_else(|| admission::refuse(pod, node.as_deref(), &self.context.allocatable, &used))?;
         let reason = match refused.reason.as_str() {
@@ -336,8 +375,9 @@ impl Manager {
     fn delete(&mut self, pod: Pod) {
         let Some(uid) = pod.metadata.uid.as_deref() else { return };
         self.context.ledger.release(uid);
+        self.context.checkpoint.forget_pod(uid);
         let Some(worker) = self.workers.get(uid) else { return };
-        worker.wanted.send_replace(Wanted { pod: Arc::new(pod), gone: true });
+        worker.wanted.send_replace(Wanted { pod: Arc::new(pod), gone: true, kept: false });
     }
 
     fn changed(&mut self, uid: &str) {
@@ -347,7 +387,7 @@ impl Manager {
     }
 
     async fn relist(&mut self) {
-        if !self.listed {
+        if !self.listed && self.workers.is_empty() {
             return;
         }
         match self.context.runtime.list().await {
@@ -366,9 +406,11 @@ impl Manager {
             match self.workers.get(uid) {
                 Some(worker) if self.seen.get(uid) != Some(&look) => worker.changed.notify_one(),
                 Some(_) => {}
+                // Whose it is says only the API server.
+                None if !self.listed => {}
                 None => {
                     info!(pod = %spec::full_name(&record.pod), "ending a pod that the API does not have");
-                    self.start(uid.clone(), Wanted { pod: Arc::new(orphan(record)), gone: true }, None);
+                    self.start(uid.clone(), Wanted { pod: Arc::new(orphan(record)), gone: true, kept: false }, None);
                 }
             }
         }

@@ -13,7 +13,7 @@ mod backoff;
 mod check;
 pub mod config;
 pub mod context;
-mod env;
+pub(crate) mod env;
 pub mod events;
 mod fields;
 pub mod files;
@@ -29,7 +29,7 @@ mod publish;
 mod resize;
 pub mod resources;
 pub mod rotation;
-mod spec;
+pub(crate) mod spec;
 mod start;
 mod status;
 mod termination;
@@ -41,7 +41,7 @@ mod tests;
 
 pub use images::Images;
 pub use ledger::Ledger;
-pub use manager::Manager;
+pub use manager::{Addressed, Manager};
 pub use objects::Objects;
 pub use volumes::Tokens;
 

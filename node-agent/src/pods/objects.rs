@@ -1,7 +1,8 @@
 //! ConfigMaps, Secrets and service account tokens that pods refer to, read by name when they are needed.
 //!
 //! A short-lived cache with one request in flight an object: a hundred pods that start at once and mount the same ConfigMap
-//! cost one read. The caller says how old an answer may be, so a pod never starts with what was there before it.
+//! cost one read. The caller says how old an answer may be, so a pod never starts with what was there before it; while the
+//! API server is away the answer is what the node has kept.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use kube::api::{Api, PostParams};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use crate::checkpoint::{Checkpoint, Key, Kind};
 use crate::runtime::PodIdentity;
 
 /// Entries not asked for within this time are dropped.
@@ -54,6 +56,7 @@ type Slots<K> = HashMap<(String, String), (Instant, Slot<K>)>;
 
 struct Cache<K> {
     kind: &'static str,
+    kept_as: Kind,
     slots: Mutex<Slots<K>>,
 }
 
@@ -62,15 +65,16 @@ where
     K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
         + Clone
         + std::fmt::Debug
+        + serde::Serialize
         + serde::de::DeserializeOwned,
 {
-    fn new(kind: &'static str) -> Self {
-        Self { kind, slots: Mutex::new(HashMap::new()) }
+    fn new(kind: &'static str, kept_as: Kind) -> Self {
+        Self { kind, kept_as, slots: Mutex::new(HashMap::new()) }
     }
 
     async fn get(
         &self,
-        client: &Client,
+        (client, checkpoint): (&Client, &Checkpoint),
         namespace: &str,
         name: &str,
         not_before: Instant,
@@ -92,11 +96,8 @@ where
         // The time of the question, not of the answer: what changes meanwhile counts as not seen.
         let asked_at = Instant::now();
         let api: Api<K> = Api::namespaced(client.clone(), namespace);
-        let value = api.get_opt(name).await.map_err(|source| ObjectError::Api {
-            kind: self.kind,
-            name: name.to_owned(),
-            source,
-        })?;
+        let read = checkpoint.read(Key::of(self.kept_as, namespace, name), api.get_opt(name)).await;
+        let value = read.map_err(|source| ObjectError::Api { kind: self.kind, name: name.to_owned(), source })?;
         entry.value = value.map(Arc::new);
         entry.read_at = Some(asked_at);
         Ok(entry.value.clone())
@@ -106,14 +107,16 @@ where
 /// The objects pods refer to.
 pub struct Objects {
     client: Client,
+    checkpoint: Checkpoint,
     config_maps: Cache<ConfigMap>,
     secrets: Cache<Secret>,
 }
 
 impl Objects {
     /// With empty caches.
-    pub fn new(client: Client) -> Self {
-        Self { client, config_maps: Cache::new("configmap"), secrets: Cache::new("secret") }
+    pub fn new(client: Client, checkpoint: Checkpoint) -> Self {
+        let config_maps = Cache::new("configmap", Kind::ConfigMap);
+        Self { client, checkpoint, config_maps, secrets: Cache::new("secret", Kind::Secret) }
     }
 
     /// A ConfigMap, as read at or after `not_before`; `None` if there is none.
@@ -123,7 +126,7 @@ impl Objects {
         name: &str,
         not_before: Instant,
     ) -> Result<Option<Arc<ConfigMap>>, ObjectError> {
-        self.config_maps.get(&self.client, namespace, name, not_before).await
+        self.config_maps.get((&self.client, &self.checkpoint), namespace, name, not_before).await
     }
 
     /// A Secret likewise.
@@ -133,21 +136,23 @@ impl Objects {
         name: &str,
         not_before: Instant,
     ) -> Result<Option<Arc<Secret>>, ObjectError> {
-        self.secrets.get(&self.client, namespace, name, not_before).await
+        self.secrets.get((&self.client, &self.checkpoint), namespace, name, not_before).await
     }
 
     /// A claim, as it is now: whether it is bound is what is waited for.
     pub async fn claim(&self, namespace: &str, name: &str) -> Result<Option<PersistentVolumeClaim>, ObjectError> {
         let api: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), namespace);
         let failed = |source| ObjectError::Api { kind: "persistentvolumeclaim", name: name.to_owned(), source };
-        api.get_opt(name).await.map_err(failed)
+        let key = Key::of(Kind::Claim, namespace, name);
+        self.checkpoint.read(key, api.get_opt(name)).await.map_err(failed)
     }
 
     /// A volume of the cluster, as it is now.
     pub async fn persistent_volume(&self, name: &str) -> Result<Option<PersistentVolume>, ObjectError> {
         let api: Api<PersistentVolume> = Api::all(self.client.clone());
         let failed = |source| ObjectError::Api { kind: "persistentvolume", name: name.to_owned(), source };
-        api.get_opt(name).await.map_err(failed)
+        let key = Key::cluster(Kind::Volume, name);
+        self.checkpoint.read(key, api.get_opt(name)).await.map_err(failed)
     }
 
     /// A fresh token of a service account, bound to a pod.

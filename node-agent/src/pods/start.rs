@@ -1,21 +1,25 @@
 //! Makes and starts one container.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use futures::FutureExt;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Container;
+use k8s_openapi::api::core::v1::{Container, Pod};
 use tokio::time::Instant;
 
 use super::act::{Change, Task};
 use super::config::{self, ContainerInputs};
+use super::context::Context;
 use super::env;
-use super::events::Kind;
+use super::events;
 use super::fields::Surroundings;
 use super::memory::Waiting;
 use super::plan::{latest, live_sandbox, restarts_of_next};
 use super::{images, spec, volumes};
 use crate::Paths;
+use crate::checkpoint::{Key, Kind};
 use crate::runtime::{
     ContainerConfig, ContainerState, ImageRecord, Mount, MountPropagation, NamespaceMode, PodRecord, RuntimeError,
     SandboxRecord,
@@ -49,7 +53,7 @@ pub async fn container(task: &Task, name: &str, attempt: u32, after_failure: Opt
     let made = match prepare(task, &found, sandbox, attempt, &image, image_ref).await {
         Ok(made) => made,
         Err(message) => {
-            tell(Kind::Warning, "Failed", format!("Error: {message}"));
+            tell(events::Kind::Warning, "Failed", format!("Error: {message}"));
             return failed(Waiting { reason: "CreateContainerConfigError".into(), message }, None, None);
         }
     };
@@ -62,12 +66,12 @@ pub async fn container(task: &Task, name: &str, attempt: u32, after_failure: Opt
     let id = match created {
         Ok(id) => id,
         Err(error) => {
-            tell(Kind::Warning, "Failed", format!("Error: {error}"));
+            tell(events::Kind::Warning, "Failed", format!("Error: {error}"));
             let waiting = Waiting { reason: "CreateContainerError".into(), message: error.to_string() };
             return failed(waiting, None, None);
         }
     };
-    tell(Kind::Normal, "Created", "Container created".into());
+    tell(events::Kind::Normal, "Created", "Container created".into());
     let note = Note::open(&task.context.paths.starting(&spec::identity(&task.pod).uid), &id).await;
     let began = Instant::now();
     let started = runtime.start_container(&id).await;
@@ -75,13 +79,13 @@ pub async fn container(task: &Task, name: &str, attempt: u32, after_failure: Opt
     task.context.metrics.observe("start_container", began.elapsed(), started.is_ok());
     drop(slot);
     if let Err(error) = started {
-        tell(Kind::Warning, "Failed", format!("Error: {error}"));
+        tell(events::Kind::Warning, "Failed", format!("Error: {error}"));
         let waiting = Waiting { reason: "RunContainerError".into(), message: error.to_string() };
         // It exists, and has ended: the usual restart back-off delays the next instance.
         let retry_at = matches!(error, RuntimeError::RunContainer(_)).then(Timestamp::now);
         return failed(waiting, retry_at, after_failure);
     }
-    tell(Kind::Normal, "Started", "Container started".into());
+    tell(events::Kind::Normal, "Started", "Container started".into());
     let mut changes = vec![Change::Started { name: name.to_owned(), after_failure }];
     changes.extend(post_start(task, &found.spec, &id).await);
     changes
@@ -160,7 +164,7 @@ async fn post_start(task: &Task, container: &Container, id: &str) -> Option<Chan
     };
     let error = result.err()?;
     let message = format!("PostStartHook failed: {error}");
-    task.context.events.container(&task.pod, &container.name, Kind::Warning, "FailedPostStartHook", message);
+    task.context.events.container(&task.pod, &container.name, events::Kind::Warning, "FailedPostStartHook", message);
     Some(Change::Condemned { id: id.to_owned(), message: "FailedPostStartHook".into() })
 }
 
@@ -180,8 +184,7 @@ async fn prepare(
     let fresh = now.checked_sub(FRESH).unwrap_or(now).max(task.fresh_since);
     let referred = volumes::refer(&context.objects, &who.namespace, env::references(container), fresh).await;
     let referred = referred.map_err(|error| error.to_string())?;
-    let services = context.services.state();
-    let services = env::service_variables(&task.pod, services.iter().map(AsRef::as_ref));
+    let services = service_variables(context, &task.pod).await;
     let around = Surroundings {
         host_ips: &context.host_ips,
         pod_ips: &sandbox.ips,
@@ -218,6 +221,21 @@ async fn prepare(
         made.processes_of = target;
     }
     Ok(made)
+}
+
+/// The variables of the services that the pod sees: as they are, or before they are known, as they last were.
+async fn service_variables(context: &Context, pod: &Pod) -> BTreeMap<String, String> {
+    let key = Key::cluster(Kind::Services, &spec::identity(pod).uid);
+    let known = context.services.wait_until_ready().now_or_never().is_some();
+    if !known && let Some(kept) = context.checkpoint.find(&key).await {
+        return kept;
+    }
+    let services = context.services.state();
+    let variables = env::service_variables(pod, services.iter().map(AsRef::as_ref));
+    if known {
+        context.checkpoint.keep(key, &variables);
+    }
+    variables
 }
 
 /// The agent's own mounts give way to the pod's.

@@ -43,6 +43,8 @@ pub struct Wanted {
     pub pod: Arc<Pod>,
     /// Whether the API has it no more.
     pub gone: bool,
+    /// Whether it comes from what the node has kept: the API has not been heard of yet.
+    pub kept: bool,
 }
 
 /// How a worker is reached.
@@ -347,6 +349,10 @@ impl Worker {
         let new = self.inbox.wanted.borrow_and_update().clone();
         let matters = new.gone != self.wanted.gone || spec::acts_differ(&self.wanted.pod, &new.pod);
         let repair = self.overwritten(&new.pod);
+        if self.wanted.kept && !new.kept {
+            // Now it is known what the API has of the status.
+            self.published.clone_from(&new.pod.status);
+        }
         if spec::is_from_file(&new.pod) {
             // It is told of only when something happened to its mirror.
             self.published = None;
@@ -374,7 +380,7 @@ impl Worker {
     }
 
     fn must_publish(&self) -> bool {
-        !self.wanted.gone && self.looked && self.published.as_ref() != Some(&*self.status)
+        !self.wanted.gone && !self.wanted.kept && self.looked && self.published.as_ref() != Some(&*self.status)
     }
 
     fn patch(&self) -> BoxFuture<'static, (PodStatus, Result<Pod, kube::Error>)> {

@@ -8,6 +8,7 @@
 //! wants another configuration. [`shutdown_everything`] is what ends it for good.
 
 mod config;
+mod inspect;
 mod leftovers;
 mod lock;
 mod process;
@@ -22,6 +23,7 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
+pub use self::inspect::{Inspection, inspect};
 use self::leftovers::Leftovers;
 use self::lock::Lock;
 use self::process::Process;

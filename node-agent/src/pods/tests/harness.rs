@@ -22,6 +22,7 @@ use super::super::events::Recorder;
 use super::super::resources::Amounts;
 use super::super::worker::{Inbox, Wanted, Worker};
 use super::super::{Images, Objects, Order, PodDirectory, Tokens};
+use crate::checkpoint::Checkpoint;
 use crate::runtime::simulated::Simulated;
 use crate::runtime::{DnsConfig, Runtime, RuntimeEvent};
 use crate::{Metrics, Paths};
@@ -176,7 +177,8 @@ impl Node {
             },
             allocatable,
             ledger: Default::default(),
-            objects: Objects::new(client),
+            checkpoint: Checkpoint::none(),
+            objects: Objects::new(client, Checkpoint::none()),
             services,
             node: watch::channel(None).1,
             events,
@@ -190,7 +192,7 @@ impl Node {
             start_slots: Semaphore::new(8),
         });
         let (order, _) = watch::channel(None);
-        let (wanted, _) = watch::channel(Wanted { pod: Arc::new(pod), gone: false });
+        let (wanted, _) = watch::channel(Wanted { pod: Arc::new(pod), gone: false, kept: false });
         let changed = Arc::new(Notify::new());
         let mut events = runtime.subscribe();
         let (notify, cancelled) = (changed.clone(), stop.clone());

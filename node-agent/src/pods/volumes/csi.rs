@@ -17,6 +17,7 @@ use super::claims::{self, Record};
 use super::persistent::Ownership;
 use super::{VolumeError, sys};
 use crate::Paths;
+use crate::checkpoint::{Key, Kind as Kept};
 use crate::csi::messages::{self as m};
 use crate::csi::{CallError, Driver};
 use crate::pods::context::Context;
@@ -249,7 +250,8 @@ impl Making<'_> {
         let name = attachment_name(&wanted.handle, &wanted.driver, &self.context.node_name);
         let api: Api<VolumeAttachment> = Api::all(self.context.client.clone());
         let failed = |why: String| ("WaitForAttach", why);
-        let found = api.get_opt(&name).await.map_err(|error| failed(error.to_string()))?;
+        let found = self.context.checkpoint.read(Key::cluster(Kept::Attachment, &name), api.get_opt(&name)).await;
+        let found = found.map_err(|error| failed(error.to_string()))?;
         let status = found.and_then(|found| found.status);
         let Some(status) = status else {
             return Err(failed(format!("volume {} has no VolumeAttachment yet: {name}", wanted.handle)));
@@ -375,7 +377,8 @@ fn pod_info(pod: &Pod, ephemeral: bool) -> [(String, String); 5] {
 
 async fn csi_driver(context: &Context, name: &str) -> Result<Option<CSIDriver>, String> {
     let api: Api<CSIDriver> = Api::all(context.client.clone());
-    api.get_opt(name).await.map_err(|error| error.to_string())
+    let found = context.checkpoint.read(Key::cluster(Kept::Driver, name), api.get_opt(name)).await;
+    found.map_err(|error| error.to_string())
 }
 
 async fn secret(context: &Context, name: Option<&SecretName>) -> Result<HashMap<String, String>, String> {

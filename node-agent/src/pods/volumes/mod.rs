@@ -10,6 +10,7 @@ use std::time::Duration;
 use futures::future::try_join_all;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, HostPathVolumeSource, Pod, Volume};
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::context::Context;
@@ -19,6 +20,7 @@ use super::objects::{ObjectError, Objects};
 use super::resources::amount;
 use super::spec;
 use crate::Paths;
+use crate::checkpoint::{self, Key, Kind};
 use crate::runtime::{Mount, MountPropagation, PodIdentity};
 use payload::Written;
 use sys::FileKind;
@@ -63,7 +65,7 @@ pub enum VolumeError {
     },
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Token {
     text: String,
     renew_at: Timestamp,
@@ -91,6 +93,21 @@ impl Tokens {
         let mut issued = self.issued.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         issued.insert(key, token);
     }
+
+    /// A pod's tokens by volume and path, each as one name.
+    fn of(&self, uid: &str) -> KeptTokens {
+        let issued = self.issued.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let own = issued.iter().filter(|((owner, _, _), _)| owner == uid);
+        own.map(|((_, volume, path), token)| (kept_token(volume, path), token.clone())).collect()
+    }
+}
+
+/// Tokens as they are kept for when the API server is away.
+type KeptTokens = BTreeMap<String, Token>;
+
+/// A volume has no slash in its name.
+fn kept_token(volume: &str, path: &str) -> String {
+    format!("{volume}/{path}")
 }
 
 /// A volume's path on the node.
@@ -242,13 +259,23 @@ async fn token(
     let account = spec::spec(pod).service_account_name.as_deref().filter(|name| !name.is_empty()).unwrap_or("default");
     let seconds = wanted.expiration_seconds.unwrap_or(TOKEN_EXPIRATION_S);
     let audience = wanted.audience.as_deref().filter(|audience| !audience.is_empty());
-    let issued =
-        context.objects.token(&identity, account, audience, seconds).await.map_err(|error| error.to_string())?;
+    let kept = Key::cluster(Kind::Tokens, &identity.uid);
+    let issued = match context.objects.token(&identity, account, audience, seconds).await {
+        Ok(issued) => issued,
+        Err(error) => {
+            // An old one is better than none: who does not know the API server to be there cannot show it a new one either.
+            let away = matches!(&error, ObjectError::Api { source, .. } if checkpoint::is_away(source));
+            let tokens = if away { context.checkpoint.find::<KeptTokens>(&kept).await } else { None };
+            let old = tokens.and_then(|mut tokens| tokens.remove(&kept_token(volume, &wanted.path)));
+            return old.map(|token| token.text).ok_or_else(|| error.to_string());
+        }
+    };
     let status = issued.status.ok_or("the API server issued no token")?;
     // At four fifths of its life, or after a day, as the kubelet renews them.
     let life = status.expiration_timestamp.0.duration_since(now).as_secs().max(0);
     let renew_at = now.checked_add(SignedDuration::from_secs((life * 4 / 5).min(86_400))).unwrap_or(Timestamp::MAX);
     context.tokens.put(key, Token { text: status.token.clone(), renew_at });
+    context.checkpoint.keep(kept, &context.tokens.of(&identity.uid));
     Ok(status.token)
 }
 
