@@ -6,6 +6,7 @@
 //!                                                └─▶ an order to each pod, priority by priority
 //! ```
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use tracing::{info, warn};
 use crate::pods::context::Context;
 use crate::pods::events::Kind;
 use crate::pods::{Addressed, Order, PodEntry, spec};
-use crate::runtime::ContainerState;
+use crate::runtime::{ContainerState, PodRecord};
 use plan::{Group, Policy};
 
 #[cfg(unix)]
@@ -34,6 +35,11 @@ const REASON: &str = "Terminated";
 const MESSAGE: &str = "Pod was terminated in response to imminent node shutdown.";
 /// Looks at how far pods are.
 const POLL: Duration = Duration::from_millis(100);
+/// How long it may take an agent that was just started to know its pods: it waits for the API server, and then begins with what
+/// it has kept.
+const KNOWN_WAIT: Duration = Duration::from_secs(20);
+/// Looks at how far that is.
+const KNOWN_POLL: Duration = Duration::from_millis(500);
 /// Lines of progress that may wait for whoever reads them: about two a pod. What comes on top is not shown.
 const LINES_MAX: usize = 256;
 /// Questions that may wait for the one before: nobody has reason to ask more than that.
@@ -108,6 +114,7 @@ impl Keeper {
     async fn begin(&self, lines: &mpsc::Sender<String>) {
         self.tell("Shutdown manager detected shutdown event");
         self.down.send_replace(true);
+        self.wait_until_known().await;
         let mut active = self.context.directory.list();
         active.retain(|entry| !has_ended(entry));
         let policy = self.policy.or_usual();
@@ -115,6 +122,21 @@ impl Keeper {
             self.end(&group, lines).await;
         }
         info!("the pods have had their time");
+    }
+
+    /// Waits until all that runs is known, as it is not at once when the agent has just been started.
+    async fn wait_until_known(&self) {
+        let deadline = Instant::now() + KNOWN_WAIT;
+        loop {
+            let known: HashSet<String> =
+                self.context.directory.list().into_iter().filter_map(|entry| entry.pod.metadata.uid.clone()).collect();
+            let runs = |record: &PodRecord| record.sandboxes.iter().any(|sandbox| sandbox.ready);
+            match self.context.runtime.list().await {
+                Ok(records) if records.iter().all(|record| !runs(record) || known.contains(&record.pod.uid)) => return,
+                _ if Instant::now() >= deadline => return warn!("not all that runs here is known"),
+                _ => tokio::time::sleep(KNOWN_POLL).await,
+            }
+        }
     }
 
     async fn end(&self, group: &Group, lines: &mpsc::Sender<String>) {
