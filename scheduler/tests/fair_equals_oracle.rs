@@ -75,7 +75,7 @@ impl Plain {
 
     fn is_faulty(&self, name: &str) -> bool {
         let is_above = |other: &&str| self.path(other).is_some_and(|path| path[1..].contains(&name));
-        self.path(name).is_none() || self.queues.keys().any(|other| is_above(&other))
+        self.path(name).is_none() || self.queues.keys().any(is_above)
     }
 
     fn share(&self, name: &str) -> u64 {
