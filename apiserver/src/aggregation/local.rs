@@ -31,6 +31,7 @@ const PRIORITIES: &[(&str, i64)] = &[
     ("flowcontrol.apiserver.k8s.io", 16_100),
     // Gantry's own come after Kubernetes', so that a short name means theirs.
     ("scheduling.gantry.io", 16_000),
+    ("scheduling.x-k8s.io", 15_900),
 ];
 /// The places of custom groups and their versions.
 const CUSTOM: (i64, i64) = (1_000, 100);

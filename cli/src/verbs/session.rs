@@ -83,7 +83,10 @@ pub struct Session {
 impl Session {
     /// Connects as the flags say; nothing is sent yet.
     pub async fn new(flags: &ClientFlags) -> Result<Self> {
-        let client = flags.client().await?;
+        let mut config = flags.config().await?;
+        // Who types a command is told at once what is refused for a while, such as an eviction, and how long it is tried again.
+        config.default_retry = false;
+        let client = Client::try_from(config).context("cannot make a client from the kubeconfig")?;
         let default_namespace = client.default_namespace().to_owned();
         Ok(Self { client, out: Out::default(), default_namespace, resources: tokio::sync::OnceCell::new() })
     }
