@@ -39,6 +39,10 @@ const START_TIME_MAX: Duration = Duration::from_secs(30);
 const START_POLL: Duration = Duration::from_millis(10);
 /// First pause before a restart; doubles each time.
 const RESTART_DELAY_MIN: Duration = Duration::from_millis(100);
+/// How often containerd is started at the agent's start if it ends before it works: one that cannot work ends each time.
+const START_TRIES: u32 = 3;
+/// How long until an end is noticed that a failed call points to.
+const END_NOTICED: Duration = Duration::from_secs(1);
 /// Longest pause before a restart.
 const RESTART_DELAY_MAX: Duration = Duration::from_secs(10);
 /// A containerd that ran this long is restarted without delay again.
@@ -125,17 +129,22 @@ async fn attach(
 async fn start_own(instance: Instance, options: &ContainerdOptions, shutdown: CancellationToken) -> Result<Started> {
     let own = Own::prepare(instance, &options.cgroup_root).await?;
     let left = Leftovers::look(&own.instance);
-    let (mut process, adopted) = own.find_or_spawn().await?;
     let runtime = own.runtime(options.stop_patience, shutdown.child_token());
-    wait_until_ready(&runtime, Some((&mut process, &own.log()))).await?;
-    if !adopted {
-        tidy(&runtime, &left).await;
-    }
-    runtime.importer().forget_interrupted().await;
-    let archive = pause::archive().map_err(failed("cannot make the pause image"))?;
-    runtime.importer().import_bytes(archive).await.map_err(|error| {
-        RuntimeError::Failed(format!("cannot import the pause image: {}", super::images::with_sources(&error)))
-    })?;
+    let mut tries = START_TRIES;
+    let process = loop {
+        let (mut process, adopted) = own.find_or_spawn().await?;
+        let begun = begin(&own, &mut process, &runtime, (!adopted).then_some(&left)).await;
+        tries -= 1;
+        match begun {
+            Ok(()) => break process,
+            // It was killed meanwhile, or one that was about to end was adopted.
+            Err(error) if tries > 0 && tokio::time::timeout(END_NOTICED, process.ended()).await.is_ok() => {
+                tracing::warn!(%error, "containerd ended while it started, and is started again");
+                tokio::time::sleep(RESTART_DELAY_MIN).await;
+            }
+            Err(error) => return Err(error),
+        }
+    };
     tracing::info!(
         node = options.node_name,
         pid = process.pid(),
@@ -145,6 +154,20 @@ async fn start_own(instance: Instance, options: &ContainerdOptions, shutdown: Ca
     let supervised = Supervised { own, process, runtime: runtime.clone(), left };
     let supervisor = tokio::spawn(supervised.run(shutdown));
     Ok(Started { runtime: Arc::new(runtime), supervisor })
+}
+
+/// Waits until containerd answers, removes what an earlier one has left (`left`, unless it is the same), and gives it the image that
+/// every sandbox needs.
+async fn begin(own: &Own, process: &mut Process, runtime: &CriRuntime, left: Option<&Leftovers>) -> Result<()> {
+    wait_until_ready(runtime, Some((process, &own.log()))).await?;
+    if let Some(left) = left {
+        tidy(runtime, left).await;
+    }
+    runtime.importer().forget_interrupted().await;
+    let archive = pause::archive().map_err(failed("cannot make the pause image"))?;
+    runtime.importer().import_bytes(archive).await.map(drop).map_err(|error| {
+        RuntimeError::Failed(format!("cannot import the pause image: {}", super::images::with_sources(&error)))
+    })
 }
 
 /// The agent's own containerd: its places and its programs.
