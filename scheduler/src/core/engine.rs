@@ -470,8 +470,12 @@ impl Engine {
     /// Does it matter to this class where other pods are, beyond the room that they take? To have more
     /// pods around can then help.
     pub fn looks_at_others(&self, id: ClassId) -> bool {
-        let constraints = self.classes.candidate(id, &self.counters).map(|candidate| candidate.constraints);
-        constraints.is_some_and(|constraints| !constraints.affinity.is_empty() || !constraints.hard.is_empty())
+        self.classes.candidate(id, &self.counters).is_some_and(|candidate| {
+            let constraints = candidate.constraints;
+            // A volume that another pod has attached need not be attached again.
+            let shares = !candidate.demand.attachments.is_empty();
+            shares || !constraints.affinity.is_empty() || !constraints.hard.is_empty()
+        })
     }
 
     /// Per node, in name order: why a pod of this class can't go there, or that it can.
