@@ -275,7 +275,9 @@ impl Writer {
     /// Makes the database durable before it is closed, so that the next start has nothing to do again.
     pub(super) fn settle(&mut self) {
         if self.wait().is_err() {
+            // Only the log has all that was acknowledged. It must not begin again.
             self.unshown = None;
+            return;
         }
         let Ok(log) = &self.log else { return };
         let unshown = self.unshown.take();

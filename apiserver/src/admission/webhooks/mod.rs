@@ -31,6 +31,7 @@ use review::Verdict;
 
 /// How many validating webhooks are asked at once about one write. More wait for their turn, within the time of the request.
 const PARALLEL_MAX: usize = 32;
+
 /// Why a webhook did not let a write pass.
 enum Failure {
     /// It could not be asked, or its answer is none: its `failurePolicy` decides.
