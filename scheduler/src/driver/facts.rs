@@ -8,7 +8,6 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference, Time};
 use k8s_openapi::{ClusterResourceScope, NamespaceResourceScope};
 use serde::{Deserialize, Deserializer};
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use super::gangs::GROUP_LABEL;
@@ -232,25 +231,26 @@ pub struct WatchedNode {
     pub spec: NodeSpec,
 }
 
+/// What the client has to know of a kind that is read in part.
 macro_rules! watched {
-    ($type:ty, $kind:literal, $plural:literal, $group:literal, $scope:ty) => {
+    ($type:ty, $kind:literal, $plural:literal, $group:literal, $version:literal, $scope:ty) => {
         impl kube::Resource for $type {
             type DynamicType = ();
             type Scope = $scope;
 
-            fn kind(_: &()) -> Cow<'_, str> {
+            fn kind(_: &()) -> std::borrow::Cow<'_, str> {
                 $kind.into()
             }
 
-            fn group(_: &()) -> Cow<'_, str> {
+            fn group(_: &()) -> std::borrow::Cow<'_, str> {
                 $group.into()
             }
 
-            fn version(_: &()) -> Cow<'_, str> {
-                "v1".into()
+            fn version(_: &()) -> std::borrow::Cow<'_, str> {
+                $version.into()
             }
 
-            fn plural(_: &()) -> Cow<'_, str> {
+            fn plural(_: &()) -> std::borrow::Cow<'_, str> {
                 $plural.into()
             }
 
@@ -264,11 +264,12 @@ macro_rules! watched {
         }
     };
 }
+pub(super) use watched;
 
-watched!(WatchedPod, "Pod", "pods", "", NamespaceResourceScope);
-watched!(WatchedNode, "Node", "nodes", "", ClusterResourceScope);
-watched!(WatchedNamespace, "Namespace", "namespaces", "", ClusterResourceScope);
-watched!(WatchedBudget, "PodDisruptionBudget", "poddisruptionbudgets", "policy", NamespaceResourceScope);
+watched!(WatchedPod, "Pod", "pods", "", "v1", NamespaceResourceScope);
+watched!(WatchedNode, "Node", "nodes", "", "v1", ClusterResourceScope);
+watched!(WatchedNamespace, "Namespace", "namespaces", "", "v1", ClusterResourceScope);
+watched!(WatchedBudget, "PodDisruptionBudget", "poddisruptionbudgets", "policy", "v1", NamespaceResourceScope);
 
 impl<'de> Deserialize<'de> for WatchedPod {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -4,7 +4,6 @@
 //! nodes before any of them may go there, and for how long nodes may be held for some while the rest is waited for. Label
 //! and kind are those of Kubernetes' coscheduling plugin.
 
-use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +12,7 @@ use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
 
-use super::facts::{ObjectKey, meta};
+use super::facts::{ObjectKey, meta, watched};
 use super::relist::Known;
 use crate::core::{PodKey, PodMap};
 
@@ -36,34 +35,7 @@ struct SpecView {
     schedule_timeout_seconds: Option<i32>,
 }
 
-impl kube::Resource for WatchedGroup {
-    type DynamicType = ();
-    type Scope = NamespaceResourceScope;
-
-    fn kind(_: &()) -> Cow<'_, str> {
-        "PodGroup".into()
-    }
-
-    fn group(_: &()) -> Cow<'_, str> {
-        "scheduling.x-k8s.io".into()
-    }
-
-    fn version(_: &()) -> Cow<'_, str> {
-        "v1alpha1".into()
-    }
-
-    fn plural(_: &()) -> Cow<'_, str> {
-        "podgroups".into()
-    }
-
-    fn meta(&self) -> &ObjectMeta {
-        &self.meta
-    }
-
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.meta
-    }
-}
+watched!(WatchedGroup, "PodGroup", "podgroups", "scheduling.x-k8s.io", "v1alpha1", NamespaceResourceScope);
 
 /// What a group asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,6 +1,5 @@
 //! Queues as the watch decodes them, and how a pod names its own.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use k8s_openapi::ClusterResourceScope;
@@ -8,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
 
-use super::facts::meta;
+use super::facts::{meta, watched};
 use super::state::State;
 use crate::convert;
 use crate::fair::QueueSpec;
@@ -42,34 +41,7 @@ struct SpecView {
     limit: Option<BTreeMap<String, Quantity>>,
 }
 
-impl kube::Resource for WatchedQueue {
-    type DynamicType = ();
-    type Scope = ClusterResourceScope;
-
-    fn kind(_: &()) -> Cow<'_, str> {
-        "Queue".into()
-    }
-
-    fn group(_: &()) -> Cow<'_, str> {
-        "scheduling.gantry.io".into()
-    }
-
-    fn version(_: &()) -> Cow<'_, str> {
-        "v1alpha1".into()
-    }
-
-    fn plural(_: &()) -> Cow<'_, str> {
-        "queues".into()
-    }
-
-    fn meta(&self) -> &ObjectMeta {
-        &self.meta
-    }
-
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.meta
-    }
-}
+watched!(WatchedQueue, "Queue", "queues", "scheduling.gantry.io", "v1alpha1", ClusterResourceScope);
 
 impl WatchedQueue {
     /// Its name.
