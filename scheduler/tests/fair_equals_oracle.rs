@@ -7,6 +7,7 @@
 #[path = "sequences/random.rs"]
 mod random;
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use gantry_scheduler::core::{Demand, ResourceId};
@@ -35,7 +36,7 @@ fn asks(demand: &Demand, resource: ResourceId) -> i64 {
 }
 
 /// What is known, with nothing worked out.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Plain {
     queues: BTreeMap<&'static str, QueueSpec>,
     placed: Vec<(&'static str, Demand)>,
@@ -86,17 +87,17 @@ impl Plain {
         part(ResourceId::CPU).max(part(ResourceId::MEMORY))
     }
 
-    fn rank(&self, name: &'static str, tree: &Tree<u64, u64>) -> (bool, u64, QueueId) {
+    fn rank(&self, name: &'static str) -> (bool, u64, &'static str) {
         let spec = self.queues.get(name);
         let guarantee = spec.map(|spec| &spec.guarantee).filter(|all| !all.is_empty());
         let short =
             guarantee.is_some_and(|all| all.iter().all(|(resource, amount)| self.used(name, *resource) < *amount));
         let weight = spec.map_or(1, |spec| u64::from(spec.weight));
-        (!short, self.share(name) / weight, tree.find(name).unwrap())
+        (!short, self.share(name) / weight, name)
     }
 
     /// From the top down: of all queues there with someone ready below, the one that comes first.
-    fn first(&self, tree: &Tree<u64, u64>) -> Option<u64> {
+    fn first(&self) -> Option<u64> {
         let mut under: Option<&str> = None;
         loop {
             if let Some((turn, _)) = self.ready.iter().find(|(_, queue)| Some(**queue) == under) {
@@ -109,7 +110,7 @@ impl Plain {
                     Some(above) => line.iter().position(|one| *one == above)?.checked_sub(1).map(|at| line[at]),
                 })
                 .collect();
-            under = Some(here.into_iter().min_by_key(|name| self.rank(name, tree))?);
+            under = Some(here.into_iter().min_by_key(|name| self.rank(name))?);
         }
     }
 
@@ -131,6 +132,14 @@ impl Plain {
         let fits = |one: ResourceId| self.used(name, one) + asks(demand, one) <= self.guaranteed(name, one);
         let listed: Vec<ResourceId> = RESOURCES.into_iter().filter(listed).collect();
         !listed.is_empty() && listed.into_iter().all(fits)
+    }
+
+    fn stands(&self, own: &'static str, other: &'static str, demand: &Demand) -> bool {
+        let up = self.line_of(other);
+        let Some(side) = self.line_of(own).into_iter().rev().find(|one| !up.contains(one)) else { return false };
+        let listed = |one: &ResourceId| asks(demand, *one) > 0 && self.guaranteed(side, *one) > 0;
+        let mut listed = RESOURCES.into_iter().filter(listed).peekable();
+        listed.peek().is_some() && listed.all(|one| self.used(side, one) <= self.guaranteed(side, one))
     }
 
     fn owes(&self, from: &'static str, to: &'static str, demand: &Demand) -> bool {
@@ -207,7 +216,7 @@ fn change(random: &mut Random, tree: &mut Tree<u64, u64>, plain: &mut Plain, tur
 
 fn compare(random: &mut Random, tree: &mut Tree<u64, u64>, plain: &Plain) -> usize {
     let first = tree.first().map(|(_, turn)| turn);
-    assert_eq!(first, plain.first(tree), "whose turn it is: {plain:#?}");
+    assert_eq!(first, plain.first(), "whose turn it is: {plain:#?}");
     let mut owing = 0;
     let demand = demand(random.within(0, 4), random.within(0, 4));
     for name in NAMES {
@@ -225,11 +234,21 @@ fn compare(random: &mut Random, tree: &mut Tree<u64, u64>, plain: &Plain) -> usi
             let Some(other) = tree.find(from) else { continue };
             let owes = plain.owes(from, name, &demand);
             assert_eq!(tree.owes(other, id, &demand), owes, "{from} to {name}: {plain:#?}");
+            for (_, demand) in plain.placed.iter().filter(|(queue, _)| *queue == from) {
+                let stands = tree.stands(other, id, demand, &Taken::new());
+                assert_eq!(stands, plain.stands(from, name, demand), "{from} against {name}: {plain:#?}");
+                // Nobody who could have it back, whatever the asker.
+                let mut without = plain.clone();
+                let at = without.placed.iter().position(|placed| *placed == (from, demand.clone())).unwrap();
+                without.placed.remove(at);
+                assert!(!without.owes(name, from, demand) || stands, "{from} would take it back: {plain:#?}");
+            }
             if owes && plain.placed.iter().any(|(queue, _)| *queue == from) {
-                debtors.push(other);
+                debtors.push((Reverse(plain.share(from)), from, other));
             }
         }
         debtors.sort();
+        let debtors: Vec<QueueId> = debtors.into_iter().map(|(.., id)| id).collect();
         assert_eq!(tree.debtors(id, &demand, &Taken::new()), debtors, "to {name}: {plain:#?}");
         owing += debtors.len();
     }

@@ -13,12 +13,16 @@ use std::time::Duration;
 use gantry_scheduler::config::Configuration;
 use gantry_scheduler::convert::pod_key;
 use gantry_scheduler::driver::facts::{PodFacts, WatchedNode, WatchedPod};
+use gantry_scheduler::driver::gangs::{GROUP_LABEL, WatchedGroup};
 use gantry_scheduler::driver::queues::QUEUE_LABEL;
 use gantry_scheduler::driver::state::{Action, BindOutcome, State};
 use random::Random;
 use serde_json::{Value, json};
 
 const HISTORIES: u64 = 300;
+
+/// So often each pod may be tried before time passes.
+const TRIES_MAX: usize = 20;
 
 fn uid(name: &str) -> String {
     format!("uid of {name}")
@@ -27,6 +31,7 @@ fn uid(name: &str) -> String {
 #[derive(Clone)]
 struct Pod {
     milli_cpu: i64,
+    group: Option<String>,
     priority: i32,
     queue: Option<String>,
     node: Option<String>,
@@ -74,7 +79,7 @@ impl World {
     }
 
     fn facts(&self, name: &str) -> PodFacts {
-        let Pod { milli_cpu, priority, queue, node } = &self.pods[name];
+        let Pod { milli_cpu, group, priority, queue, node } = &self.pods[name];
         let mut pod = json!({
             "metadata": {"name": name, "namespace": "default", "uid": uid(name), "labels": {"app": "x"}},
             "spec": {"schedulerName": "default-scheduler", "priority": priority, "containers": [
@@ -82,14 +87,31 @@ impl World {
         if let Some(queue) = queue {
             pod["metadata"]["labels"][QUEUE_LABEL] = json!(queue);
         }
+        if let Some(group) = group {
+            pod["metadata"]["labels"][GROUP_LABEL] = json!(group);
+        }
         if let Some(node) = node {
             pod["spec"]["nodeName"] = json!(node);
         }
         serde_json::from_value::<WatchedPod>(pod).unwrap().facts
     }
 
+    fn group(&mut self, name: &str, min: usize) {
+        let group = json!({"metadata": {"name": name, "namespace": "default"}, "spec": {"minMember": min}});
+        let (key, spec) = serde_json::from_value::<WatchedGroup>(group).unwrap().into_parts();
+        self.state.group_seen(&key, spec);
+    }
+
+    fn member(&mut self, name: &str, milli_cpu: i64, group: &str, queue: &str) {
+        let (group, queue) = (Some(group.to_owned()), Some(queue.to_owned()));
+        self.made(name, Pod { milli_cpu, group, priority: 0, queue, node: None });
+    }
+
     fn important(&mut self, name: &str, milli_cpu: i64, queue: Option<&str>, priority: i32) {
-        let pod = Pod { milli_cpu, priority, queue: queue.map(str::to_owned), node: None };
+        self.made(name, Pod { milli_cpu, group: None, priority, queue: queue.map(str::to_owned), node: None });
+    }
+
+    fn made(&mut self, name: &str, pod: Pod) {
         self.pods.insert(name.to_owned(), pod);
         let facts = self.facts(name);
         self.state.pod_seen(facts, self.now);
@@ -112,7 +134,10 @@ impl World {
             let mut leaving = Vec::new();
             self.state.wake(self.now);
             let mut actions = Vec::new();
+            let mut tries = 0;
             while self.state.schedule_next(self.now, &mut actions).is_some() {
+                tries += 1;
+                assert!(tries <= TRIES_MAX * (1 + self.pods.len()), "it goes in circles: {:?}", self.messages);
                 for action in std::mem::take(&mut actions) {
                     self.act(action, &mut leaving);
                 }
@@ -279,6 +304,59 @@ fn what_is_guaranteed_is_had_back_from_who_borrowed_it() {
     assert!(world.gone.iter().all(|name| name.starts_with('g') || name == "free"), "{:?}", world.gone);
 }
 
+#[test]
+fn two_queues_do_not_take_the_same_room_in_turns() {
+    let mut world = World::new();
+    world.node("one", 2);
+    world.queue("cpus", json!({"guarantee": {"cpu": "2"}}));
+    world.queue("places", json!({"guarantee": {"pods": "1"}}));
+    world.pod("p0", 2_000, "places");
+    world.later(1);
+    world.pod("c0", 2_000, "cpus");
+    // Whoever has to go is made anew, as by a controller.
+    for round in 1..=5 {
+        let gone = world.gone.len();
+        world.later(20);
+        let gone = world.gone[gone..].to_owned();
+        for name in gone {
+            let (of, queue) = if name.starts_with('p') { ("p", "places") } else { ("c", "cpus") };
+            world.pod(&format!("{of}{round}"), 2_000, queue);
+        }
+    }
+    assert!(world.gone.is_empty(), "{:?}", world.gone);
+    // What is beyond the guarantee goes, whatever else is within.
+    world.node("two", 4);
+    for name in ["p6", "p7"] {
+        world.pod(name, 2_000, "places");
+    }
+    world.queue("places", json!({"guarantee": {"pods": "1"}, "limit": {"cpu": "6"}}));
+    world.later(60);
+    assert_eq!(world.used("cpus"), 2_000, "{:?}", world.gone);
+    assert_eq!(world.placed().len(), 3);
+}
+
+#[test]
+fn a_group_that_its_queue_has_no_room_for_waits_and_lets_others_try() {
+    let mut world = World::new();
+    world.node("one", 10);
+    world.queue("narrow", json!({"limit": {"cpu": "1"}}));
+    world.group("pair", 2);
+    world.member("p1", 600, "pair", "narrow");
+    world.member("p2", 600, "pair", "narrow");
+    world.later(60);
+    assert_eq!(world.placed(), BTreeSet::new());
+    let why = "PodGroup \"pair\": 1 of 2 needed pods fit: queue \"narrow\" is at its limit: cpu: requested 600m, used 600m, limited 1";
+    assert_eq!(world.messages["p1"], why);
+    // What it took in thought is for who needs less.
+    world.pod("small", 1_000, "narrow");
+    world.later(1);
+    assert_eq!(world.placed(), ["small"].into());
+    world.queue("narrow", json!({"limit": {"cpu": "2"}}));
+    world.pod_goes("small");
+    world.later(1);
+    assert_eq!(world.placed(), ["p1", "p2"].into());
+}
+
 fn history(seed: u64) -> (usize, usize) {
     let random = &mut Random::new(seed);
     let mut world = World::new();
@@ -287,6 +365,8 @@ fn history(seed: u64) -> (usize, usize) {
     for node in ["one", "two", "three"] {
         world.node(node, random.within(1, 4));
     }
+    world.group("pair", 2);
+    world.group("trio", 3);
     for _ in 0..random.within(15, 40) {
         match random.below(8) {
             0 => {
@@ -301,7 +381,8 @@ fn history(seed: u64) -> (usize, usize) {
                     spec["limit"] = json!({"cpu": (least + random.within(0, 3)).to_string()});
                 }
                 if random.chance(1, 2) {
-                    spec["guarantee"] = json!({"cpu": random.within(1, 3).to_string()});
+                    let resource = random.pick(&["cpu", "cpu", "pods"]);
+                    spec["guarantee"] = json!({resource: random.within(1, 3).to_string()});
                 }
                 let above = world.queues.get("top").and_then(|(_, limit)| *limit);
                 let joins = spec["parent"].is_string() && above.is_some();
@@ -311,9 +392,12 @@ fn history(seed: u64) -> (usize, usize) {
             }
             1..=4 => {
                 let queue = random.pick(&[Some("a"), Some("b"), Some("c"), None]);
+                let group = random.chance(1, 4).then(|| random.pick(&["pair", "trio"]).to_owned());
                 for milli_cpu in random.several(1, 3, |random| random.within(1, 4) * 500) {
                     number += 1;
-                    world.important(&format!("pod-{number}"), milli_cpu, queue, random.pick(&[0, 0, 10]));
+                    let (priority, queue) = (random.pick(&[0, 0, 10]), queue.map(str::to_owned));
+                    let pod = Pod { milli_cpu, group: group.clone(), priority, queue, node: None };
+                    world.made(&format!("pod-{number}"), pod);
                 }
             }
             5 | 6 => {
@@ -326,7 +410,9 @@ fn history(seed: u64) -> (usize, usize) {
         }
     }
     world.later(60);
-    for (name, message) in world.messages.iter().filter(|(_, message)| message.contains("is at its limit")) {
+    // What a group's pods together are too much for, each alone may not be.
+    let is_held = |message: &str| message.starts_with("queue") && message.contains("is at its limit");
+    for (name, message) in world.messages.iter().filter(|(_, message)| is_held(message)) {
         let pod = &world.pods[name];
         held += 1;
         let full = world.path(pod.queue.as_ref().unwrap()).into_iter().any(|queue| {

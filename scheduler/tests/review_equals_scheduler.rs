@@ -30,6 +30,9 @@ use tokio_util::sync::CancellationToken;
 
 const CLUSTERS: u64 = 1_000;
 
+/// So often each pod may be tried before time passes.
+const TRIES_MAX: usize = 20;
+
 fn configuration() -> Configuration {
     let resources = vec![("cpu".to_owned(), 1), ("memory".to_owned(), 1)];
     let scoring = Scoring { strategy: Strategy::LeastAllocated, resources };
@@ -170,7 +173,10 @@ impl Scheduler {
         loop {
             let (mut actions, mut going) = (Vec::new(), Vec::new());
             self.state.wake(self.now);
+            let mut tries = 0;
             while self.state.schedule_next(self.now, &mut actions).is_some() {
+                tries += 1;
+                assert!(tries <= TRIES_MAX * (1 + self.pods.len()), "it goes in circles");
                 let actions = std::mem::take(&mut actions);
                 self.act(actions, &mut going);
             }

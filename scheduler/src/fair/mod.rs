@@ -9,6 +9,7 @@
 
 mod links;
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -79,8 +80,9 @@ pub enum Block {
     },
 }
 
-/// By what queues side by side are compared: the smallest is next.
-type Rank = (bool, u64, QueueId);
+/// By what queues side by side are compared: the smallest is next. Names decide between equals, not which one was heard
+/// of first: that is another one after each start.
+type Rank = (bool, u64, Arc<str>, QueueId);
 
 #[derive(Clone, Debug)]
 struct Line<T, P> {
@@ -147,6 +149,8 @@ pub struct Tree<T, P> {
     is_stale: bool,
     /// Queues in which there may be more room than before, or which are not as they were.
     loosened: BTreeSet<QueueId>,
+    /// During an attempt that may be taken back: what those queues used before it that use something else since.
+    supposed: Option<BTreeMap<QueueId, Amounts>>,
     /// Queues of which something else is to be told.
     changed: BTreeSet<QueueId>,
 }
@@ -161,6 +165,7 @@ impl<T: Ord + Copy, P: Copy> Default for Tree<T, P> {
             capacity: Amounts::new(),
             is_stale: false,
             loosened: BTreeSet::new(),
+            supposed: None,
             changed: BTreeSet::new(),
         }
     }
@@ -219,14 +224,34 @@ impl<T: Ord + Copy, P: Copy> Tree<T, P> {
         let line = self.line_mut(id);
         line.placed = line.placed.saturating_sub(1);
         self.add(id, demand, -1);
-        let path: Vec<QueueId> = self.path(id).collect();
-        self.loosened.extend(path);
+        if self.supposed.is_none() {
+            let path: Vec<QueueId> = self.path(id).collect();
+            self.loosened.extend(path);
+        }
         self.tidy(id);
+    }
+
+    /// An attempt begins in which pods get nodes and may lose them again: what it only takes back makes no room for
+    /// anyone. Otherwise whoever is held back would be tried after it, take back what it got, and be tried again.
+    pub fn suppose(&mut self) {
+        self.supposed.get_or_insert_default();
+    }
+
+    /// The attempt has ended: queues that use less of something than before it have more room.
+    pub fn conclude(&mut self) {
+        for (id, before) in self.supposed.take().unwrap_or_default() {
+            if before.iter().any(|(resource, used)| self.line(id).used(*resource) < *used) {
+                self.loosened.insert(id);
+            }
+        }
     }
 
     fn add(&mut self, id: QueueId, demand: &Demand, sign: i64) {
         let path: Vec<QueueId> = self.path(id).collect();
         for id in path {
+            if let Some(supposed) = &mut self.supposed {
+                supposed.entry(id).or_insert_with(|| self.lines[id.0 as usize].used.clone());
+            }
             let line = self.line_mut(id);
             for (resource, amount) in asked(demand) {
                 let used = line.used.entry(resource).or_default();
@@ -257,13 +282,13 @@ impl<T: Ord + Copy, P: Copy> Tree<T, P> {
         let weight = line.spec.as_ref().map_or(1, |spec| spec.weight.max(1));
         let guarantee = line.spec.as_ref().map(|spec| &spec.guarantee).filter(|guarantee| !guarantee.is_empty());
         let is_short = guarantee.is_some_and(|all| all.iter().all(|(resource, amount)| line.used(*resource) < *amount));
-        (!is_short, self.share(id) / u64::from(weight), id)
+        (!is_short, self.share(id) / u64::from(weight), line.name.clone(), id)
     }
 
     /// Brings the queue's place among those beside it up to date.
     fn rank(&mut self, id: QueueId) {
         let wanted = self.line(id).is_ready().then(|| self.rank_of(id));
-        let before = std::mem::replace(&mut self.line_mut(id).rank, wanted);
+        let before = std::mem::replace(&mut self.line_mut(id).rank, wanted.clone());
         if before == wanted {
             return;
         }
@@ -310,7 +335,7 @@ impl<T: Ord + Copy, P: Copy> Tree<T, P> {
             match (line.ready.keys().next(), line.next.first()) {
                 // Pods that wait where they should not are told so at once.
                 (Some(turn), _) => return Some((id, *turn)),
-                (None, Some((_, _, below))) => id = *below,
+                (None, Some((.., below))) => id = *below,
                 (None, None) => return None,
             }
         }
@@ -397,6 +422,16 @@ impl<T: Ord + Copy, P: Copy> Tree<T, P> {
         !down.is_empty() && down.iter().all(borrows)
     }
 
+    /// Does a pod that one queue has on a node stand within what is guaranteed on its side of where both queues part? It
+    /// could have its room back, whoever took it: nobody takes it, or two queues would take the same room in turns.
+    pub fn stands(&self, own: QueueId, other: QueueId, demand: &Demand, taken: &Taken) -> bool {
+        let path: Vec<QueueId> = self.path(own).collect();
+        let Some(side) = path.into_iter().rev().find(|id| !self.is_under(other, *id)) else { return false };
+        let mut without = taken.clone();
+        self.take(side, demand, &mut without);
+        self.is_within_guarantee(side, demand, &without)
+    }
+
     /// Thinks a pod of the queue away.
     pub fn take(&self, id: QueueId, demand: &Demand, taken: &mut Taken) {
         self.think(id, demand, 1, taken);
@@ -425,7 +460,7 @@ impl<T: Ord + Copy, P: Copy> Tree<T, P> {
         self.path(id).any(|id| within(self.line(id)))
     }
 
-    /// The queues with pods on nodes that owe something to one that asks, below a level or all.
+    /// The queues with pods on nodes that owe something to one that asks, those with the largest share first.
     pub fn debtors(&self, to: QueueId, demand: &Demand, taken: &Taken) -> Vec<QueueId> {
         let mut found = Vec::new();
         // From the top down: what is below a queue that owes nothing owes nothing either.
@@ -440,7 +475,7 @@ impl<T: Ord + Copy, P: Copy> Tree<T, P> {
                 open.extend(self.line(id).below.iter().copied());
             }
         }
-        found.sort_unstable();
+        found.sort_unstable_by_key(|id| (Reverse(self.share(*id)), self.name(*id).clone()));
         found
     }
 
@@ -449,9 +484,11 @@ impl<T: Ord + Copy, P: Copy> Tree<T, P> {
         !self.loosened.is_empty()
     }
 
-    /// The same queues, once.
-    pub fn take_loosened(&mut self) -> BTreeSet<QueueId> {
-        std::mem::take(&mut self.loosened)
+    /// The same queues, once, by name.
+    pub fn take_loosened(&mut self) -> Vec<QueueId> {
+        let mut loosened: Vec<QueueId> = std::mem::take(&mut self.loosened).into_iter().collect();
+        loosened.sort_unstable_by(|one, other| self.name(*one).cmp(self.name(*other)));
+        loosened
     }
 
     /// A pod of the queue found no node: others that are held back may have the room.

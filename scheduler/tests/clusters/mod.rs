@@ -85,6 +85,7 @@ pub fn generate(seed: u64) -> Cluster {
     services(random, &mut cluster);
     volumes(random, &mut cluster);
     groups(random, &mut cluster);
+    queues(random, &mut cluster);
     for index in 0..random.within(0, 14) {
         let mut pod = complete(&json!({"metadata": metadata(random), "spec": spec(random, devices)}));
         let name = format!("pod-{index}");
@@ -213,7 +214,23 @@ fn metadata(random: &mut Random) -> Value {
     if random.chance(1, 8) {
         labels["scheduling.x-k8s.io/pod-group"] = json!(random.pick(&["pair", "trio", "missing"]));
     }
+    if random.chance(1, 6) {
+        labels["scheduling.gantry.io/queue"] = json!(random.pick(&["left", "right", "none"]));
+    }
     json!({"labels": labels})
+}
+
+fn queues(random: &mut Random, cluster: &mut Cluster) {
+    let mut amount = |low| json!({"cpu": random.within(low, 4).to_string()});
+    let specs = [
+        ("top", json!({"limit": amount(3)})),
+        ("left", json!({"parent": "top", "guarantee": amount(1)})),
+        ("right", json!({"parent": "top", "weight": 2, "limit": amount(1), "guarantee": {"pods": "1"}})),
+    ];
+    for (name, spec) in specs {
+        cluster.objects.push(json!({"apiVersion": "scheduling.gantry.io/v1alpha1", "kind": "Queue",
+            "metadata": {"name": name}, "spec": spec}));
+    }
 }
 
 fn groups(random: &mut Random, cluster: &mut Cluster) {

@@ -134,7 +134,10 @@ impl State {
             );
             return self.refuse_gang(&members.open, first, &Told::new(&why, PluginSet::NONE), now, actions);
         }
-        self.place_gang(&Round { key, spec, first, there, needed }, members, now, actions)
+        self.queue.fair.suppose();
+        let attempt = self.place_gang(&Round { key, spec, first, there, needed }, members, now, actions);
+        self.queue.fair.conclude();
+        attempt
     }
 
     fn gated_members(&self, key: &ObjectKey) -> usize {
@@ -146,6 +149,7 @@ impl State {
         let Round { key, spec, first, there, needed } = *round;
         // What is held is looked at anew: its node may have become smaller, or another one better.
         let mut all = members.held;
+        let (came, had_nodes) = (self.came, !all.is_empty());
         for pod in &all {
             if let Some(found) = self.pending.get_mut(pod).and_then(|pending| pending.held.take()) {
                 self.let_go(*pod, &found);
@@ -193,6 +197,9 @@ impl State {
             self.let_go(*pod, found);
         }
         self.gangs.set_since(key, None);
+        // All is as before, but for what was held.
+        self.came = came;
+        self.freed |= had_nodes;
         let preempts = matches!(room, Room::None { preempts: true });
         self.settle_room(room, waited_for, actions);
         self.refuse_gang(&all, first, &Told { why: &why, plugins, preempts, at }, now, actions)

@@ -293,8 +293,7 @@ impl State {
         if !fair.may_reclaim(line, &demand, &soon) {
             return None;
         }
-        let mut debtors = fair.debtors(line, &demand, &soon);
-        debtors.sort_by_key(|queue| (Reverse(fair.share(*queue)), *queue));
+        let debtors = fair.debtors(line, &demand, &soon);
         let members = &self.members;
         let pods = debtors.iter().filter_map(|queue| members.by_queue.get(queue)).flatten().map(|(_, key)| key.0);
         let chosen = |least_first: &[PodKey]| {
@@ -304,7 +303,9 @@ impl State {
                 let Some(member) = members.pods.get(pod) else { continue };
                 if members.going.contains(pod) {
                     chosen.insert(*pod);
-                } else if fair.owes_without(member.queue, line, &demand, &taken) {
+                } else if fair.owes_without(member.queue, line, &demand, &taken)
+                    && !fair.stands(member.queue, line, &member.demand, &taken)
+                {
                     fair.take(member.queue, &member.demand, &mut taken);
                     chosen.insert(*pod);
                 }
