@@ -167,7 +167,6 @@ fn happens(node: &mut Node, dice: &mut Dice, count: &mut usize, most: usize) -> 
 }
 
 #[test]
-#[ignore = "it runs on demand: the lease of an import that a killed containerd cut short can be left while its agent lives"]
 fn a_troubled_node_is_in_the_end_as_a_fresh_one() {
     let (seconds, most) = (number("GANTRY_SOAK_SECONDS", 30), number("GANTRY_SOAK_PODS", 16) as usize);
     let chosen = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(1, |since| since.as_secs());

@@ -160,10 +160,10 @@ async fn start_own(instance: Instance, options: &ContainerdOptions, shutdown: Ca
 /// every sandbox needs.
 async fn begin(own: &Own, process: &mut Process, runtime: &CriRuntime, left: Option<&Leftovers>) -> Result<()> {
     wait_until_ready(runtime, Some((process, &own.log()))).await?;
-    if let Some(left) = left {
-        tidy(runtime, left).await;
+    match left {
+        Some(left) => tidy(runtime, left).await,
+        None => runtime.importer().forget_interrupted().await,
     }
-    runtime.importer().forget_interrupted().await;
     let archive = pause::archive().map_err(failed("cannot make the pause image"))?;
     runtime.importer().import_bytes(archive).await.map(drop).map_err(|error| {
         RuntimeError::Failed(format!("cannot import the pause image: {}", super::images::with_sources(&error)))
@@ -342,7 +342,7 @@ impl Supervised {
     }
 }
 
-/// Removes what is left of sandboxes that containerd does not know.
+/// Removes what is left of sandboxes that containerd does not know, and of imports that nobody goes on with.
 async fn tidy(runtime: &CriRuntime, left: &Leftovers) {
     if let Err(error) = wait_until_ready(runtime, None).await {
         // It may have ended again; the next start looks anew.
@@ -356,6 +356,7 @@ async fn tidy(runtime: &CriRuntime, left: &Leftovers) {
         }
         Err(error) => tracing::debug!(%error, "containerd does not list its sandboxes"),
     }
+    runtime.importer().forget_interrupted().await;
 }
 
 /// Waits until CRI answers. With a process and its log, stops waiting if that ends.

@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint, Uri};
 
 use self::errors::{Call, translate};
-use super::images::{ImportError, Importer, LABEL_ARCHIVE};
+use super::images::{Held, ImportError, Importer, LABEL_ARCHIVE};
 use super::{
     ContainerConfig, ContainerRecord, EVENT_QUEUE_LEN, ExecOutput, ExecRequest, ImageRecord, ImageStore, LABEL_POD_UID,
     PodIdentity, PodRecord, PodUsage, Readiness, RegistryAuth, Resources, Result, Runtime, RuntimeError, RuntimeEvent,
@@ -126,6 +126,8 @@ pub struct CriRuntime {
     /// Owners by id, of the sandboxes and containers that exist.
     owners: Arc<Mutex<HashMap<String, Owner>>>,
     options: Arc<CriOptions>,
+    /// What its imports keep.
+    held: Held,
 }
 
 impl CriRuntime {
@@ -142,6 +144,7 @@ impl CriRuntime {
             address: address.to_path_buf(),
             owners: Arc::default(),
             options: Arc::new(options),
+            held: Held::default(),
         };
         tokio::spawn(events::follow(runtime.clone(), shutdown));
         runtime
@@ -149,7 +152,8 @@ impl CriRuntime {
 
     /// Imports images into this containerd.
     pub fn importer(&self) -> Importer {
-        Importer::new(self.channel.clone(), self.options.snapshotter.clone(), self.options.temporary.clone())
+        let options = &self.options;
+        Importer::new(self.channel.clone(), options.snapshotter.clone(), options.temporary.clone(), self.held.clone())
     }
 
     /// Ids of the images that came from archives.

@@ -34,6 +34,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use self::archive::{Archive, ArchivedImage, ArchivedLayer, Extent, read_exact_at};
+pub(super) use self::lease::Held;
 use self::lease::Lease;
 use super::cri::namespaced;
 use super::instance::Instance;
@@ -114,7 +115,7 @@ pub async fn import_images(data_dir: &Path, archive: &Path) -> Result<Vec<String
     let record = instance.read_record().map_err(ImportError::NoAgent)?;
     let temporary = instance.containerd_dir().join("tmp");
     let channel = super::cri::channel(&record.address);
-    Importer::new(channel, record.snapshotter, temporary).import(archive).await
+    Importer::new(channel, record.snapshotter, temporary, Held::default()).import(archive).await
 }
 
 /// How often an archive is tried that the runtime was not there for, and how soon again: it is back within a second.
@@ -155,16 +156,17 @@ pub struct Importer {
     channel: Channel,
     snapshotter: String,
     temporary: PathBuf,
+    held: Held,
 }
 
 impl Importer {
-    pub(super) fn new(channel: Channel, snapshotter: String, temporary: PathBuf) -> Self {
-        Self { channel, snapshotter, temporary }
+    pub(super) fn new(channel: Channel, snapshotter: String, temporary: PathBuf, held: Held) -> Self {
+        Self { channel, snapshotter, temporary, held }
     }
 
-    /// Gives up what imports left that did not come to their end, with the process that they ran in.
+    /// Gives up what imports left that did not come to their end, with the process that they ran in or without containerd.
     pub(super) async fn forget_interrupted(&self) {
-        lease::give_back_orphaned(&self.channel).await;
+        lease::give_back_orphaned(&self.channel, &self.held).await;
     }
 
     /// Imports one archive, unless its images are there; returns the names it holds.
@@ -205,7 +207,7 @@ impl Importer {
                 self.label_image(&image.config.0.digest).await?;
                 continue;
             }
-            let lease = Lease::take(&self.channel).await?;
+            let lease = Lease::take(&self.channel, &self.held).await?;
             let imported = self.import_image(&file, &image, &lease).await;
             lease.give_back(&self.channel).await;
             imported?;
