@@ -19,6 +19,7 @@ use std::sync::Arc;
 mod checkpoint;
 mod clock;
 pub mod csi;
+pub mod devices;
 pub mod diagnose;
 #[cfg(target_os = "linux")]
 pub mod linux;
@@ -31,6 +32,7 @@ pub mod runtime;
 pub mod server;
 pub mod shutdown;
 pub mod simulate;
+pub mod socket;
 mod start;
 pub mod stats;
 

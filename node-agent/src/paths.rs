@@ -61,6 +61,11 @@ impl Paths {
         self.data_dir.join("plugins_registry")
     }
 
+    /// Sockets of device plugins, and which devices were given to whom.
+    pub fn device_plugins(&self) -> PathBuf {
+        self.data_dir.join("device-plugins")
+    }
+
     /// What storage drivers were told to use for volumes that are no single pod's.
     pub fn drivers(&self) -> PathBuf {
         self.data_dir.join("plugins").join("kubernetes.io").join("csi")

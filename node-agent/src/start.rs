@@ -15,6 +15,7 @@ use tracing::{info, warn};
 
 use crate::checkpoint::Checkpoint;
 use crate::csi::{self, Drivers};
+use crate::devices::{self, Devices};
 use crate::node::{self, Keeper, lease, machine};
 use crate::pods::config::{NodeSettings, parse_resolv_conf};
 use crate::pods::context::Context;
@@ -101,7 +102,7 @@ pub(crate) async fn run_node(
 
     let (pressure, under_pressure) = watch::channel(Pressure::new());
     let (pod_cidrs, cidrs) = watch::channel(Vec::new());
-    let settings = node_settings(&options, port, &context.host_ips);
+    let settings = node_settings(&options, port, &context);
     let (down, going_down) = watch::channel(false);
     let told = node::Told { node: shared, pod_cidrs };
     let keeper = Keeper::new(
@@ -134,6 +135,8 @@ pub(crate) async fn run_node(
         let (folder, drivers) = (paths.plugins_registry(), context.drivers.clone());
         let found = csi::registration::run(folder, client.clone(), node.clone(), drivers, stop.clone());
         spawn(&mut parts, "the registration of storage drivers", found);
+        let found = devices::registration::run(context.devices.clone(), stop.clone());
+        spawn(&mut parts, "the registration of device plugins", found);
     }
     let files = follow_files(&mut parts, &options, stop.clone()).await;
     let state = node::State { pressure: under_pressure, going_down };
@@ -249,6 +252,10 @@ fn context(
     // A stub resolver on the loopback is of no use to a pod; the kubelet's default is this file all the same.
     let resolv_conf = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     let cpus = usize::try_from(machine.cpus).unwrap_or(1);
+    let devices = match options.runtime {
+        RuntimeChoice::Given(_) => Devices::default(),
+        RuntimeChoice::Attach(_) | RuntimeChoice::Own => Devices::open(Paths::new(&options.data_dir).device_plugins()),
+    };
     Arc::new(Context {
         client: client.clone(),
         runtime,
@@ -274,6 +281,7 @@ fn context(
         tokens: Tokens::default(),
         volume_locks: Default::default(),
         drivers: Drivers::default(),
+        devices,
         boot_id: machine.boot_id.clone(),
         metrics: metrics.clone(),
         // Starting is half waiting for the runtime's own children.
@@ -281,14 +289,15 @@ fn context(
     })
 }
 
-fn node_settings(options: &Options, port: u16, ips: &[IpAddr]) -> node::Settings {
+fn node_settings(options: &Options, port: u16, context: &Context) -> node::Settings {
     node::Settings {
         name: options.node_name.clone(),
         labels: options.labels.clone(),
-        ips: ips.to_vec(),
+        ips: context.host_ips.clone(),
         port,
         max_pods: options.max_pods,
         machine: machine::read(&options.data_dir),
+        devices: context.devices.clone(),
     }
 }
 

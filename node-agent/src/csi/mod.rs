@@ -16,7 +16,7 @@ pub mod messages;
 pub mod node;
 pub mod registration;
 
-pub use client::{CallError, Socket};
+pub use crate::socket::{CallError, Socket};
 
 /// A driver that is registered.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -10,10 +10,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::client::Socket;
 use super::messages::PluginInfo;
 use super::node;
-use super::{Driver, Drivers};
+use super::{Driver, Drivers, Socket};
 use crate::checkpoint;
 use crate::node::SharedNode;
 

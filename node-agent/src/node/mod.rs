@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::checkpoint::{self, Checkpoint, Key};
+use crate::devices::Devices;
 use crate::pods::events::{Kind, Recorder};
 use crate::pressure::Pressure;
 use crate::runtime::{ImageRecord, Runtime, RuntimeVersion};
@@ -53,6 +54,8 @@ pub struct Settings {
     pub max_pods: u32,
     /// The machine.
     pub machine: Machine,
+    /// The devices that plugins have.
+    pub devices: Devices,
 }
 
 /// What the node is short of, and whether it goes down.
@@ -237,7 +240,9 @@ impl Keeper {
             event
         });
         tokio::pin!(nodes);
+        let mut devices = self.settings.devices.changes();
         loop {
+            devices.mark_unchanged();
             self.retry_network().await;
             let before = self.pod_cidrs.borrow().clone();
             let reported = self.report().await;
@@ -258,6 +263,7 @@ impl Keeper {
                     () = tokio::time::sleep_until(deadline) => break,
                     Ok(()) = self.state.pressure.changed() => break,
                     Ok(()) = self.state.going_down.changed() => break,
+                    Ok(()) = devices.changed() => break,
                     event = nodes.next() => event,
                 };
                 match event {
@@ -310,6 +316,7 @@ impl Keeper {
             port: self.settings.port,
             max_pods: self.settings.max_pods,
             machine: &self.settings.machine,
+            devices: self.settings.devices.amounts(),
             pressure: &pressure,
             going_down,
             version: self.version.as_ref(),

@@ -34,6 +34,8 @@ pub struct Sources<'a> {
     pub max_pods: u32,
     /// The machine.
     pub machine: &'a Machine,
+    /// How many devices plugins have by kind, and how many of them pods can have.
+    pub devices: (Amounts, Amounts),
     /// What it is short of.
     pub pressure: &'a Pressure,
     /// Whether the machine is about to go down.
@@ -57,10 +59,13 @@ pub fn compute(from: &Sources<'_>) -> NodeStatus {
     addresses.push(NodeAddress { type_: "Hostname".into(), address: from.name.into() });
     let daemon_endpoints =
         NodeDaemonEndpoints { kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(from.port) }) };
+    let (mut capacity, mut allocatable) = from.devices.clone();
+    capacity.extend(from.machine.capacity(from.max_pods));
+    allocatable.extend(from.machine.allocatable(from.max_pods));
     NodeStatus {
         addresses: Some(addresses),
-        capacity: Some(quantities(&from.machine.capacity(from.max_pods))),
-        allocatable: Some(quantities(&from.machine.allocatable(from.max_pods))),
+        capacity: Some(quantities(&capacity)),
+        allocatable: Some(quantities(&allocatable)),
         conditions: Some(conditions(from)),
         daemon_endpoints: Some(daemon_endpoints),
         node_info: Some(info(from)),
@@ -214,6 +219,7 @@ mod tests {
                 port: 10250,
                 max_pods: 110,
                 machine: &machine,
+                devices: (Amounts::from([("a.b/c".into(), 2)]), Amounts::from([("a.b/c".into(), 1)])),
                 pressure: &pressure,
                 going_down: false,
                 version: None,
@@ -231,6 +237,8 @@ mod tests {
         let ok = RuntimeStatus { runtime: good.clone(), network: good.clone() };
         let status = status_of(Ok(ok.clone()), Pressure::new());
         assert_eq!(of(&status, "Ready"), ("True".into(), "KubeletReady".into()));
+        let devices = |amounts: &Option<BTreeMap<String, Quantity>>| amounts.as_ref().unwrap()["a.b/c"].0.clone();
+        assert_eq!((devices(&status.capacity), devices(&status.allocatable)), ("2".to_owned(), "1".to_owned()));
         assert_eq!(status.capacity.unwrap()["cpu"].0, "2");
         assert_eq!(status.allocatable.unwrap()["memory"].0, "4091904Ki");
         let no_network = status_of(Ok(RuntimeStatus { runtime: good, network: bad }), Pressure::new());

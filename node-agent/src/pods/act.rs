@@ -28,6 +28,10 @@ const GRACE_AFTER_HOOK: Duration = Duration::from_secs(2);
 /// What a step changed.
 #[derive(Clone, Debug)]
 pub enum Change {
+    /// The pod has the devices that it asks for.
+    Claimed,
+    /// The node cannot give the pod what it asks for, and will not have it.
+    Refused(Waiting),
     /// The sandbox runs.
     SandboxMade,
     /// It could not be made.
@@ -111,6 +115,7 @@ pub struct Task {
 pub async fn run(task: Task, step: Step) -> Vec<Change> {
     debug!(pod = %spec::full_name(&spec::identity(&task.pod)), ?step, "step");
     match step {
+        Step::Claim => task.claim().await.into_iter().collect(),
         Step::StartSandbox { attempt, kill, stop } => task.start_sandbox(attempt, kill, stop).await,
         Step::MountVolumes => vec![task.mount().await],
         Step::Start { name, attempt, after_failure } => start::container(&task, &name, attempt, after_failure).await,
@@ -144,6 +149,18 @@ impl Task {
             () = self.cancel.cancelled() => {}
             () = work => {}
         }
+    }
+
+    async fn claim(&self) -> Option<Change> {
+        let claimed = tokio::select! {
+            () = self.cancel.cancelled() => return None,
+            claimed = self.context.devices.claim(&self.pod) => claimed,
+        };
+        let Err(why) = claimed else { return Some(Change::Claimed) };
+        let reason = "UnexpectedAdmissionError";
+        let message = format!("Allocate failed due to {why}, which is unexpected");
+        self.context.events.pod(&self.pod, Kind::Warning, reason, message.clone());
+        Some(Change::Refused(Waiting { reason: reason.into(), message: format!("Pod was rejected: {message}") }))
     }
 
     async fn mount(&self) -> Change {
@@ -332,6 +349,7 @@ impl Task {
             warn!(%uid, %error, "cannot remove a pod's cgroup");
             return vec![Change::EndFailed];
         }
+        self.context.devices.release(&uid).await;
         vec![Change::CleanedUp]
     }
 

@@ -10,6 +10,7 @@ use super::plan::ANNOTATION_HASH;
 use super::resize::ANNOTATION_RESOURCES;
 use super::{env, resources, spec};
 use crate::Paths;
+use crate::devices::Extras;
 use crate::runtime::{
     ContainerConfig, ContainerSecurity, DnsConfig, ImageRecord, ImageUser, LABEL_CONTAINER_NAME, LABEL_POD_NAME,
     LABEL_POD_NAMESPACE, LABEL_POD_UID, Mount, NamespaceMode, Namespaces, PodIdentity, PortMapping, SandboxConfig,
@@ -170,6 +171,8 @@ pub struct ContainerInputs<'a> {
     pub env: Vec<(String, String)>,
     /// Mounts: volumes, hosts file, termination message.
     pub mounts: Vec<Mount>,
+    /// Devices, and what they need; their variables and mounts are among the others.
+    pub extras: Extras,
     /// Where on the node the termination message is.
     pub termination_file: &'a Path,
 }
@@ -191,7 +194,8 @@ pub fn container(
     let mut labels = pod_labels(&identity);
     labels.insert(LABEL_CONTAINER_NAME.into(), spec.name.clone());
     let policy = spec.termination_message_policy.as_deref().unwrap_or("File");
-    let annotations = BTreeMap::from([
+    let mut annotations = inputs.extras.annotations;
+    annotations.extend([
         (ANNOTATION_HASH.into(), spec::container_hash(spec)),
         (
             ANNOTATION_RESOURCES.into(),
@@ -221,7 +225,8 @@ pub fn container(
         security,
         namespaces: namespaces(pod),
         processes_of: None,
-        devices: Vec::new(),
+        devices: inputs.extras.devices,
+        cdi_devices: inputs.extras.cdi,
         env: inputs.env,
     })
 }

@@ -19,6 +19,7 @@ use super::volumes::Tokens;
 use super::volumes::persistent::Locks;
 use crate::checkpoint::Checkpoint;
 use crate::csi::Drivers;
+use crate::devices::Devices;
 use crate::node::SharedNode;
 use crate::runtime::Runtime;
 use crate::{Metrics, Paths};
@@ -61,6 +62,8 @@ pub struct Context {
     pub volume_locks: Locks,
     /// The drivers of storage that run here.
     pub drivers: Drivers,
+    /// The devices that plugins have.
+    pub devices: Devices,
     /// Which boot of the machine this is.
     pub boot_id: String,
     /// Metrics.

@@ -440,6 +440,7 @@ impl Manager {
                 warn!(%uid, %error, "cannot remove a left-over cgroup");
             }
         }
+        self.context.devices.retain(|uid| ours(&uid.to_owned())).await;
         let mut stuck = Vec::new();
         for uid in left.into_iter().filter(|uid| !ours(uid)) {
             if let Err(error) = super::volumes::remove(&self.context, &uid).await {

@@ -65,6 +65,8 @@ pub struct Memory {
     pub volumes: Volumes,
     /// When the contents of the volumes are to be read again; `None` if they cannot change.
     pub refresh_at: Option<Timestamp>,
+    /// Whether it has the devices that it asks for.
+    pub claimed: bool,
     /// Refused by this node: reason and message.
     pub rejected: Option<Waiting>,
     /// Ran longer than it may.
@@ -105,6 +107,7 @@ impl Default for Memory {
             retry_at: HashMap::new(),
             volumes: Volumes::Unknown,
             refresh_at: None,
+            claimed: false,
             rejected: None,
             deadline_exceeded: false,
             ready: HashMap::new(),

@@ -14,6 +14,7 @@ use super::config::ANNOTATION_RESTART_COUNT;
 use super::memory::{Memory, Volumes, Waiting};
 use super::spec::{self, ContainerRef, Role};
 use super::{resize, resources};
+use crate::devices;
 use crate::runtime::{ContainerRecord, ContainerState, PodRecord, Resources, SandboxRecord};
 
 /// Annotation on containers: the hash of the spec they were made from.
@@ -52,6 +53,8 @@ pub struct Kill {
 /// The next thing to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
+    /// See to it that the pod has the devices that its containers ask for, before anything of it is made.
+    Claim,
     /// Make a sandbox, after ending what is left in older ones.
     StartSandbox {
         /// Its number.
@@ -232,6 +235,9 @@ fn deadline(seen: &Observed<'_>) -> Option<Timestamp> {
 }
 
 fn plan_sandbox(seen: &Observed<'_>, now: Timestamp, mut plan: Plan) -> Plan {
+    if seen.record.sandboxes.is_empty() && !seen.memory.claimed && devices::plan::asks(seen.pod) {
+        return plan.then(Step::Claim);
+    }
     if let Some(failed_at) = seen.memory.sandbox_failed_at
         && let Some(until) = seen.memory.retries.until("sandbox", failed_at, now)
     {

@@ -191,7 +191,9 @@ async fn prepare(
         node_name: &context.node_name,
         allocatable: &context.allocatable,
     };
-    let env = env::environment(&task.pod, container, &around, &referred, &services)?;
+    let mut extras = context.devices.for_container(&task.pod, container).await?;
+    let mut env = std::mem::take(&mut extras.env);
+    env.extend(env::environment(&task.pod, container, &around, &referred, &services)?);
     let dir = context.paths.pod(&who.uid);
     let termination_file = dir.join("containers").join(&container.name).join(attempt.to_string());
     let hosts = dir.join("etc-hosts");
@@ -208,15 +210,25 @@ async fn prepare(
         let mounts = volumes::mounts(&paths, &pod, &own, &variables)?;
         Ok::<_, String>((mounts, volumes::devices(&paths, &pod, &own)?))
     });
-    let (mut mounts, devices) = mounts.await.map_err(|error| error.to_string())??;
+    let (of_volumes, devices) = mounts.await.map_err(|error| error.to_string())??;
+    let mut mounts = std::mem::take(&mut extras.mounts);
+    mounts.extend(of_volumes);
+    extras.devices.extend(devices);
     add_own(&mut mounts, "/etc/hosts", hosts);
     let message_path = container.termination_message_path.as_deref().filter(|path| !path.is_empty());
     add_own(&mut mounts, message_path.unwrap_or("/dev/termination-log"), termination_file.clone());
     let restarts = restarts_of_next(&task.record, &container.name, attempt);
-    let inputs =
-        ContainerInputs { attempt, restarts, image, image_ref, env, mounts, termination_file: &termination_file };
+    let inputs = ContainerInputs {
+        attempt,
+        restarts,
+        image,
+        image_ref,
+        env,
+        mounts,
+        extras,
+        termination_file: &termination_file,
+    };
     let mut made = config::container(&task.pod, container, &context.settings, inputs)?;
-    made.devices = devices;
     if made.namespaces.pid == NamespaceMode::Container {
         made.processes_of = target;
     }

@@ -433,6 +433,11 @@ impl Worker {
         let now = crate::clock::now();
         let memory = &mut self.memory;
         match change {
+            Change::Claimed => memory.claimed = true,
+            Change::Refused(why) => {
+                memory.rejected = Some(why);
+                self.context.ledger.release(&spec::identity(&self.wanted.pod).uid);
+            }
             Change::SandboxMade => {
                 memory.sandbox_failed_at = None;
                 memory.retries.reset("sandbox");

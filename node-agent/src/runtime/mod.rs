@@ -425,6 +425,8 @@ pub struct ContainerConfig {
     pub processes_of: Option<String>,
     /// Devices of the node which the container gets: (host path, container path, `rwm` permissions).
     pub devices: Vec<(PathBuf, PathBuf, String)>,
+    /// Names of devices which the runtime finds by the Container Device Interface.
+    pub cdi_devices: Vec<String>,
 }
 
 /// The user an image runs as when nobody says otherwise.

@@ -260,3 +260,19 @@ fn an_ephemeral_container_starts_once_whatever_the_others_do() {
     let ephemeral = spec::ephemeral_containers(&pod).remove(0);
     assert_eq!((ephemeral.target.as_deref(), ephemeral.container.name.as_str()), (Some("a"), "debug"));
 }
+
+#[test]
+fn a_pod_has_its_devices_before_anything_of_it_is_made() {
+    let asking = pod(json!({"containers": [{"name": "a", "resources": {"limits": {"a.b/c": "1"}}}]}));
+    let plain = pod(json!({"containers": [{"name": "a", "resources": {"limits": {"cpu": "1"}}}]}));
+    let sandbox_first = Some(Step::StartSandbox { attempt: 0, kill: Vec::new(), stop: Vec::new() });
+    assert_eq!(step(&asking, &Memory::default(), Vec::new(), Vec::new()), Some(Step::Claim));
+    assert_eq!(step(&plain, &Memory::default(), Vec::new(), Vec::new()), sandbox_first);
+    let claimed = Memory { claimed: true, ..Memory::default() };
+    assert_eq!(step(&asking, &claimed, Vec::new(), Vec::new()), sandbox_first);
+    // What was begun by an agent before this one has them.
+    let again = step(&asking, &Memory::default(), vec![sandbox(0, false)], Vec::new());
+    assert!(matches!(again, Some(Step::StartSandbox { attempt: 1, .. })), "{again:?}");
+    let refused = Memory { rejected: Some(Waiting { reason: "r".into(), message: "m".into() }), ..Memory::default() };
+    assert_eq!(step(&asking, &refused, Vec::new(), Vec::new()), Some(Step::CleanUp));
+}

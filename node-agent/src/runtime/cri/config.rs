@@ -93,6 +93,7 @@ pub(super) fn container(config: &ContainerConfig) -> v1::ContainerConfig {
                 permissions: permissions.clone(),
             })
             .collect(),
+        cdi_devices: config.cdi_devices.iter().map(|name| v1::CdiDevice { name: name.clone() }).collect(),
         labels: config.labels.clone().into_iter().collect(),
         annotations,
         log_path: path(&config.log_path),
