@@ -198,3 +198,115 @@ fn an_api_server_alone_answers() {
         if plan == [wanted] { Ok(()) } else { Err(format!("{plan:?}")) }
     });
 }
+
+/// Two nodes with a small pod each, and one that waits because neither has room enough.
+fn broken_up(cluster: &Cluster) {
+    eventually("the default account", MINUTE, || cluster.object(&["serviceaccount", "default"]).map(|_| ()));
+    node(cluster, "node-a", "east");
+    node(cluster, "node-b", "west");
+    for (name, other) in [("small-a", "node-b"), ("small-b", "node-a")] {
+        cluster.kubectl(&["cordon", other]).ok();
+        let labels = json!({"app": name});
+        let set = json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "metadata": {"name": name}, "spec": {
+            "replicas": 1, "selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels}, "spec": spec("400m")}}});
+        create(cluster, &set);
+        eventually("the small pod's node", MINUTE, || {
+            let pods = cluster.object(&["pods", "-l", &format!("app={name}")])?;
+            pods["items"][0]["spec"]["nodeName"].as_str().map(|_| ()).ok_or_else(|| pods.to_string())
+        });
+        cluster.kubectl(&["uncordon", other]).ok();
+    }
+    let large = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "large"}, "spec": spec("800m")});
+    create(cluster, &large);
+}
+
+/// The evicted pod ends, as nobody's node agent sees to; then everyone has the place that was meant.
+fn moves_come_about(cluster: &Cluster) {
+    let evicted = eventually("an evicted pod", MINUTE, || {
+        let pods = cluster.object(&["pods", "-l", "app=small-a"])?;
+        let going =
+            pods["items"].as_array().into_iter().flatten().find(|pod| !pod["metadata"]["deletionTimestamp"].is_null());
+        going.and_then(|pod| pod["metadata"]["name"].as_str().map(str::to_owned)).ok_or_else(|| pods.to_string())
+    });
+    cluster.kubectl(&["delete", "pod", &evicted, "--force", "--grace-period=0"]).ok();
+    eventually("room for the large pod", MINUTE, || {
+        let (large, small) = (cluster.object(&["pod", "large"])?, cluster.object(&["pods", "-l", "app=small-a"])?);
+        let nodes = (&large["spec"]["nodeName"], &small["items"][0]["spec"]["nodeName"]);
+        if nodes == (&json!("node-a"), &json!("node-b")) { Ok(()) } else { Err(format!("{large} {small}")) }
+    });
+    let other = cluster.object(&["pods", "-l", "app=small-b"]).expect("a list");
+    assert_eq!(other["items"].as_array().map(Vec::len), Some(1));
+    assert!(other["items"][0]["metadata"]["deletionTimestamp"].is_null(), "one move was enough: {other}");
+}
+
+/// A cluster whose scheduler reads this file.
+fn configured(defragmentation: &str) -> Option<(Cluster, tempfile::NamedTempFile)> {
+    let file = tempfile::NamedTempFile::new().expect("a temporary file can be made");
+    std::fs::write(file.path(), defragmentation).expect("it can be written");
+    let flags = vec!["--scheduler-config".to_owned(), file.path().to_string_lossy().into_owned()];
+    Some((Cluster::start(Options { flags, without_agent: true, ..Options::default() })?, file))
+}
+
+#[test]
+fn the_moves_that_are_shown_make_room_once_they_are_made() {
+    let head = "apiVersion: kubescheduler.config.k8s.io/v1\nkind: KubeSchedulerConfiguration\n";
+    let Some((cluster, _file)) = configured(&format!("{head}defragmentation: {{coolDownSeconds: 0}}\n")) else {
+        return;
+    };
+    let page = docs::Page::read("defragment.md");
+    let nobody = eventually("an answer", MINUTE, || {
+        let told = cluster.gantry(&["defrag"]);
+        if told.code == 0 { Ok(told.stderr) } else { Err(told.to_string()) }
+    });
+    assert!(nobody.contains("No pod waits for room."), "{nobody}");
+    broken_up(&cluster);
+    let told = eventually("the move", MINUTE, || {
+        let told = typed(&cluster, &page, "See what would have to move");
+        let all = told.iter().all(|told| told.contains("default/large"));
+        if all { Ok(told) } else { Err(told.concat()) }
+    });
+    for told in told {
+        let rows: Vec<Vec<&str>> = told.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(rows[0], ["NAMESPACE", "NAME", "FROM", "TO", "FOR"]);
+        assert!(rows.len() == 2 && rows[1][1].starts_with("small-a-"), "{told}");
+        assert_eq!(rows[1][2..], ["node-a", "node-b", "default/large"]);
+    }
+    let refused = cluster.gantry(&["defrag", "--moves", "33"]);
+    assert!(refused.stderr.contains("spec.defragment.moves: Invalid value: 33: must be between 1 and 32"), "{refused}");
+    let made = typed(&cluster, &page, "Make the moves").concat();
+    assert!(made.contains("pod/small-a-") && made.contains(" evicted\n"), "{made}");
+    moves_come_about(&cluster);
+}
+
+#[test]
+fn the_scheduler_moves_pods_if_it_may() {
+    let text = std::fs::read_to_string(docs::root().join("docs/defragment.md")).expect("the page is there");
+    let example =
+        text.split("```yaml\n").nth(1).and_then(|rest| rest.split_once("```")).expect("the page shows a file").0;
+    // As it stands it takes longer than a test may.
+    let quick = [
+        ("intervalSeconds: 60", "intervalSeconds: 1"),
+        ("waitSeconds: 30", "waitSeconds: 0"),
+        ("coolDownSeconds: 600", "coolDownSeconds: 0"),
+    ];
+    let example = quick.into_iter().fold(example.to_owned(), |text, (from, to)| {
+        assert!(text.contains(from), "{text}");
+        text.replace(from, to)
+    });
+    let Some((cluster, _file)) = configured(&example) else { return };
+    broken_up(&cluster);
+    moves_come_about(&cluster);
+    let page = docs::Page::read("defragment.md");
+    let section = page.section("Let the scheduler do it").concat();
+    let events = section.lines().find(|line| line.starts_with("kubectl")).expect("the page shows how to see it");
+    eventually("the event that the page shows", MINUTE, || {
+        let told = command::run(cluster.shell(&[], &[]).args(["-euc", events]), b"").ok();
+        let wanted = told.contains("Made room on node node-a: moved default/small-a-") && told.contains(" to node-b");
+        if wanted { Ok(()) } else { Err(told) }
+    });
+    let moved = cluster.kubectl(&["get", "events", "--field-selector", "reason=Moved"]).ok();
+    assert!(
+        moved.contains("Moved from node node-a to make room for pod default/large; node node-b has room for it"),
+        "{moved}"
+    );
+}

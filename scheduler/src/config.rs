@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::core::resources::GPU_MILLI;
 use crate::core::{PodSelector, Scoring, Spread, SpreadMode, Strategy};
+use crate::defrag::settings::{self, Settings};
 use crate::driver::queue::Delays;
 
 const API_VERSION: &str = "kubescheduler.config.k8s.io/v1";
@@ -70,11 +71,17 @@ pub struct Configuration {
     pub profiles: Vec<Profile>,
     /// Back-off times.
     pub delays: Delays,
+    /// Whether pods are moved so that others have room.
+    pub defragmentation: Settings,
 }
 
 impl Default for Configuration {
     fn default() -> Self {
-        Configuration { profiles: vec![Profile::default()], delays: Delays::default() }
+        Configuration {
+            profiles: vec![Profile::default()],
+            delays: Delays::default(),
+            defragmentation: Settings::default(),
+        }
     }
 }
 
@@ -132,6 +139,9 @@ impl Configuration {
                 delays.backoff_max.as_secs()
             );
             return refuse("podMaxBackoffSeconds", problem);
+        }
+        if let Some(view) = view.defragmentation {
+            configuration.defragmentation = view.read()?;
         }
         if let Some(profiles) = view.profiles {
             if profiles.is_empty() {
@@ -317,6 +327,7 @@ struct ConfigurationView {
     pod_initial_backoff_seconds: Option<i64>,
     pod_max_backoff_seconds: Option<i64>,
     profiles: Option<Vec<ProfileView>>,
+    defragmentation: Option<settings::View>,
 }
 
 #[derive(Deserialize)]

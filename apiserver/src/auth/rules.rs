@@ -100,6 +100,8 @@ const SCHEDULER: &[Rule] = &[
     rule(&["create"], &[""], &["pods/binding", "bindings"]),
     rule(&["update", "patch"], &[""], &["pods/status"]),
     rule(&["delete"], &[""], &["pods"]),
+    // Moves make room where that is allowed.
+    rule(&["create"], &[""], &["pods/eviction"]),
     // Which volume is for which claim, and for which node one is to be made.
     rule(&["update", "patch"], &[""], &["persistentvolumes", "persistentvolumeclaims"]),
 ];

@@ -282,6 +282,15 @@ mod tests {
     }
 
     #[test]
+    fn the_example_of_moves_is_taken_and_says_what_holds_without_it() {
+        use gantry_scheduler::defrag::settings::{Mode, Settings};
+        let page = include_str!("../../../docs/defragment.md");
+        let example = page.split("```yaml\n").nth(1).unwrap().split_once("```").unwrap().0;
+        let read = scheduler_options(example).unwrap().configuration.defragmentation;
+        assert_eq!(read, Settings { mode: Mode::Move, ..Settings::default() });
+    }
+
+    #[test]
     fn a_scheduler_configuration_that_cannot_be_is_refused_with_the_field() {
         let head = "apiVersion: kubescheduler.config.k8s.io/v1\nkind: KubeSchedulerConfiguration\n";
         let refused = scheduler_options(&format!("{head}profiles: [{{}}, {{}}]\n")).unwrap_err();

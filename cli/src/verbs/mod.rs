@@ -6,6 +6,7 @@ macro_rules! tell {
 }
 
 mod apply;
+mod defrag;
 mod delete;
 mod describe;
 mod exec;
@@ -58,6 +59,8 @@ pub enum Verb {
     /// Show where pods would go if nodes were drained, lost or added
     #[command(subcommand)]
     WhatIf(placement::WhatIf),
+    /// Show which pods could move so that those have room that wait, and move them
+    Defrag(defrag::Args),
     /// Work with the images on this machine
     #[command(subcommand)]
     Image(image::Command),
@@ -119,6 +122,7 @@ async fn carry_out(verb: Verb, session: &Session) -> anyhow::Result<ExitCode> {
         Verb::Plan(args) => placement::plan(session, &args).await,
         Verb::Why(args) => placement::why(session, &args).await,
         Verb::WhatIf(command) => placement::what_if(session, &command).await,
+        Verb::Defrag(args) => defrag::run(session, &args).await,
         Verb::Node(command) => node::run(session, &command).await,
         Verb::Image(command) => image::run(command).await,
         // Asked for before there is a session, which it may not need.

@@ -21,13 +21,13 @@ const NONE: &str = "<none>";
 
 /// How an answer is shown.
 #[derive(clap::Args, Debug)]
-struct Shown {
+pub(super) struct Shown {
     /// wide (with all nodes), yaml or json
     #[arg(long, short = 'o', default_value = "", hide_default_value = true, value_name = "FORMAT")]
     output: Format,
     /// No line of column names
     #[arg(long)]
-    no_headers: bool,
+    pub(super) no_headers: bool,
 }
 
 /// `gantry plan`
@@ -156,14 +156,14 @@ fn detail(shown: &Shown) -> String {
     if shown.output == Format::Wide { "First".to_owned() } else { String::new() }
 }
 
-async fn ask(session: &Session, spec: &Spec) -> Result<Value> {
+pub(super) async fn ask(session: &Session, spec: &Spec) -> Result<Value> {
     let review = json!({"apiVersion": api::API_VERSION, "kind": api::KIND, "metadata": {}, "spec": spec});
     let path = format!("/apis/{}/{}", api::API_VERSION, api::PLURAL);
     let body = Some((super::session::JSON, serde_json::to_vec(&review)?));
     session.request(Method::POST, &path, &[], body).await
 }
 
-fn status_of(answer: &Value) -> Result<Status> {
+pub(super) fn status_of(answer: &Value) -> Result<Status> {
     serde_json::from_value(answer["status"].clone()).context("the server's answer cannot be read")
 }
 
@@ -189,7 +189,7 @@ async fn show(session: &Session, spec: &Spec, shown: &Shown) -> Result<ExitCode>
 }
 
 /// Shows the answer as it is, if that is wanted.
-fn as_object(session: &Session, answer: &Value, shown: &Shown) -> Result<bool> {
+pub(super) fn as_object(session: &Session, answer: &Value, shown: &Shown) -> Result<bool> {
     if matches!(shown.output, Format::Table | Format::Wide) {
         return Ok(false);
     }
@@ -276,7 +276,7 @@ fn nodes_table(nodes: &[NodeAnswer], no_headers: bool) -> String {
 }
 
 /// The pods that manifests make, and their groups.
-fn made_by(flags: &manifests::Flags, namespace: &str) -> Result<Spec> {
+pub(super) fn made_by(flags: &manifests::Flags, namespace: &str) -> Result<Spec> {
     let mut spec = Spec::default();
     for object in flags.objects()? {
         let (kind, name) = (object["kind"].as_str().unwrap_or_default(), output::name(&object));

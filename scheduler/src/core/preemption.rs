@@ -437,17 +437,28 @@ impl Engine {
 
     /// Takes note in the budgets that a pod goes: those that allow fewer to go now.
     pub fn spend(&self, pod: PodKey, name: Option<&str>, budgets: &mut Budgets) -> Vec<(String, String)> {
-        let kind = self.pods.get(&pod).and_then(|record| self.counters.identity(record.kind));
-        let Some((namespace, labels)) = kind else { return Vec::new() };
-        let Some(known) = budgets.get_mut(namespace) else { return Vec::new() };
-        let mut spent = Vec::new();
-        for (budget_name, budget) in known {
-            if budget.is_about(labels) && !name.is_some_and(|name| budget.disrupted.contains(name)) {
+        let spent = self.budgets_of(pod, name, budgets);
+        for (namespace, name) in &spent {
+            if let Some(budget) = budgets.get_mut(namespace).and_then(|budgets| budgets.get_mut(name)) {
                 budget.allowed -= 1;
-                spent.push((namespace.to_owned(), budget_name.clone()));
             }
         }
         spent
+    }
+
+    /// The budgets in which it counts that a pod goes.
+    pub fn budgets_of(&self, pod: PodKey, name: Option<&str>, budgets: &Budgets) -> Vec<(String, String)> {
+        let kind = self.pods.get(&pod).and_then(|record| self.counters.identity(record.kind));
+        let Some((namespace, labels)) = kind else { return Vec::new() };
+        let known = budgets.get(namespace).into_iter().flatten();
+        let counts =
+            |budget: &Budget| budget.is_about(labels) && !name.is_some_and(|name| budget.disrupted.contains(name));
+        known.filter(|(_, budget)| counts(budget)).map(|(name, _)| (namespace.to_owned(), name.clone())).collect()
+    }
+
+    /// Is the pod being made to go?
+    pub fn is_preempted(&self, pod: PodKey) -> bool {
+        self.pods.get(&pod).is_some_and(|record| record.preempted)
     }
 
     /// Marks a placed pod as one that is being made to go, or (its removal having failed) not.

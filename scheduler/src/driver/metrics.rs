@@ -27,6 +27,11 @@ struct TypeLabel {
     r#type: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct MoveLabel {
+    result: &'static str,
+}
+
 /// Counters and histograms of one scheduler.
 #[derive(Clone, Debug)]
 pub struct Metrics {
@@ -40,6 +45,7 @@ pub struct Metrics {
     dropped_events: Counter,
     preemptions: Counter,
     victims: Histogram,
+    moves: Family<MoveLabel, Counter>,
 }
 
 /// How an attempt ended.
@@ -78,6 +84,7 @@ impl Metrics {
             dropped_events: Counter::default(),
             preemptions: Counter::default(),
             victims: Histogram::new(exponential_buckets(1.0, 2.0, 7)),
+            moves: Family::default(),
         };
         let registry = registry.sub_registry_with_prefix("scheduler");
         registry.register(
@@ -122,12 +129,21 @@ impl Metrics {
             metrics.preemptions.clone(),
         );
         registry.register("preemption_victims", "Number of pods made to go at once", metrics.victims.clone());
+        registry.register(
+            "defragmentation_moves",
+            "Number of pods that were to move so that others have room, by what came of it",
+            metrics.moves.clone(),
+        );
         metrics
     }
 
     pub(super) fn preempts(&self, victims: usize) {
         self.preemptions.inc();
         self.victims.observe(victims as f64);
+    }
+
+    pub(super) fn moves(&self, result: &'static str, count: usize) {
+        self.moves.get_or_create(&MoveLabel { result }).inc_by(count as u64);
     }
 
     pub(super) fn decided(&self, took: Duration) {

@@ -17,6 +17,7 @@ mod following;
 pub mod gangs;
 pub(crate) mod intake;
 mod metrics;
+mod mover;
 pub mod owners;
 mod provider;
 pub mod queue;
@@ -44,6 +45,7 @@ pub use metrics::{AttemptResult, Metrics};
 
 use binder::Wishes;
 use intake::{Awaited, INPUT_CAPACITY, Input, watches};
+use mover::Mover;
 use recorder::{Record, Recorder};
 use state::{Action, Attempt, BindOutcome, PodRef, QueueReport, State, Victim};
 use volumes::Choice;
@@ -109,6 +111,7 @@ pub async fn run(
         queue_reports: JoinSet::new(),
         written: queue_status::Written::new(),
         next_report: Instant::now(),
+        mover: Mover::new(),
         awaited,
         shutdown: shutdown.clone(),
     };
@@ -166,6 +169,7 @@ struct Driver {
     queue_reports: JoinSet<Vec<(QueueReport, bool)>>,
     written: queue_status::Written,
     next_report: Instant,
+    mover: Mover,
     awaited: Awaited,
     shutdown: CancellationToken,
 }
@@ -176,6 +180,7 @@ impl Driver {
         loop {
             let deadline = self.state.next_deadline().map(|deadline| self.start + deadline);
             let can_place = self.can_place();
+            let next_moves = self.mover.next();
             tokio::select! {
                 biased;
                 () = self.shutdown.cancelled() => break,
@@ -183,6 +188,7 @@ impl Driver {
                 Some(provided) = self.provisions.join_next(), if !self.provisions.is_empty() => self.provided(provided),
                 Some(evicted) = self.evictions.join_next(), if !self.evictions.is_empty() => self.evicted(evicted),
                 Some(written) = self.queue_reports.join_next(), if !self.queue_reports.is_empty() => self.reported(written),
+                Some(happening) = self.mover.happens(), if self.mover.is_busy() => self.happened(happening),
                 input = inputs.recv() => match input {
                     None => break,
                     Some(input) => {
@@ -195,6 +201,7 @@ impl Driver {
                 },
                 () = tokio::task::yield_now(), if can_place => {}
                 () = tokio::time::sleep_until(self.next_report), if self.has_reports() => {}
+                () = tokio::time::sleep_until(next_moves), if self.wants_moves() => {}
                 () = tokio::time::sleep_until(deadline.unwrap_or(self.start)), if deadline.is_some() && !can_place => {}
             }
             while let Some(bound) = self.binds.try_join_next() {
@@ -208,6 +215,7 @@ impl Driver {
             }
             self.place();
             self.report_queues();
+            self.look_for_moves();
             self.metrics.sizes(self.state.queue_counts(), self.state.cache_counts());
         }
         // Bindings under way get a moment to end; what they did, the next start learns from the API.
@@ -319,6 +327,10 @@ impl Driver {
                 }
                 Action::Preempt { pod, node, victims } => {
                     self.preempt(pod, node, victims);
+                    continue;
+                }
+                Action::Move(clearing) => {
+                    self.evict(clearing);
                     continue;
                 }
                 Action::Status { pod, condition, nominated } => Record::Status(pod, condition, nominated),

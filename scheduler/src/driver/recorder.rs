@@ -46,6 +46,19 @@ pub enum Record {
         /// What is said about it.
         note: String,
     },
+    /// A pod was moved so that another has room.
+    Moved {
+        /// Who was moved.
+        pod: Victim,
+        /// For whom.
+        for_pod: PodRef,
+        /// What is said about it.
+        note: String,
+    },
+    /// Others were moved so that the pod has room.
+    RoomMade(PodRef, String),
+    /// Others could be moved so that the pod has room.
+    MovesProposed(PodRef, String),
     /// The `PodScheduled` condition is `False`, with this reason and message, and the pod waits for this node or
     /// none. Either may be left as it is.
     Status(PodRef, Option<(&'static str, String)>, Option<Option<Arc<str>>>),
@@ -98,6 +111,16 @@ impl Writer {
                 let Victim { key, uid, namespace, name } = victim;
                 let pod = PodRef { key, uid, namespace, name, generation: None, ..preemptor.clone() };
                 self.event(&pod, Some(&preemptor), "Normal", "Preempted", "Preempting", note).await;
+            }
+            Record::Moved { pod: Victim { key, uid, namespace, name }, for_pod, note } => {
+                let pod = PodRef { key, uid, namespace, name, generation: None, ..for_pod.clone() };
+                self.event(&pod, Some(&for_pod), "Normal", "Moved", "Moving", note).await;
+            }
+            Record::RoomMade(pod, note) => {
+                self.event(&pod, None, "Normal", "RoomMade", "Moving", note).await;
+            }
+            Record::MovesProposed(pod, note) => {
+                self.event(&pod, None, "Normal", "MovesProposed", "Moving", note).await;
             }
             Record::Status(pod, condition, nominated) => self.status(&pod, condition, nominated).await,
         }

@@ -21,6 +21,7 @@ mod actions;
 mod clearing;
 mod ganging;
 mod holding;
+mod moving;
 mod preempting;
 mod providing;
 mod queueing;
@@ -30,6 +31,7 @@ mod trial;
 use actions::GATED_MESSAGE;
 pub use actions::{Action, Attempt, BindOutcome, PodRef, SCHEDULER_ERROR, SCHEDULING_GATED, UNSCHEDULABLE};
 use holding::Holders;
+pub use moving::{Clearing, Move, Search};
 pub use preempting::Victim;
 use preempting::{Diagnosed, PlacedName};
 use providing::{Going, Outlook, Sources};
@@ -120,6 +122,8 @@ pub struct State {
     came: bool,
     /// Pods that waited for a node which is gone.
     left_alone: Vec<PodKey>,
+    /// Pods for which others are being moved.
+    moved_for: BTreeSet<PodKey>,
     /// The last diagnosis, which holds for its class until something changes.
     diagnosed: Option<Diagnosed>,
     /// The scores of the nodes that pods were given, where someone wants to know.
@@ -160,6 +164,7 @@ impl State {
             freed: false,
             came: false,
             left_alone: Vec::new(),
+            moved_for: BTreeSet::new(),
             diagnosed: None,
             scores: None,
         }
@@ -357,6 +362,7 @@ impl State {
         let pending = self.pending.remove(&key)?;
         self.assumed -= usize::from(pending.assumed);
         self.claimants.remove(&key);
+        self.moved_for.remove(&key);
         if let Some(going) = &pending.going {
             self.going.remove(&(going.since, key));
             self.storage.forget(&going.choice);

@@ -30,6 +30,18 @@ pub struct Spec {
     /// For which pods all nodes are to be told.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub nodes: String,
+    /// Which pods could move so that those have room that get no node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub defragment: Option<Defragment>,
+}
+
+/// That moves are to be looked for.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Defragment {
+    /// How many pods may move; by default as many as the scheduler's configuration says of one run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub moves: Option<i32>,
 }
 
 /// A pod that exists.
@@ -144,6 +156,28 @@ pub struct Status {
     /// Pods whose node is lost and that nobody makes anew.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub lost: Vec<Lost>,
+    /// Pods that would have to move so that others have room; what placements tell is as if they had.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub moves: Vec<Moved>,
+}
+
+/// A pod that moves.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Moved {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
+    /// The node that it leaves.
+    pub from: String,
+    /// The node that the one that takes its place would get.
+    pub to: String,
+    /// The pod that has its room then.
+    #[serde(rename = "for")]
+    pub for_pod: PodName,
 }
 
 /// Why a pod is in the answer.

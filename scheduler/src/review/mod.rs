@@ -19,6 +19,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Configuration;
+use crate::defrag::{self, Wanted};
 use crate::driver::state::Trial;
 
 /// Reviews worked on at once: each has a copy of all that is known of the cluster.
@@ -90,8 +91,25 @@ impl Reviewer {
         let asked = question::look_up(&spec, asker).await?;
         let trial = self.trial().await?;
         let cluster = question::changes(&spec, &trial, &self.client).await?;
+        let moves = question::moves(&spec, &self.configuration.defragmentation)?;
+        let asks_for_pods = !spec.pods.is_empty() || !spec.workloads.is_empty();
         let answered = tokio::task::spawn_blocking(move || question::answer(trial, &spec, asked, cluster));
-        answered.await.map_err(|_| Error::NotKnown)
+        let mut answered = answered.await.map_err(|_| Error::NotKnown)?;
+        if let Some(most) = moves {
+            if !asks_for_pods {
+                answered.tell_of_stranded();
+            }
+            let (settings, now) = (&self.configuration.defragmentation, jiff::Timestamp::now().as_second());
+            let wanted = Wanted::Pods(answered.unplaced());
+            let found = defrag::search(answered.trial, wanted, most, settings, &self.client, now).await;
+            let (trial, found) = found.map_err(|error| match error {
+                defrag::Error::Pods(error) => Error::Api(error),
+                defrag::Error::Broken(_) => Error::NotKnown,
+            })?;
+            answered.trial = trial;
+            answered.make_room(found);
+        }
+        Ok(answered.status())
     }
 
     /// A copy of what is known now.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1 as k8s;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
@@ -9,22 +10,22 @@ use kube::api::{ListParams, PostParams};
 use kube::{Api, Client};
 
 use super::api::{
-    Leaving, Lost, MoreNodes, NodeAnswer, Nodes, Origin, Placement, PodName, Spec, Status, WhatIf, Workload,
+    Leaving, Lost, MoreNodes, Moved, NodeAnswer, Nodes, Origin, Placement, PodName, Spec, Status, WhatIf, Workload,
 };
 use super::{Error, Problem, Wrong};
 use crate::convert;
 use crate::core::{NodeSpec, PodKey};
+use crate::defrag::settings::{PER_RUN_MAX, Settings};
+use crate::defrag::{MIRROR, as_waiting};
 use crate::driver::facts::PodFacts;
 use crate::driver::owners::OwnerKind;
-use crate::driver::state::{Outcome, Trial};
+use crate::driver::state::{Clearing, Outcome, Trial};
 
 /// Pods that one review may ask about, and nodes that it may add: enough for a large cluster's, and answered in seconds.
 const COUNT_MAX: i32 = 10_000;
 const HOSTNAME: &str = "kubernetes.io/hostname";
 /// The labels by which a node says in which zone it is.
 const ZONES: [&str; 2] = ["topology.kubernetes.io/zone", "failure-domain.beta.kubernetes.io/zone"];
-/// What a pod carries that a node agent made by itself.
-const MIRROR: &str = "kubernetes.io/config.mirror";
 
 /// What the pods that are asked about are.
 pub(super) struct Asked {
@@ -87,7 +88,7 @@ pub(super) async fn look_up(spec: &Spec, asker: &Client) -> Result<Asked, Error>
             return Err(wrong(format!("spec.pods[{index}].name"), Wrong::Missing));
         }
         let pod = Api::<k8s::Pod>::namespaced(asker.clone(), or_default(namespace)).get(name).await;
-        asked.pods.push(waiting(pod.map_err(Error::Api)?));
+        asked.pods.push(as_waiting(pod.map_err(Error::Api)?));
     }
     for (index, group) in spec.pod_groups.iter().enumerate() {
         if group.name.is_empty() {
@@ -126,18 +127,6 @@ async fn admitted(workload: &Workload, asker: &Client) -> Result<k8s::Pod, Error
     };
     let api = Api::<k8s::Pod>::namespaced(asker.clone(), or_default(&workload.namespace));
     api.create(&PostParams { dry_run: true, field_manager: None }, &pod).await.map_err(Error::Api)
-}
-
-/// A pod as if it had no node yet, beside which node it has.
-fn waiting(mut pod: k8s::Pod) -> PodFacts {
-    let node = pod.spec.as_mut().and_then(|spec| spec.node_name.take()).filter(|name| !name.is_empty());
-    if let Some(node) = node {
-        // What it is told about its place is not what it asks for.
-        pod.status = None;
-        let facts = PodFacts::from(&pod);
-        return PodFacts { node_name: Some(node), ..facts };
-    }
-    PodFacts::from(&pod)
 }
 
 /// What happens to the cluster first, with the pods that lose their node.
@@ -195,7 +184,7 @@ fn displace(pod: k8s::Pod, node: &str) -> Option<Displaced> {
     let annotations = pod.metadata.annotations.as_ref();
     let belongs = owner.as_ref().is_some_and(|owner| matches!(owner.kind.as_str(), "DaemonSet" | "Node"))
         || annotations.is_some_and(|all| all.contains_key(MIRROR));
-    let facts = waiting(pod);
+    let facts = as_waiting(pod);
     if belongs || facts.finished || facts.terminating {
         return None;
     }
@@ -210,8 +199,79 @@ struct Told {
     placement: Placement,
 }
 
+/// How many moves may be looked for; none if nobody asks.
+pub(super) fn moves(spec: &Spec, settings: &Settings) -> Result<Option<usize>, Error> {
+    let Some(wish) = &spec.defragment else { return Ok(None) };
+    let Some(moves) = wish.moves else { return Ok(Some(settings.moves_per_run)) };
+    if !(1..=PER_RUN_MAX).contains(&i64::from(moves)) {
+        let why = format!("must be between 1 and {PER_RUN_MAX}, inclusive");
+        return Err(wrong("spec.defragment.moves", Wrong::Invalid(moves.into(), why)));
+    }
+    Ok(usize::try_from(moves).ok())
+}
+
+/// What became of the pods, and of the copy.
+pub(super) struct Answered {
+    pub(super) trial: Trial,
+    told: Vec<(PodKey, Placement)>,
+    lost: Vec<Lost>,
+    moves: Vec<Moved>,
+}
+
+impl Answered {
+    /// Adds those that wait for nothing but room.
+    pub(super) fn tell_of_stranded(&mut self) {
+        for key in self.trial.stranded(Duration::ZERO) {
+            if let Some(outcome) = self.trial.outcome(key) {
+                let (namespace, name) = (outcome.pod.namespace, outcome.pod.name);
+                let placement = Placement { namespace, name, origin: Origin::Waiting, ..Placement::default() };
+                self.told.push((key, complete(&self.trial, Told { key, placement })));
+            }
+        }
+    }
+
+    /// The pods that got no node.
+    pub(super) fn unplaced(&self) -> Vec<PodKey> {
+        self.told.iter().filter(|(_, placement)| placement.node.is_none()).map(|(key, _)| *key).collect()
+    }
+
+    /// Takes down the moves that make room for some.
+    pub(super) fn make_room(&mut self, found: Vec<Clearing>) {
+        for Clearing { pod, node, moves } in found {
+            let of_pod = self.told.iter_mut().filter(|(key, _)| *key == pod.key);
+            for (_, placement) in of_pod {
+                (placement.node, placement.message) = (Some(node.to_string()), None);
+                placement.nodes.clear();
+            }
+            let for_pod = PodName { namespace: pod.namespace, name: pod.name };
+            self.moves.extend(moves.into_iter().map(|one| Moved {
+                namespace: one.pod.namespace,
+                name: one.pod.name,
+                uid: one.pod.uid,
+                from: node.to_string(),
+                to: one.to.to_string(),
+                for_pod: for_pod.clone(),
+            }));
+        }
+    }
+
+    pub(super) fn status(self) -> Status {
+        let placements: Vec<Placement> = self.told.into_iter().map(|(_, placement)| placement).collect();
+        let placed = placements.iter().filter(|placement| placement.node.is_some()).count();
+        let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        Status {
+            nodes: number(self.trial.node_count()),
+            placed: number(placed),
+            unplaced: number(placements.len() - placed),
+            placements,
+            lost: self.lost,
+            moves: self.moves,
+        }
+    }
+}
+
 /// Lets happen what is to happen and tells what becomes of the pods.
-pub(super) fn answer(mut trial: Trial, spec: &Spec, asked: Asked, changes: Changes) -> Status {
+pub(super) fn answer(mut trial: Trial, spec: &Spec, asked: Asked, changes: Changes) -> Answered {
     let mut told: Vec<Told> = Vec::new();
     let detail = asked.detail;
     for pod in asked.pods.iter().filter(|pod| pod.node_name.is_none() && detail != Nodes::None) {
@@ -249,16 +309,8 @@ pub(super) fn answer(mut trial: Trial, spec: &Spec, asked: Asked, changes: Chang
             told.push(Told { key, placement });
         }
     }
-    let placements: Vec<Placement> = told.into_iter().map(|one| complete(&trial, one)).collect();
-    let placed = placements.iter().filter(|placement| placement.node.is_some()).count();
-    let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-    Status {
-        nodes: number(trial.node_count()),
-        placed: number(placed),
-        unplaced: number(placements.len() - placed),
-        placements,
-        lost,
-    }
+    let told = told.into_iter().map(|one| (one.key, complete(&trial, one))).collect();
+    Answered { trial, told, lost, moves: Vec::new() }
 }
 
 /// What is said of a pod that this scheduler does not place.

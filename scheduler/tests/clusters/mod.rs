@@ -1,6 +1,8 @@
 //! Random clusters as objects of the API, with a question about each.
+#![allow(dead_code)] // Each test uses a part of it.
 
 pub mod api;
+pub mod scheduler;
 
 use serde_json::{Value, json};
 
@@ -41,6 +43,11 @@ impl Cluster {
     pub fn question(&self) -> Value {
         json!({"workloads": self.workloads, "whatIf": self.what_if})
     }
+}
+
+/// An object's name.
+pub fn name(object: &Value) -> String {
+    object["metadata"]["name"].as_str().unwrap().to_owned()
 }
 
 /// A UID made from a text, in the usual form.

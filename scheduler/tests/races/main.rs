@@ -43,7 +43,10 @@ impl Process {
             ..Delays::default()
         };
         let profiles = vec![Profile { if_fits, ..Profile::default() }];
-        let options = Options { configuration: Configuration { delays, profiles }, ..Options::default() };
+        let options = Options {
+            configuration: Configuration { delays, profiles, ..Configuration::default() },
+            ..Options::default()
+        };
         let metrics = Metrics::new(&mut prometheus_client::registry::Registry::default());
         Process { task: tokio::spawn(run(link.client(), options, metrics, || {}, CancellationToken::new())) }
     }

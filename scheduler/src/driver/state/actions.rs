@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::volumes::Choice;
-use super::{Pending, Victim};
+use super::{Clearing, Pending, Victim};
 use crate::core::PodKey;
 
 /// A repeated failure with the same message is told again by an event after this long.
@@ -80,6 +80,8 @@ pub enum Action {
         /// Those that have to go.
         victims: Vec<Victim>,
     },
+    /// Evict these pods, so that others take their place elsewhere, and tell how it went with [`State::preempted`].
+    Move(Clearing),
     /// Record a `FailedScheduling` event.
     FailedEvent {
         /// The pod.

@@ -38,6 +38,11 @@ impl PlacedName {
         &self.namespace
     }
 
+    /// It is not about to go.
+    pub(super) fn stays(&self) -> bool {
+        !self.terminating
+    }
+
     pub(super) fn of(pod: &PodFacts) -> Self {
         let uid = (convert::usual_uid(pod.key) != pod.uid).then(|| pod.uid.as_str().into());
         let (namespace, name) = (pod.namespace.as_str().into(), pod.name.as_str().into());
@@ -154,9 +159,11 @@ impl State {
 
     /// Is someone about to leave the node that the pod waits for?
     pub(super) fn waits_for_victims(&mut self, ask: Ask) -> bool {
-        match self.queue.line_of(ask.pod) {
-            Some(_) => self.engine.waits_for_any(ask),
-            None => self.engine.waits_for_victims(ask),
+        // Those that are moved, or owe their room, may matter as much.
+        if self.queue.line_of(ask.pod).is_some() || self.moved_for.contains(&ask.pod) {
+            self.engine.waits_for_any(ask)
+        } else {
+            self.engine.waits_for_victims(ask)
         }
     }
 
@@ -184,6 +191,23 @@ impl State {
         reclaims: bool,
         actions: &mut Vec<Action>,
     ) {
+        let victims = self.take_room(ask, node, victims, reclaims, actions);
+        if let Some(pending) = self.pending.get(&ask.pod)
+            && !victims.is_empty()
+        {
+            actions.push(Action::Preempt { pod: pending.pod.clone(), node: node.clone(), victims });
+        }
+    }
+
+    /// The same, but for telling those that have to go: gives them.
+    pub(super) fn take_room(
+        &mut self,
+        ask: Ask,
+        node: &Arc<str>,
+        victims: &[PodKey],
+        reclaims: bool,
+        actions: &mut Vec<Action>,
+    ) -> Vec<Victim> {
         for pod in victims {
             self.engine.set_preempted(*pod, true);
         }
@@ -209,11 +233,7 @@ impl State {
                 None => told.extend(self.victim(*pod)),
             }
         }
-        if let Some(pending) = self.pending.get(&ask.pod)
-            && !told.is_empty()
-        {
-            actions.push(Action::Preempt { pod: pending.pod.clone(), node: node.clone(), victims: told });
-        }
+        told
     }
 
     fn victim(&self, key: PodKey) -> Option<Victim> {

@@ -58,7 +58,7 @@ fn run(state: &mut State, now: Duration) -> Vec<String> {
                 let volumes: Vec<_> = choice.bind.into_iter().map(|binding| binding.volume).collect();
                 Some(format!("{} gets {} for {node}", pod.name, volumes.join(" ")))
             }
-            Action::FailedEvent { .. } | Action::Status { condition: None, .. } => None,
+            Action::FailedEvent { .. } | Action::Status { condition: None, .. } | Action::Move(_) => None,
         })
         .collect()
 }

@@ -16,7 +16,7 @@ use crate::core::{Ask, NodeSpec, Opinion, PodKey, PodMap, Requirement};
 
 /// How long the clock of a trial runs on at most. Less than what unschedulable pods wait to be tried for no reason
 /// (and than what volumes may take), so that all that happens has a cause.
-const TIME_MAX: Duration = Duration::from_secs(240);
+pub(super) const TIME_MAX: Duration = Duration::from_secs(240);
 
 /// A pod that would have to go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,15 +47,17 @@ pub struct Outcome {
 /// See the module's description.
 #[derive(Debug)]
 pub struct Trial {
-    state: State,
-    now: Duration,
-    end: Duration,
-    outcomes: PodMap<Outcome>,
+    pub(super) state: State,
+    pub(super) now: Duration,
+    /// When the copy was made.
+    pub(super) began: Duration,
+    pub(super) end: Duration,
+    pub(super) outcomes: PodMap<Outcome>,
     /// The pods that something became of, as it came about.
-    order: Vec<PodKey>,
+    pub(super) order: Vec<PodKey>,
     /// Pods for which the nodes are all asked.
-    surveyed: HashSet<PodKey>,
-    made: u128,
+    pub(super) surveyed: HashSet<PodKey>,
+    pub(super) made: u128,
 }
 
 impl State {
@@ -66,6 +68,7 @@ impl State {
         Trial {
             state,
             now,
+            began: now,
             end: now + TIME_MAX,
             outcomes: PodMap::default(),
             order: Vec::new(),
@@ -210,7 +213,8 @@ impl Trial {
                 let leavers: Vec<Leaver> = victims.into_iter().map(leaver).collect();
                 self.outcome_of(&pod).victims.extend(leavers);
             }
-            Action::Status { .. } | Action::FailedEvent { .. } => {}
+            // Nobody sets moves going in a trial.
+            Action::Status { .. } | Action::FailedEvent { .. } | Action::Move(_) => {}
         }
     }
 

@@ -1,0 +1,204 @@
+//! Has moves looked for while pods wait, tells of them, and makes them if it may: pods are evicted through the API, which
+//! asks the disruption budgets.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{DeleteParams, EvictParams, Preconditions};
+use kube::{Api, Client};
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::Driver;
+use super::recorder::Record;
+use super::state::{Clearing, Move};
+use crate::core::PodKey;
+use crate::defrag::settings::Mode;
+use crate::defrag::{self, Pace, Wanted};
+
+/// How often an eviction is tried while the server does not answer as it should. A budget that refuses it does so for
+/// longer than is waited here.
+const ATTEMPTS: u32 = 4;
+const RETRY_FIRST: Duration = Duration::from_millis(250);
+
+/// What became of the moves for one pod.
+pub(super) struct Moved {
+    clearing: Clearing,
+    /// How many of the pods were told to go, the first ones.
+    told: usize,
+    /// Those that stay.
+    failed: Vec<PodKey>,
+}
+
+/// What the driver keeps about moves.
+pub(super) struct Mover {
+    pace: Pace,
+    next: Instant,
+    /// One search at a time: it has a copy of all that is known.
+    searching: JoinSet<Vec<Clearing>>,
+    /// As many as one search may come to.
+    evicting: JoinSet<Box<Moved>>,
+}
+
+impl Mover {
+    pub(super) fn new() -> Self {
+        Mover { pace: Pace::default(), next: Instant::now(), searching: JoinSet::new(), evicting: JoinSet::new() }
+    }
+
+    /// When to look next.
+    pub(super) fn next(&self) -> Instant {
+        self.next
+    }
+
+    /// What a search came to, or moves that were made.
+    pub(super) async fn happens(&mut self) -> Option<Happening> {
+        tokio::select! {
+            Some(found) = self.searching.join_next(), if !self.searching.is_empty() => Some(Happening::Found(found)),
+            Some(moved) = self.evicting.join_next(), if !self.evicting.is_empty() => Some(Happening::Moved(moved)),
+            else => None,
+        }
+    }
+
+    pub(super) fn is_busy(&self) -> bool {
+        !self.searching.is_empty() || !self.evicting.is_empty()
+    }
+}
+
+/// See [`Mover::happens`].
+pub(super) enum Happening {
+    Found(Result<Vec<Clearing>, JoinError>),
+    Moved(Result<Box<Moved>, JoinError>),
+}
+
+impl Driver {
+    /// Are there pods for which moves are to be looked for?
+    pub(super) fn wants_moves(&self) -> bool {
+        let settings = &self.options.configuration.defragmentation;
+        let waits = self.awaited.is_over() && self.state.queue_counts().unschedulable > 0;
+        settings.mode != Mode::Off && waits && !self.mover.is_busy()
+    }
+
+    /// Looks for moves if it is time to.
+    pub(super) fn look_for_moves(&mut self) {
+        if !self.wants_moves() || Instant::now() < self.mover.next {
+            return;
+        }
+        let (settings, now) = (self.options.configuration.defragmentation.clone(), self.now());
+        self.mover.next = Instant::now() + settings.interval;
+        let left = match settings.mode {
+            Mode::Move => self.mover.pace.left(&settings, now),
+            Mode::Off | Mode::Propose => settings.moves_per_run,
+        };
+        if left == 0 {
+            return;
+        }
+        let (trial, client) = (self.state.trial(now), self.client.clone());
+        self.mover.searching.spawn(async move {
+            let (wanted, now) = (Wanted::Since(settings.wait), Timestamp::now().as_second());
+            match defrag::search(trial, wanted, left, &settings, &client, now).await {
+                Ok((_, found)) => found,
+                Err(error) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "no moves were looked for");
+                    Vec::new()
+                }
+            }
+        });
+    }
+
+    pub(super) fn happened(&mut self, happening: Happening) {
+        match happening {
+            Happening::Found(Ok(found)) => found.into_iter().for_each(|clearing| self.found(clearing)),
+            Happening::Moved(Ok(moved)) => self.moved(*moved),
+            Happening::Found(Err(error)) | Happening::Moved(Err(error)) => {
+                tracing::error!(%error, "a task that moves pods failed");
+            }
+        }
+    }
+
+    fn found(&mut self, clearing: Clearing) {
+        let count = clearing.moves.len();
+        if self.options.configuration.defragmentation.mode == Mode::Propose {
+            self.metrics.moves("proposed", count);
+            let note = format!("Would fit on node {} if {} moved", clearing.node, told(&clearing.moves));
+            self.record(Record::MovesProposed(clearing.pod, note));
+            return;
+        }
+        let mut actions = Vec::new();
+        if self.state.start_moves(&clearing, &mut actions) {
+            let now = self.now();
+            self.mover.pace.made(count, now);
+            self.act(actions);
+        }
+    }
+
+    /// Evicts the pods that a move is about.
+    pub(super) fn evict(&mut self, clearing: Clearing) {
+        let (namespace, pod, node) = (&clearing.pod.namespace, &clearing.pod.name, &*clearing.node);
+        tracing::info!(namespace, pod, node, moves = clearing.moves.len(), "pods are moved to make room");
+        let (client, shutdown) = (self.client.clone(), self.shutdown.clone());
+        self.mover.evicting.spawn(async move {
+            // One after the other: if one has to stay, the others need not go.
+            for (told, one) in clearing.moves.iter().enumerate() {
+                if let Err(error) = evict(&client, one, &shutdown).await {
+                    let (namespace, pod) = (&one.pod.namespace, &one.pod.name);
+                    tracing::warn!(namespace, pod, error = &error as &dyn std::error::Error, "a pod is not moved");
+                    let failed = clearing.moves[told..].iter().map(|one| one.pod.key).collect();
+                    return Box::new(Moved { clearing, told, failed });
+                }
+            }
+            Box::new(Moved { told: clearing.moves.len(), clearing, failed: Vec::new() })
+        });
+    }
+
+    fn moved(&mut self, Moved { clearing, told: count, failed }: Moved) {
+        self.state.preempted(clearing.pod.key, &failed);
+        self.metrics.moves("moved", count);
+        self.metrics.moves("refused", failed.len());
+        let Clearing { pod, node, moves } = clearing;
+        for Move { pod: leaver, to } in &moves[..count] {
+            let note = format!(
+                "Moved from node {node} to make room for pod {}/{}; node {to} has room for it",
+                pod.namespace, pod.name
+            );
+            self.record(Record::Moved { pod: leaver.clone(), for_pod: pod.clone(), note });
+        }
+        if failed.is_empty() {
+            let note = format!("Made room on node {node}: moved {}", told(&moves));
+            self.record(Record::RoomMade(pod, note));
+        }
+    }
+}
+
+/// Pods and where they go, for a sentence.
+fn told(moves: &[Move]) -> String {
+    let each = moves.iter().map(|one| format!("{}/{} to {}", one.pod.namespace, one.pod.name, one.to));
+    each.collect::<Vec<_>>().join(", ")
+}
+
+async fn evict(client: &Client, one: &Move, shutdown: &CancellationToken) -> kube::Result<()> {
+    let api: Api<Pod> = Api::namespaced(client.clone(), &one.pod.namespace);
+    // The UID keeps it from meeting another pod that took the name.
+    let preconditions = Preconditions { uid: Some(one.pod.uid.clone()), resource_version: None };
+    let options = DeleteParams::default().preconditions(preconditions);
+    let params = EvictParams { delete_options: Some(options), ..EvictParams::default() };
+    let (mut delay, mut left) = (RETRY_FIRST, ATTEMPTS);
+    loop {
+        left -= 1;
+        let error = match api.evict(&one.pod.name, &params).await {
+            Ok(_) | Err(kube::Error::SerdeError(_)) => return Ok(()),
+            // It is gone, or another one has its name.
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => return Ok(()),
+            Err(error) => error,
+        };
+        let is_final = matches!(&error, kube::Error::Api(status) if status.code < 500);
+        if is_final || left == 0 {
+            return Err(error);
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return Err(error),
+            () = tokio::time::sleep(delay) => delay *= 2,
+        }
+    }
+}
