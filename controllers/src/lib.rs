@@ -7,6 +7,7 @@
 //! API ─watch─▶ shared caches ─▶ queues ─▶ observe → plan → act ─▶ API
 //! ```
 
+mod attachments;
 mod deployment;
 mod disruption;
 mod endpoints;
@@ -149,6 +150,7 @@ pub async fn run(
 
 /// All controllers.
 struct Controllers {
+    attachments: Arc<attachments::AttachmentsController>,
     deployment: Arc<deployment::DeploymentController>,
     replicaset: Arc<replicas::ReplicasController<ReplicaSet>>,
     replicationcontroller: Arc<replicas::ReplicasController<ReplicationController>>,
@@ -178,6 +180,7 @@ impl Controllers {
         tasks.spawn(monitors);
         let graph = garbage_collector.shared().clone();
         Ok(Controllers {
+            attachments: attachments::AttachmentsController::new(context.clone()),
             deployment: deployment::DeploymentController::new(context.clone()),
             replicaset: replicas::ReplicasController::new(context.clone()),
             replicationcontroller: replicas::ReplicasController::new(context.clone()),
@@ -208,6 +211,7 @@ impl Controllers {
                 loops.spawn(runner::run(self.$controller, $workers, metrics.clone(), context.shutdown.clone()));
             };
         }
+        start!(attachments, workers);
         start!(deployment, workers);
         start!(replicaset, workers);
         start!(replicationcontroller, workers);

@@ -281,6 +281,7 @@ fn context(
         tokens: Tokens::default(),
         volume_locks: Default::default(),
         drivers: Drivers::default(),
+        volumes_changed: Arc::default(),
         devices,
         boot_id: machine.boot_id.clone(),
         metrics: metrics.clone(),
@@ -298,6 +299,8 @@ fn node_settings(options: &Options, port: u16, context: &Context) -> node::Setti
         max_pods: options.max_pods,
         machine: machine::read(&options.data_dir),
         devices: context.devices.clone(),
+        paths: context.paths.clone(),
+        volumes_changed: context.volumes_changed.clone(),
     }
 }
 

@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use k8s_openapi::api::storage::v1::{StorageClass, VolumeAttributesClass};
+use k8s_openapi::api::storage::v1::{CSIDriver, StorageClass, VolumeAttachment, VolumeAttributesClass};
 use kube::runtime::watcher::Config;
 use kube::{Api, Client, ResourceExt};
 use tokio::task::JoinSet;
@@ -69,6 +69,10 @@ pub struct Caches {
     pub volumes: Arc<Cache<PersistentVolume>>,
     /// StorageClasses.
     pub storage_classes: Arc<Cache<StorageClass>>,
+    /// CSIDrivers.
+    pub csi_drivers: Arc<Cache<CSIDriver>>,
+    /// VolumeAttachments, indexed by volume and node.
+    pub attachments: Arc<Cache<VolumeAttachment>>,
     /// VolumeAttributesClasses.
     pub attributes_classes: Arc<Cache<VolumeAttributesClass>>,
     /// PodDisruptionBudgets.
@@ -117,7 +121,12 @@ pub fn of_claim(namespace: &str, name: &str) -> String {
     format!("claim/{namespace}/{name}")
 }
 
-/// The index name of a node's pods.
+/// The index name of a volume's attachments.
+pub fn of_volume(name: &str) -> String {
+    format!("volume/{name}")
+}
+
+/// The index name of a node's pods and attachments.
 pub fn on_node(name: &str) -> String {
     format!("node/{name}")
 }
@@ -129,6 +138,11 @@ fn pod_index(pod: &Pod) -> Vec<String> {
     let namespace = pod.namespace().unwrap_or_default();
     names.extend(volume_protection::plan::claims_of(pod).iter().map(|claim| of_claim(&namespace, claim)));
     names
+}
+
+fn attachment_index(attachment: &VolumeAttachment) -> Vec<String> {
+    let volume = attachment.spec.source.persistent_volume_name.as_deref().map(of_volume);
+    std::iter::once(on_node(&attachment.spec.node_name)).chain(volume).collect()
 }
 
 fn slice_index(slice: &EndpointSlice) -> Vec<String> {
@@ -149,6 +163,8 @@ impl Default for Caches {
             claims: Arc::new(Cache::new(persistent_volumes::claim_index)),
             volumes: Arc::new(Cache::new(persistent_volumes::volume_index)),
             storage_classes: Arc::new(Cache::new(|_| Vec::new())),
+            csi_drivers: Arc::new(Cache::new(|_| Vec::new())),
+            attachments: Arc::new(Cache::new(attachment_index)),
             attributes_classes: Arc::new(Cache::new(|_| Vec::new())),
             disruption_budgets: Arc::new(Cache::new(|_| Vec::new())),
             deployments: Arc::new(Cache::new(|_| Vec::new())),
@@ -173,8 +189,6 @@ pub const ROOT_CA: &str = "kube-root-ca.crt";
 fn strip_node(node: &mut Node) {
     if let Some(status) = &mut node.status {
         status.images = None;
-        status.volumes_attached = None;
-        status.volumes_in_use = None;
     }
 }
 
@@ -195,6 +209,8 @@ impl Caches {
         start!(claims, Config::default(), |_| ());
         start!(volumes, Config::default(), |_| ());
         start!(storage_classes, Config::default(), |_| ());
+        start!(csi_drivers, Config::default(), |_| ());
+        start!(attachments, Config::default(), |_| ());
         start!(attributes_classes, Config::default(), |_| ());
         start!(disruption_budgets, Config::default(), |_| ());
         start!(deployments, Config::default(), |_| ());
@@ -222,6 +238,8 @@ impl Caches {
         self.claims.synced().await;
         self.volumes.synced().await;
         self.storage_classes.synced().await;
+        self.csi_drivers.synced().await;
+        self.attachments.synced().await;
         self.attributes_classes.synced().await;
         self.disruption_budgets.synced().await;
         self.deployments.synced().await;

@@ -36,6 +36,8 @@ pub struct Sources<'a> {
     pub machine: &'a Machine,
     /// How many devices plugins have by kind, and how many of them pods can have.
     pub devices: (Amounts, Amounts),
+    /// The attached volumes that pods use.
+    pub volumes_in_use: Vec<String>,
     /// What it is short of.
     pub pressure: &'a Pressure,
     /// Whether the machine is about to go down.
@@ -70,8 +72,14 @@ pub fn compute(from: &Sources<'_>) -> NodeStatus {
         daemon_endpoints: Some(daemon_endpoints),
         node_info: Some(info(from)),
         images: Some(images(from.images)),
+        // An empty list takes away what was there; a node that never had any says nothing.
+        volumes_in_use: (!from.volumes_in_use.is_empty() || says_in_use(from.old)).then(|| from.volumes_in_use.clone()),
         ..NodeStatus::default()
     }
+}
+
+fn says_in_use(old: Option<&NodeStatus>) -> bool {
+    old.and_then(|old| old.volumes_in_use.as_ref()).is_some_and(|volumes| !volumes.is_empty())
 }
 
 fn quantities(amounts: &Amounts) -> BTreeMap<String, Quantity> {
@@ -220,6 +228,7 @@ mod tests {
                 max_pods: 110,
                 machine: &machine,
                 devices: (Amounts::from([("a.b/c".into(), 2)]), Amounts::from([("a.b/c".into(), 1)])),
+                volumes_in_use: Vec::new(),
                 pressure: &pressure,
                 going_down: false,
                 version: None,

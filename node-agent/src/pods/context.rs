@@ -6,7 +6,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Service;
 use kube::Client;
 use kube::runtime::reflector::Store;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 
 use super::PodDirectory;
 use super::config::NodeSettings;
@@ -62,6 +62,8 @@ pub struct Context {
     pub volume_locks: Locks,
     /// The drivers of storage that run here.
     pub drivers: Drivers,
+    /// Rung when attached volumes have come into use or out of it: the node's status says which are.
+    pub volumes_changed: Arc<Notify>,
     /// The devices that plugins have.
     pub devices: Devices,
     /// Which boot of the machine this is.

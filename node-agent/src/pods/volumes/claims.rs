@@ -4,7 +4,7 @@
 //! the records of all pods it is known who else uses a volume, and a volume can be given back when neither the API nor the
 //! memory of this agent knows of it any more.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -173,6 +173,9 @@ pub struct Record {
     /// The boot of the machine in which it was made available; empty until it was.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub boot: String,
+    /// Whether it is attached to the node, and has to stay so.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub attached: bool,
     /// Whether it is a device, not a folder.
     pub block: bool,
     /// Whether the file system it lies on is its own, so that what is free on it says something of the volume.
@@ -219,6 +222,20 @@ pub fn read(paths: &Paths, uid: &str) -> BTreeMap<String, Record> {
         Some((name, read_one(&path)?))
     });
     named.collect()
+}
+
+/// Which attached volumes pods use, as the node's status names them. What is named stays attached.
+pub fn in_use(paths: &Paths) -> Vec<String> {
+    let pods = std::fs::read_dir(paths.pods()).into_iter().flatten().flatten();
+    let records = pods.flat_map(|pod| read(paths, &pod.file_name().to_string_lossy()).into_values());
+    let attached = records.filter(|record| record.attached);
+    let names: BTreeSet<String> = attached.map(|record| unique_name(&record.driver, &record.handle)).collect();
+    names.into_iter().collect()
+}
+
+/// What a node's status calls a driver's volume.
+pub fn unique_name(driver: &str, handle: &str) -> String {
+    format!("kubernetes.io/csi/{driver}^{handle}")
 }
 
 /// Whether a pod other than `uid` has a record that `is` what is looked for.

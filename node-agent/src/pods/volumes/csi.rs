@@ -25,6 +25,9 @@ use crate::pods::events::Kind;
 use crate::pods::resources::amount;
 use crate::pods::spec;
 
+/// How long the node's status may take to say that a volume is in use.
+const IN_USE_TOLD_MAX: std::time::Duration = std::time::Duration::from_secs(10);
+
 /// A secret by namespace and name.
 type SecretName = (String, String);
 
@@ -197,7 +200,7 @@ impl Making<'_> {
         let driver = context.drivers.get(&wanted.driver).map_err(set_up)?;
         let object = csi_driver(context, &wanted.driver).await.map_err(set_up)?;
         check_life_cycle(wanted, object.as_ref()).map_err(set_up)?;
-        let publish_context = self.attachment(object.as_ref()).await?;
+        let attachment = self.attachment(object.as_ref()).await?;
         let _turn = context.volume_locks.lock(wanted.key()).await;
         let uid = self.pod.metadata.uid.as_deref().unwrap_or_default();
         let staged = !wanted.is_inline() && driver.can(m::STAGE_UNSTAGE_VOLUME);
@@ -207,9 +210,11 @@ impl Making<'_> {
             driver: wanted.driver.clone(),
             handle: wanted.handle.clone(),
             staged: staged.then(|| staging(&context.paths, wanted)),
+            attached: attachment.is_some(),
             block: wanted.block,
             ..Record::default()
         };
+        let publish_context = attachment.unwrap_or_default();
         let known = claims::read(&context.paths, uid).remove(&self.volume.name);
         let done = known.is_some_and(|known| known.boot == context.boot_id && !known.boot.is_empty());
         let again = object.as_ref().and_then(|object| object.spec.requires_republish).unwrap_or(false);
@@ -218,6 +223,9 @@ impl Making<'_> {
         }
         if !done {
             claims::write(&context.paths, uid, &self.volume.name, &record).map_err(set_up)?;
+            if record.attached {
+                self.tell_in_use().await;
+            }
         }
         let ownership = Ownership::of(self.pod);
         let capability = wanted.capability(&driver, ownership.group);
@@ -240,12 +248,27 @@ impl Making<'_> {
         claims::write(&context.paths, uid, &self.volume.name, &record).map_err(set_up)
     }
 
-    /// What attaching the volume to this node said; an error as long as it is not attached and has to be.
-    async fn attachment(&self, object: Option<&CSIDriver>) -> Result<HashMap<String, String>, Failure> {
+    /// Waits until the node's status says that the volume is in use: from then on nobody takes it away. Without an API server there
+    /// is nobody who could.
+    async fn tell_in_use(&self) {
+        let name = claims::unique_name(&self.wanted.driver, &self.wanted.handle);
+        let mut node = self.context.node.clone();
+        self.context.volumes_changed.notify_one();
+        let told = node.wait_for(|node| {
+            let status = node.as_ref().and_then(|node| node.status.as_ref());
+            status.is_some_and(|status| status.volumes_in_use.iter().flatten().any(|other| *other == name))
+        });
+        if tokio::time::timeout(IN_USE_TOLD_MAX, told).await.is_err() {
+            tracing::warn!(volume = name, "the node's status does not say yet that the volume is in use");
+        }
+    }
+
+    /// What attaching the volume to this node said, if it has to be attached; an error as long as it is not.
+    async fn attachment(&self, object: Option<&CSIDriver>) -> Result<Option<HashMap<String, String>>, Failure> {
         let wanted = self.wanted;
         let needed = object.and_then(|object| object.spec.attach_required).unwrap_or(true);
         if wanted.is_inline() || !needed {
-            return Ok(HashMap::new());
+            return Ok(None);
         }
         let name = attachment_name(&wanted.handle, &wanted.driver, &self.context.node_name);
         let api: Api<VolumeAttachment> = Api::all(self.context.client.clone());
@@ -262,7 +285,7 @@ impl Making<'_> {
         if !status.attached {
             return Err(failed(format!("volume {} is not attached yet: {name}", wanted.handle)));
         }
-        Ok(status.attachment_metadata.unwrap_or_default().into_iter().collect())
+        Ok(Some(status.attachment_metadata.unwrap_or_default().into_iter().collect()))
     }
 
     async fn stage(
@@ -476,6 +499,9 @@ pub async fn remove(context: &Context, uid: &str) -> Result<(), String> {
             let _ = staged.parent().map(std::fs::remove_dir);
         }
         claims::strike(paths, uid, &volume).map_err(|error| error.to_string())?;
+        if record.attached {
+            context.volumes_changed.notify_one();
+        }
     }
     Ok(())
 }
