@@ -210,6 +210,16 @@ pub struct AgentFlags {
     /// 100Mi of memory, 10% of the disk (or 5Gi, if that is less), 5% of its inodes or 1% of the processes; empty is never
     #[arg(long, value_name = "THRESHOLDS", value_parser = components::thresholds)]
     pub eviction_hard: Option<components::Thresholds>,
+    /// The same, but only after there has been too little for the time that --eviction-soft-grace-period names
+    #[arg(long, value_name = "THRESHOLDS", value_parser = components::thresholds)]
+    pub eviction_soft: Option<components::Thresholds>,
+    /// How long each threshold of --eviction-soft may be reached, such as `memory.available=1m30s`
+    #[arg(long, value_name = "DURATIONS", value_parser = components::graces)]
+    pub eviction_soft_grace_period: Option<components::Graces>,
+    /// Seconds that the containers of a pod get at most that is evicted by a threshold of --eviction-soft; below zero as long as
+    /// the pod says itself
+    #[arg(long, default_value_t = 0, value_name = "SECONDS", allow_hyphen_values = true)]
+    pub eviction_max_pod_grace_period: i32,
     /// How long the node says that it was short of something after that is over
     #[arg(long, default_value = "5m", value_name = "DURATION", value_parser = components::duration)]
     pub eviction_pressure_transition_period: std::time::Duration,

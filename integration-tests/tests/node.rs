@@ -253,6 +253,43 @@ fn a_node_short_of_memory_sends_pods_away_and_takes_no_more() {
 }
 
 #[test]
+fn a_shortage_that_can_be_borne_ends_pods_later_and_gives_them_time() {
+    let Some(mut cluster) = start(&[]) else { return };
+    let namespace = cluster.namespace("soft");
+    let script = "trap \"echo bye; sleep 2; echo gone; exit 0\" TERM; while :; do sleep 0.1; done";
+    apply(&cluster, &pod(&namespace, "slow", "terminationGracePeriodSeconds: 20", script));
+    wait_running(&cluster, &namespace, "slow");
+    cluster.server().terminate();
+    let soft = "--eviction-soft=memory.available<1000Ti";
+    let refused = {
+        let mut command = cluster.command(&cluster.tools().gantry);
+        command.args(["up", soft, "--data-dir"]).arg(cluster.scratch().join("other"));
+        gantry_integration_tests::command::run(&mut command, b"")
+    };
+    let missing = "grace period must be specified for the soft eviction threshold memory.available";
+    assert!(refused.code != 0 && refused.stderr.contains(missing), "{refused}");
+    let grace = "--eviction-soft-grace-period=memory.available=5s";
+    cluster.up_with(&[soft, grace, "--eviction-max-pod-grace-period=10"]);
+    cluster.wait_ready();
+    // The node says so at once, and bears it.
+    eventually("the node to say so", MINUTE, || {
+        let node = cluster.object(&["node", "node-1"])?;
+        let short = cluster::condition(&node, "MemoryPressure").is_some_and(|condition| condition["status"] == "True");
+        if short { Ok(()) } else { Err(node["status"]["conditions"].to_string()) }
+    });
+    let slow = cluster.object(&["pod", "slow", "-n", &namespace]).expect("it is there");
+    assert_eq!(slow["status"]["phase"], "Running");
+    let message = evicted(&cluster, &namespace, "slow");
+    assert!(message.starts_with("The node was low on resource: memory. Threshold quantity: 1000Ti"), "{message}");
+    eventually("it to have had its time", MINUTE, || {
+        let log = cluster.kubectl(&["logs", "-n", &namespace, "slow"]).stdout;
+        if log.lines().eq(["bye", "gone"]) { Ok(()) } else { Err(log) }
+    });
+    cluster.kubectl(&["delete", "pod", "-n", &namespace, "slow"]).ok();
+    gantry_integration_tests::left::wait_for_nothing(&cluster);
+}
+
+#[test]
 fn pods_of_files_run_and_are_shown() {
     let folder = tempfile::tempdir().expect("a folder can be made");
     let flag = format!("--pod-manifest-path={}", folder.path().display());

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use gantry_integration_tests::{Cluster, Options, command, docs, eventually, tools};
+use gantry_integration_tests::{Cluster, Options, command, docs, eventually, left, tools};
 use serde_json::Value;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -204,7 +204,9 @@ fn what_the_page_about_volumes_says_is_so() {
     let dates = |text: &str| text.lines().last().map(str::to_owned);
     assert!(dates(&told[0]).is_some_and(|line| line.contains("UTC")), "{told:?}");
     assert_eq!(dates(&told[0]), dates(&told[1]), "what was written stays");
-    run(page.section("Use a storage driver")[0]);
+    page.section("Use a storage driver").into_iter().for_each(|commands| drop(run(commands)));
+    let told = run(page.section("Use an image")[0]);
+    assert!(told.lines().any(|line| line.trim() == "busybox"), "{told}");
 }
 
 #[test]
@@ -388,6 +390,117 @@ fn volumes_of_a_driver_are_staged_published_grown_measured_and_given_back() {
     });
 }
 
+/// The attachment of the volume `vol` to a node, which is there in a moment.
+fn attachment(cluster: &Cluster, node: &str) -> Value {
+    eventually(&format!("the attachment to {node}"), MINUTE, || {
+        let all = cluster.object(&["volumeattachments"])?;
+        let found = all["items"].as_array().into_iter().flatten().find(|found| {
+            found["spec"]["nodeName"] == node && found["spec"]["source"]["persistentVolumeName"] == "vol"
+        });
+        found.cloned().ok_or_else(|| all.to_string())
+    })
+}
+
+/// What an attacher does: it holds the attachment and says that it is attached, or that it is no more.
+fn attacher(cluster: &Cluster, attachment: &Value, attached: bool) {
+    let name = attachment["metadata"]["name"].as_str().expect("it has a name");
+    let held = if attached { r#"["external-attacher/folders-example-io"]"# } else { "[]" };
+    let status = r#"{"status": {"attached": true, "attachmentMetadata": {"path": "/dev/there"}}}"#;
+    let held = format!(r#"{{"metadata": {{"finalizers": {held}}}}}"#);
+    cluster.kubectl(&["patch", "volumeattachment", name, "--type=merge", "-p", &held]).ok();
+    if attached {
+        cluster
+            .kubectl(&["patch", "volumeattachment", name, "--subresource=status", "--type=merge", "-p", status])
+            .ok();
+    }
+}
+
+/// Waits until an attachment is to go (its attacher holds it still), or is gone.
+fn wait_leaving(cluster: &Cluster, attachment: &Value) {
+    let name = attachment["metadata"]["name"].as_str().expect("it has a name");
+    eventually("the attachment to leave", MINUTE, || match cluster.object(&["volumeattachment", name]) {
+        Ok(found) if found["metadata"]["deletionTimestamp"].is_string() => Ok(()),
+        Ok(found) => Err(format!("{found} {}", cluster.object(&["node", "node-1"])?["status"]["volumesInUse"])),
+        Err(_) => Ok(()),
+    });
+}
+
+fn wait_node(cluster: &Cluster, node: &str, field: &str, wanted: &str) {
+    eventually(&format!("{field} of {node} to be {wanted}"), MINUTE, || {
+        let says = cluster.object(&["node", node])?["status"][field].clone();
+        let says = if says.is_null() { "[]".to_owned() } else { says.to_string() };
+        if says == wanted { Ok(()) } else { Err(says) }
+    });
+}
+
+fn wait_told(cluster: &Cluster, pod: &str, reason: &str, text: &str) {
+    eventually(&format!("{reason} of {pod}"), MINUTE, || {
+        let events = cluster.kubectl(&["events", "-n", "claims", "--for", &format!("pod/{pod}")]).ok();
+        let told = events.lines().any(|line| line.contains(reason) && line.contains(text));
+        if told { Ok(()) } else { Err(events) }
+    });
+}
+
+#[test]
+fn a_volume_is_attached_where_its_pods_are_and_taken_away_when_it_is_not_used() {
+    let Some(mut cluster) = Cluster::start(Options::default()) else { return };
+    let Some(mut driver) = Driver::build(&cluster) else { return };
+    cluster.namespace("claims");
+    std::fs::create_dir(driver.data.join("vol")).expect("a folder can be made");
+    driver.start(&mut cluster);
+    let secret =
+        "apiVersion: v1\nkind: Secret\nmetadata: {name: key, namespace: claims}\nstringData: {key: open}\n---\n";
+    apply(&cluster, &[driver_object(true).as_str(), secret, &driven("vol"), &claim("vol")].concat());
+    let at = "{name: vol, mountPath: /v}";
+    apply(&cluster, &pod("first", &of_claim("vol", ""), at, "", "sleep 3600"));
+    let here = attachment(&cluster, "node-1");
+    wait_node(&cluster, "node-1", "volumesAttached", "[]");
+    attacher(&cluster, &here, true);
+    wait_ready(&cluster, "first");
+    wait_told(&cluster, "first", "SuccessfulAttachVolume", "AttachVolume.Attach succeeded for volume \"vol\"");
+    let name = format!("kubernetes.io/csi/{}^vol", Driver::NAME);
+    wait_node(&cluster, "node-1", "volumesInUse", &format!("[{name:?}]"));
+    wait_node(&cluster, "node-1", "volumesAttached", &format!("[{{\"devicePath\":\"\",\"name\":{name:?}}}]"));
+
+    // Only one node may have it: a pod elsewhere waits and is told for whom.
+    apply(&cluster, "apiVersion: v1\nkind: Node\nmetadata: {name: node-2}\n");
+    let second = pod("second", &of_claim("vol", ""), at, "", "sleep 3600").replace("node-1", "node-2");
+    apply(&cluster, &second);
+    let why = "Multi-Attach error for volume \"vol\" Volume is already used by pod(s) first";
+    wait_told(&cluster, "second", "FailedAttachVolume", why);
+    // Controllers that begin anew, with the agent, change nothing.
+    cluster.server().kill();
+    cluster.up();
+    cluster.wait_ready();
+    let again = attachment(&cluster, "node-1");
+    assert_eq!(again["metadata"]["uid"], here["metadata"]["uid"]);
+
+    // The first one goes; when its node has let go of the volume, it is the other's turn, once the attacher is done.
+    cluster.kubectl(&["delete", "pod", "-n", "claims", "first"]).ok();
+    wait_leaving(&cluster, &here);
+    wait_node(&cluster, "node-1", "volumesInUse", "[]");
+    wait_node(&cluster, "node-1", "volumesAttached", "[]");
+    attacher(&cluster, &here, false);
+    let there = attachment(&cluster, "node-2");
+    attacher(&cluster, &there, true);
+    wait_node(&cluster, "node-2", "volumesAttached", &format!("[{{\"devicePath\":\"\",\"name\":{name:?}}}]"));
+
+    // A node that uses it and is silent keeps it, until somebody says that it is switched off.
+    let in_use = format!(r#"{{"status": {{"volumesInUse": [{name:?}]}}}}"#);
+    cluster.kubectl(&["patch", "node", "node-2", "--subresource=status", "--type=merge", "-p", &in_use]).ok();
+    cluster.kubectl(&["delete", "pod", "-n", "claims", "second", "--force", "--grace-period=0"]).ok();
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(attachment(&cluster, "node-2")["metadata"]["deletionTimestamp"].is_null(), "it is in use");
+    cluster.kubectl(&["taint", "node", "node-2", "node.kubernetes.io/out-of-service=nodeshutdown:NoExecute"]).ok();
+    wait_leaving(&cluster, &there);
+    attacher(&cluster, &there, false);
+    eventually("no attachment to be left", MINUTE, || {
+        let all = cluster.object(&["volumeattachments"])?;
+        if all["items"].as_array().is_some_and(Vec::is_empty) { Ok(()) } else { Err(all.to_string()) }
+    });
+    left::wait_for_nothing(&cluster);
+}
+
 #[test]
 fn a_volume_that_must_be_attached_is_waited_for() {
     let Some(mut cluster) = Cluster::start(Options::default()) else { return };
@@ -400,22 +513,10 @@ fn a_volume_that_must_be_attached_is_waited_for() {
     apply(&cluster, &[driver_object(true).as_str(), secret, &driven("vol"), &claim("vol")].concat());
     apply(&cluster, &pod("waiter", &of_claim("vol", ""), "{name: vol, mountPath: /v}", "", "sleep 3600"));
     wait_event(&cluster, "waiter", "MountVolume.WaitForAttach failed for volume \"vol\"");
-    // Somebody attaches it, as an attacher does that runs beside a driver.
-    let name = eventually("the attachment's name", MINUTE, || {
-        let events = cluster.kubectl(&["events", "-n", "claims", "--for", "pod/waiter"]).stdout;
-        let found = events
-            .split(|c: char| !c.is_ascii_alphanumeric() && c != '-')
-            .find(|word| word.starts_with("csi-") && word.len() == 68);
-        found.map(str::to_owned).ok_or(events)
-    });
-    let attachment = format!(
-        "apiVersion: storage.k8s.io/v1\nkind: VolumeAttachment\nmetadata: {{name: {name}}}\nspec: {{attacher: {}, nodeName: \
-         node-1, source: {{persistentVolumeName: vol}}}}\n",
-        Driver::NAME
-    );
-    apply(&cluster, &attachment);
-    let status = r#"{"status": {"attached": true, "attachmentMetadata": {"path": "/dev/there"}}}"#;
-    cluster.kubectl(&["patch", "volumeattachment", &name, "--subresource=status", "--type=merge", "-p", status]).ok();
+    // It is to be attached; an attacher does that, which runs beside a driver.
+    let found = attachment(&cluster, "node-1");
+    assert_eq!((&found["spec"]["attacher"], &found["spec"]["nodeName"]), (&Driver::NAME.into(), &"node-1".into()));
+    attacher(&cluster, &found, true);
     // Then it is the driver's turn, which wants another key.
     wait_event(&cluster, "waiter", "rpc error: code = PermissionDenied desc = the key does not fit");
     let asked = driver.asked(&cluster, "NodeStageVolume");
@@ -423,4 +524,89 @@ fn a_volume_that_must_be_attached_is_waited_for() {
     cluster.kubectl(&["patch", "secret", "-n", "claims", "key", "-p", r#"{"stringData": {"key": "open"}}"#]).ok();
     wait_ready(&cluster, "waiter");
     cluster.kubectl(&["delete", "pod", "-n", "claims", "waiter"]).ok();
+}
+
+/// An archive of an image with two layers: `first` has the files a and b, `second` another b over it.
+fn two_layers(cluster: &Cluster) -> PathBuf {
+    let archive = cluster.scratch().join("layers.tar");
+    let script = r#"
+        mkdir one one/folder two two/folder layers
+        echo first > one/folder/a; echo first > one/folder/b; echo second > two/folder/b
+        printf '#!/bin/sh\necho started\n' > one/program; chmod 755 one/program
+        for layer in one two; do tar -C $layer -cf layers/$layer.tar .; done
+        id() { sha256sum $1 | cut -d' ' -f1; }
+        machine=$(uname -m | sed 's/x86_64/amd64/; s/aarch64/arm64/')
+        printf '{"architecture":"%s","os":"linux","rootfs":{"type":"layers","diff_ids":["sha256:%s","sha256:%s"]}}' \
+            $machine $(id layers/one.tar) $(id layers/two.tar) > config.json
+        printf '[{"Config":"config.json","RepoTags":["gantry.local/layers:1"],"Layers":["layers/one.tar","layers/two.tar"]}]' \
+            > manifest.json
+        tar -cf layers.tar manifest.json config.json layers
+    "#;
+    let mut bash = Command::new("bash");
+    command::run(bash.args(["-euc", script]).current_dir(cluster.scratch()), b"").ok();
+    archive
+}
+
+#[test]
+fn an_image_is_a_volume() {
+    let Some(mut cluster) = Cluster::start(Options::default()) else { return };
+    cluster.namespace("claims");
+    let source = |image: &str| format!("{{name: image, image: {{reference: '{image}', pullPolicy: Never}}}}");
+    let layers = source("gantry.local/layers:1");
+    let at = "{name: image, mountPath: /image}, {name: image, mountPath: /sub, subPath: folder}";
+    let script = "cat /image/folder/a /image/folder/b /sub/b; touch /image/no; touch /sub/no; trap exit TERM; \
+                  while :; do sleep 0.2; done";
+    // Until the image is there, the container says so as it does of its own.
+    apply(&cluster, &pod("reader", &layers, at, "", script));
+    eventually("the pod to wait for it", MINUTE, || {
+        let pod = cluster.object(&["pod", "-n", "claims", "reader"])?;
+        let waiting = pod["status"]["containerStatuses"][0]["state"]["waiting"].clone();
+        let told = waiting["message"].as_str().is_some_and(|message| message.contains("gantry.local/layers:1"));
+        if waiting["reason"] == "ErrImageNeverPull" && told { Ok(()) } else { Err(pod["status"].to_string()) }
+    });
+    let archive = two_layers(&cluster);
+    let mut import = cluster.command(&cluster.tools().gantry);
+    import.args(["image", "import", "--data-dir"]).arg(cluster.data_dir()).arg(&archive);
+    command::run(&mut import, b"").ok();
+    wait_ready(&cluster, "reader");
+    let log = eventually("the reader's log", MINUTE, || {
+        let log = cluster.kubectl(&["logs", "-n", "claims", "reader"]).stdout;
+        if log.lines().count() >= 5 { Ok(log) } else { Err(log) }
+    });
+    assert_eq!(
+        log.lines().filter(|line| !line.starts_with("touch")).collect::<Vec<_>>(),
+        ["first", "second", "second"]
+    );
+    assert_eq!(log.matches("Read-only file system").count(), 2, "{log}");
+
+    // It stays what it is while its agent and its container begin anew.
+    cluster.server().kill();
+    cluster.up();
+    cluster.wait_ready();
+    // An agent that has just begun does not know its pods at once.
+    eventually("the container to be told to end", MINUTE, || {
+        let told = cluster.kubectl(&["exec", "-n", "claims", "reader", "--", "kill", "1"]);
+        if told.code == 0 { Ok(()) } else { Err(told.to_string()) }
+    });
+    eventually("the container to begin anew", MINUTE, || {
+        let pod = cluster.object(&["pod", "-n", "claims", "reader"])?;
+        let container = &pod["status"]["containerStatuses"][0];
+        if container["restartCount"] == 1 && container["ready"] == true { Ok(()) } else { Err(container.to_string()) }
+    });
+    eventually("the log after that", MINUTE, || {
+        let log = cluster.kubectl(&["logs", "-n", "claims", "reader"]).stdout;
+        if log.starts_with("first\nsecond\nsecond\n") { Ok(()) } else { Err(log) }
+    });
+    // One of a single layer, which is mounted in another way; and one that is not to be had.
+    let busybox = source("gantry.local/busybox:1.35");
+    apply(&cluster, &pod("single", &busybox, "{name: image, mountPath: /image}", "", "ls /image/bin; sleep 3600"));
+    wait_ready(&cluster, "single");
+    apply(&cluster, &pod("none", &source("UPPER/x:1"), "{name: image, mountPath: /image}", "", "sleep 3600"));
+    eventually("a name that is none to be told of", MINUTE, || {
+        let pod = cluster.object(&["pod", "-n", "claims", "none"])?;
+        let waiting = pod["status"]["containerStatuses"][0]["state"]["waiting"].clone();
+        if waiting["reason"] == "InvalidImageName" { Ok(()) } else { Err(pod["status"].to_string()) }
+    });
+    cluster.kubectl(&["delete", "pod", "-n", "claims", "reader", "single", "none"]).ok();
+    left::wait_for_nothing(&cluster);
 }

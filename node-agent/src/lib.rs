@@ -41,7 +41,7 @@ pub use paths::Paths;
 pub use pods::rotation::Policy as LogPolicy;
 pub use pressure::Policy as PressurePolicy;
 pub use pressure::images::Policy as ImagePolicy;
-pub use pressure::plan::parse_thresholds;
+pub use pressure::plan::{parse_graces, parse_thresholds, soften};
 pub use runtime::images::ImportError;
 #[cfg(unix)]
 pub use shutdown::control::AskError;

@@ -51,6 +51,11 @@ impl Paths {
         self.pod(uid).join("claims")
     }
 
+    /// Notes of which images a pod's volumes are, by the volume's name.
+    pub fn image_volumes(&self, uid: &str) -> PathBuf {
+        self.pod(uid).join("image-volumes")
+    }
+
     /// Links to the devices among a pod's volumes, by the volume's name.
     pub fn devices(&self, uid: &str) -> PathBuf {
         self.pod(uid).join("volume-devices")

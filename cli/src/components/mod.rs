@@ -123,6 +123,9 @@ pub fn agent_options(
         container_log_monitor_interval,
         pod_manifest_path,
         eviction_hard,
+        eviction_soft,
+        eviction_soft_grace_period,
+        eviction_max_pod_grace_period,
         eviction_pressure_transition_period,
         image_gc_high_threshold,
         image_gc_low_threshold,
@@ -140,11 +143,16 @@ pub fn agent_options(
     };
     let mut pressure = gantry_node_agent::PressurePolicy {
         transition: eviction_pressure_transition_period,
+        grace_max_s: eviction_max_pod_grace_period.into(),
         images,
         ..Default::default()
     };
     if let Some(Thresholds(thresholds)) = eviction_hard {
         pressure.thresholds = thresholds;
+    }
+    if let Some(Thresholds(thresholds)) = eviction_soft {
+        let Graces(graces) = eviction_soft_grace_period.unwrap_or_default();
+        pressure.thresholds.extend(gantry_node_agent::soften(thresholds, &graces).map_err(anyhow::Error::msg)?);
     }
     let logs = gantry_node_agent::LogPolicy {
         bytes_max: u64::try_from(container_log_max_size).ok(),
@@ -191,6 +199,15 @@ pub struct Thresholds(Vec<gantry_node_agent::pressure::plan::Threshold>);
 /// Parses thresholds of evictions.
 pub fn thresholds(text: &str) -> Result<Thresholds, String> {
     gantry_node_agent::parse_thresholds(text).map(Thresholds)
+}
+
+/// How long what is little may be little.
+#[derive(Clone, Debug, Default)]
+pub struct Graces(std::collections::BTreeMap<gantry_node_agent::pressure::plan::Signal, Duration>);
+
+/// Parses times of soft evictions.
+pub fn graces(text: &str) -> Result<Graces, String> {
+    gantry_node_agent::parse_graces(text, duration).map(Graces)
 }
 
 /// How long pods have, by priority, when the machine goes down.

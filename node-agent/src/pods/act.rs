@@ -202,6 +202,11 @@ impl Task {
 
     async fn run_sandbox(&self, attempt: u32) -> Result<(), RuntimeError> {
         let context = &self.context;
+        if spec::spec(&self.pod).host_users == Some(false) {
+            // With the node's users it would have what its author wanted to keep from it.
+            let why = "can't set `spec.hostUsers: false`, runtime does not support user namespaces";
+            return Err(RuntimeError::Unsupported(why.into()));
+        }
         let sandbox = config::sandbox(&self.pod, attempt, &context.settings, &context.paths);
         let failed = |error: std::io::Error| RuntimeError::Failed(error.to_string());
         tokio::fs::create_dir_all(&sandbox.log_directory).await.map_err(failed)?;

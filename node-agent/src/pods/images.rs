@@ -78,12 +78,40 @@ impl Images {
     }
 }
 
+/// An image that somebody wants to be on the node.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// Its reference.
+    pub image: &'a str,
+    /// The pull policy, if one is named.
+    pub policy: Option<&'a str>,
+    /// The container that is to run it; none if it is a volume.
+    pub container: Option<&'a str>,
+}
+
+impl<'a> Wanted<'a> {
+    /// The image of a container.
+    pub fn of(container: &'a Container) -> Self {
+        Self {
+            image: container.image.as_deref().unwrap_or_default(),
+            policy: container.image_pull_policy.as_deref(),
+            container: Some(&container.name),
+        }
+    }
+
+    fn tell(&self, context: &Context, pod: &Pod, kind: Kind, reason: &'static str, message: String) {
+        match self.container {
+            Some(name) => context.events.container(pod, name, kind, reason, message),
+            None => context.events.pod(pod, kind, reason, message),
+        }
+    }
+}
+
 /// The pull policy, defaulted by the tag as Kubernetes does.
-fn policy(container: &Container) -> &str {
-    let image = container.image.as_deref().unwrap_or_default();
-    match container.image_pull_policy.as_deref() {
+fn policy<'a>(wanted: &Wanted<'a>) -> &'a str {
+    match wanted.policy {
         Some(policy) if !policy.is_empty() => policy,
-        _ if tag(image).is_none_or(|tag| tag == "latest") => "Always",
+        _ if tag(wanted.image).is_none_or(|tag| tag == "latest") => "Always",
         _ => "IfNotPresent",
     }
 }
@@ -142,11 +170,11 @@ fn parse(image: &str) -> Result<(), &'static str> {
     if path.split('/').all(component_ok) { Ok(()) } else { Err(INVALID) }
 }
 
-/// Returns the image of a container, pulling it if its policy says so, and the reference to run.
-pub async fn ensure(context: &Context, pod: &Pod, container: &Container) -> Result<(ImageRecord, String), Missing> {
-    let image = container.image.as_deref().unwrap_or_default();
-    let policy = policy(container);
-    let tell = |kind, reason, message: String| context.events.container(pod, &container.name, kind, reason, message);
+/// Returns an image that a pod wants, pulling it if its policy says so, and the reference to run.
+pub async fn ensure(context: &Context, pod: &Pod, wanted: &Wanted<'_>) -> Result<(ImageRecord, String), Missing> {
+    let image = wanted.image;
+    let policy = policy(wanted);
+    let tell = |kind, reason, message: String| wanted.tell(context, pod, kind, reason, message);
     let now = crate::clock::now();
     let soon = super::backoff::after(now, RESTART_BASE);
     let missing = |reason: &str, message: String, retry_at| Missing {
@@ -190,17 +218,12 @@ pub async fn ensure(context: &Context, pod: &Pod, container: &Container) -> Resu
         return Err(missing("ImagePullBackOff", format!("{message}: ErrImagePull: {error}"), until));
     }
     tell(Kind::Normal, "Pulling", format!("Pulling image \"{image}\""));
-    pull(context, pod, container, &key).await
+    pull(context, pod, wanted, &key).await
 }
 
-async fn pull(
-    context: &Context,
-    pod: &Pod,
-    container: &Container,
-    key: &str,
-) -> Result<(ImageRecord, String), Missing> {
-    let image = container.image.as_deref().unwrap_or_default();
-    let tell = |kind, reason, message: String| context.events.container(pod, &container.name, kind, reason, message);
+async fn pull(context: &Context, pod: &Pod, wanted: &Wanted<'_>, key: &str) -> Result<(ImageRecord, String), Missing> {
+    let image = wanted.image;
+    let tell = |kind, reason, message: String| wanted.tell(context, pod, kind, reason, message);
     let started = Instant::now();
     let auth = credentials(context, pod, image).await;
     let pulled = match context.runtime.pull_image(image, auth.as_ref()).await {
@@ -281,11 +304,12 @@ fn matching(auths: &serde_json::Value, image: &str) -> Option<RegistryAuth> {
             continue;
         }
         let text = |name: &str| entry[name].as_str().unwrap_or_default().to_owned();
+        // No server is named, as the kubelet names none: the runtime would hold it against the host that it speaks to, which may be
+        // called otherwise than the registry.
         let mut auth = RegistryAuth {
             username: text("username"),
             password: text("password"),
             identity_token: text("identitytoken"),
-            server: server.clone(),
             ..RegistryAuth::default()
         };
         if auth.username.is_empty() {
@@ -315,7 +339,7 @@ mod tests {
             ("nginx@sha256:0", "IfNotPresent"),
         ] {
             let container = Container { image: Some(image.into()), ..Container::default() };
-            assert_eq!(policy(&container), expected, "{image}");
+            assert_eq!(policy(&Wanted::of(&container)), expected, "{image}");
         }
     }
 
@@ -336,7 +360,8 @@ mod tests {
         let auths =
             serde_json::json!({"https://index.docker.io/v1/": {"auth": "dTpw"}, "r.example:5000": {"username": "x"}});
         assert_eq!(matching(&auths, "nginx").unwrap().password, "p");
-        assert_eq!(matching(&auths, "r.example:5000/a/b").unwrap().username, "x");
+        let other = matching(&auths, "r.example:5000/a/b").unwrap();
+        assert_eq!((other.username.as_str(), other.server.as_str()), ("x", ""));
         assert!(matching(&auths, "other.example/a").is_none());
     }
 }

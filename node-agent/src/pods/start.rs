@@ -43,7 +43,7 @@ pub async fn container(task: &Task, name: &str, attempt: u32, after_failure: Opt
     }
     let ensured = tokio::select! {
         () = task.cancel.cancelled() => return Vec::new(),
-        ensured = images::ensure(&task.context, &task.pod, &found.spec) => ensured,
+        ensured = ensure_images(task, &found.spec) => ensured,
     };
     let (image, image_ref) = match ensured {
         Ok(image) => image,
@@ -89,6 +89,12 @@ pub async fn container(task: &Task, name: &str, attempt: u32, after_failure: Opt
     let mut changes = vec![Change::Started { name: name.to_owned(), after_failure }];
     changes.extend(post_start(task, &found.spec, &id).await);
     changes
+}
+
+/// The image of a container, and those that it mounts.
+async fn ensure_images(task: &Task, container: &Container) -> Result<(ImageRecord, String), images::Missing> {
+    volumes::image::make(&task.context, &task.pod, container).await?;
+    images::ensure(&task.context, &task.pod, &images::Wanted::of(container)).await
 }
 
 /// The container to be started.

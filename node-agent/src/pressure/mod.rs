@@ -8,7 +8,7 @@
 //!   volumes, layers, logs ─▶ plan::exceeds ──────────────▶ likewise, for pods with limits
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,11 +22,11 @@ use tracing::{debug, info, warn};
 use crate::node::machine;
 use crate::pods::context::Context;
 use crate::pods::events::Kind;
-use crate::pods::{Order, PodEntry};
-use crate::runtime::{ContainerState, RuntimeError};
+use crate::pods::{Order, PodEntry, volumes};
+use crate::runtime::{ContainerState, PodRecord, RuntimeError};
 use crate::stats::disk::{self, Taken};
 use crate::stats::{Collector, PodSample};
-use plan::{Candidate, Condition, Conditions, Left, Met, Observed, Signal, Threshold, Written};
+use plan::{Candidate, Condition, Conditions, Left, Met, Observed, Patience, Signal, Threshold, Written};
 
 pub mod images;
 pub mod plan;
@@ -37,7 +37,7 @@ const EVICTION_WAIT_MAX: Duration = Duration::from_secs(30);
 const EVICTION_WAIT_POLL: Duration = Duration::from_millis(250);
 /// What files take up is walked again after at least this many times what the walk took.
 const WALK_SHARE: u32 = 20;
-/// Seconds that an evicted pod's containers get.
+/// Seconds that the containers of a pod get which has written more than it may.
 const GRACE_S: i64 = 1;
 
 /// The conditions that the node has.
@@ -48,6 +48,9 @@ pub type Pressure = BTreeSet<Condition>;
 pub struct Policy {
     /// When there is too little of something.
     pub thresholds: Vec<Threshold>,
+    /// Seconds that the containers of a pod get which is evicted for what could be borne for a while; below zero as long as the pod
+    /// says itself.
+    pub grace_max_s: i64,
     /// How long a condition stays after its cause has gone.
     pub transition: Duration,
     /// How often what is left is looked at.
@@ -62,6 +65,7 @@ impl Default for Policy {
     fn default() -> Self {
         Self {
             thresholds: plan::default_thresholds(),
+            grace_max_s: 0,
             transition: Duration::from_secs(300),
             look_every: Duration::from_secs(10),
             images: images::Policy::default(),
@@ -78,6 +82,7 @@ pub struct Keeper {
     orders: mpsc::Sender<(String, Order)>,
     shared: watch::Sender<Pressure>,
     conditions: Conditions,
+    patience: Patience,
     ages: images::Ages,
     images_at: Option<Instant>,
     /// Where images are kept, once the runtime has said so.
@@ -101,6 +106,7 @@ impl Keeper {
             orders,
             shared,
             conditions: Conditions::default(),
+            patience: Patience::default(),
             ages: images::Ages::default(),
             images_at: None,
             image_store: None,
@@ -135,14 +141,16 @@ impl Keeper {
         let observed = self.observe().await;
         let met = plan::met(&self.policy.thresholds, &observed);
         self.tell(&met);
+        let due = self.patience.due(&met, crate::clock::now());
         let evicted = self.look_at_limits().await?;
-        let (Some(worst), true) = (met.first().copied(), evicted.is_empty()) else { return Ok(evicted) };
+        let (Some(worst), true) = (due.first().copied(), evicted.is_empty()) else { return Ok(evicted) };
         let message = format!("Attempting to reclaim {}", worst.signal.resource());
         self.context.events.node(&self.context.node_name, Kind::Warning, "EvictionThresholdMet", message);
         if worst.signal.condition() == Condition::DiskPressure {
             self.remove_images(None, self.policy.images.age_min).await?;
             let observed = self.observe().await;
-            if plan::met(&self.policy.thresholds, &observed).is_empty() {
+            let met = plan::met(&self.policy.thresholds, &observed);
+            if !met.iter().any(|met| (met.signal, met.grace) == (worst.signal, worst.grace)) {
                 info!("there is room again without the images that nobody uses");
                 return Ok(Vec::new());
             }
@@ -194,14 +202,23 @@ impl Keeper {
 
     async fn note_images(&mut self) -> Result<(), RuntimeError> {
         let (images, pods) = tokio::try_join!(self.context.runtime.images(), self.context.runtime.list())?;
-        self.ages.note(&images, &images::used_by(&pods), crate::clock::now());
+        self.ages.note(&images, &self.used_by(&pods), crate::clock::now());
         Ok(())
+    }
+
+    /// All names of images that are in use, by containers or as volumes.
+    fn used_by(&self, records: &[PodRecord]) -> HashSet<String> {
+        let mut used = images::used_by(records);
+        for entry in self.context.directory.list() {
+            used.extend(volumes::image::used_by(&self.context.paths, &entry.pod));
+        }
+        used
     }
 
     /// Removes images that nobody uses; returns how many bytes they were.
     async fn remove_images(&mut self, bytes: Option<u64>, age_min: Duration) -> Result<u64, RuntimeError> {
         let (all, pods) = tokio::try_join!(self.context.runtime.images(), self.context.runtime.list())?;
-        let (used, now) = (images::used_by(&pods), crate::clock::now());
+        let (used, now) = (self.used_by(&pods), crate::clock::now());
         self.ages.note(&all, &used, now);
         let mut freed = 0;
         for image in self.ages.plan(&all, &used, bytes, age_min, now) {
@@ -230,7 +247,7 @@ impl Keeper {
         for entry in limited {
             let written = self.written(&entry, &layers).await;
             if let Some(message) = plan::exceeds(&entry.pod, &written)
-                && self.evict(&entry.pod, message, false).await
+                && self.evict(&entry.pod, message, GRACE_S, false).await
             {
                 evicted.extend(entry.pod.metadata.uid.clone());
             }
@@ -274,7 +291,8 @@ impl Keeper {
         }
         plan::rank(&mut candidates, met.signal);
         for candidate in &candidates {
-            if self.evict(candidate.pod, plan::message(candidate, met), true).await {
+            let grace_s = plan::grace_s(candidate.pod, met, self.policy.grace_max_s);
+            if self.evict(candidate.pod, plan::message(candidate, met), grace_s, true).await {
                 return Ok(candidate.pod.metadata.uid.clone().into_iter().collect());
             }
         }
@@ -311,7 +329,7 @@ impl Keeper {
     }
 
     /// Tells a pod to go; false if nobody could be told.
-    async fn evict(&self, pod: &Pod, message: String, by_the_node: bool) -> bool {
+    async fn evict(&self, pod: &Pod, message: String, grace_s: i64, by_the_node: bool) -> bool {
         if plan::is_critical(pod) {
             debug!(pod = ?pod.metadata.name, "a critical pod is not evicted");
             return false;
@@ -319,7 +337,7 @@ impl Keeper {
         self.context.events.pod(pod, Kind::Warning, "Evicted", message.clone());
         info!(namespace = ?pod.metadata.namespace, pod = ?pod.metadata.name, message, "evicting a pod");
         let uid = pod.metadata.uid.clone().unwrap_or_default();
-        let order = Order { reason: "Evicted".into(), message, grace_s: GRACE_S, disrupts: by_the_node };
+        let order = Order { reason: "Evicted".into(), message, grace_s, disrupts: by_the_node };
         self.orders.send((uid, order)).await.is_ok()
     }
 

@@ -9,6 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 
 use crate::pods::resources::{self, Amounts, Qos};
+use crate::pods::spec;
 use crate::stats::disk::Taken;
 
 /// Pods of this priority or a higher one keep the cluster going and are not evicted.
@@ -122,11 +123,13 @@ pub struct Threshold {
     pub signal: Signal,
     /// Less than this.
     pub least: Least,
+    /// How long there must be too little before pods are evicted for it; `None` is not at all, and for the worst.
+    pub grace: Option<Duration>,
 }
 
 /// The thresholds of a node that was told none.
 pub fn default_thresholds() -> Vec<Threshold> {
-    let threshold = |signal, least| Threshold { signal, least };
+    let threshold = |signal, least| Threshold { signal, least, grace: None };
     vec![
         threshold(Signal::Memory, Least::Amount(100 << 20)),
         // A tenth of a large disk is no emergency.
@@ -164,9 +167,42 @@ pub fn parse_thresholds(text: &str) -> Result<Vec<Threshold>, String> {
                 Least::Amount(amount.value())
             }
         };
-        thresholds.push(Threshold { signal: *signal, least });
+        thresholds.push(Threshold { signal: *signal, least, grace: None });
     }
     Ok(thresholds)
+}
+
+/// Reads how long thresholds may be reached, as the kubelet's `--eviction-soft-grace-period` has it:
+/// `memory.available=1m30s`. `duration` reads the time.
+pub fn parse_graces(
+    text: &str,
+    duration: impl Fn(&str) -> Result<Duration, String>,
+) -> Result<BTreeMap<Signal, Duration>, String> {
+    let mut graces = BTreeMap::new();
+    for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+        let (name, value) = part
+            .split_once('=')
+            .ok_or_else(|| format!("invalid eviction grace period {part}, expected <signal>=<duration>"))?;
+        let known = Signal::ALL.iter().find(|(known, _)| *known == name);
+        let (_, signal) = known.ok_or_else(|| format!("unsupported eviction signal {name}"))?;
+        let grace = duration(value)?;
+        if grace.is_zero() {
+            return Err(format!("invalid eviction grace period specified: {value}, must be a positive value"));
+        }
+        graces.insert(*signal, grace);
+    }
+    Ok(graces)
+}
+
+/// Makes thresholds those that may be reached for a while, each for its own.
+pub fn soften(thresholds: Vec<Threshold>, graces: &BTreeMap<Signal, Duration>) -> Result<Vec<Threshold>, String> {
+    let soft = thresholds.into_iter().map(|threshold| {
+        let grace = graces.get(&threshold.signal).copied();
+        let name = Signal::ALL.iter().find(|(_, signal)| *signal == threshold.signal).map_or("", |(name, _)| *name);
+        let missing = || format!("grace period must be specified for the soft eviction threshold {name}");
+        Ok(Threshold { grace: Some(grace.ok_or_else(missing)?), ..threshold })
+    });
+    soft.collect()
 }
 
 /// What is left of something, and how much there is.
@@ -190,6 +226,8 @@ pub struct Met {
     pub least: i64,
     /// What is left.
     pub available: i64,
+    /// How long that may be so.
+    pub grace: Option<Duration>,
 }
 
 /// The thresholds that are reached, what pods are evicted for first first.
@@ -197,11 +235,43 @@ pub fn met(thresholds: &[Threshold], observed: &Observed) -> Vec<Met> {
     let reached = thresholds.iter().filter_map(|threshold| {
         let left = observed.get(&threshold.signal)?;
         let least = threshold.least.of(left.capacity);
-        (left.available < least).then_some(Met { signal: threshold.signal, least, available: left.available })
+        let (signal, grace) = (threshold.signal, threshold.grace);
+        (left.available < least).then_some(Met { signal, least, available: left.available, grace })
     });
     let mut reached: Vec<_> = reached.collect();
-    reached.sort_by_key(|met| met.signal);
+    reached.sort_by_key(|met| (met.signal, met.grace));
     reached
+}
+
+/// Since when thresholds are reached that may be for a while.
+#[derive(Clone, Debug, Default)]
+pub struct Patience(BTreeMap<Signal, Timestamp>);
+
+impl Patience {
+    /// Takes over what is met now; returns what pods are to be evicted for. Each look that does not find a threshold reached begins
+    /// its time anew.
+    pub fn due(&mut self, met: &[Met], now: Timestamp) -> Vec<Met> {
+        self.0.retain(|signal, _| met.iter().any(|met| met.signal == *signal && met.grace.is_some()));
+        let due = met.iter().filter(|met| {
+            let Some(grace) = met.grace else { return true };
+            let since = *self.0.entry(met.signal).or_insert(now);
+            now.duration_since(since) >= SignedDuration::try_from(grace).unwrap_or(SignedDuration::MAX)
+        });
+        due.copied().collect()
+    }
+}
+
+/// Seconds that the containers of a pod get which is evicted for this; `most` if there was time before, below zero as long as the
+/// pod says itself.
+pub fn grace_s(pod: &Pod, met: &Met, most: i64) -> i64 {
+    /// What is pressing has no time.
+    const AT_ONCE_S: i64 = 1;
+    let own = spec::grace_s(pod);
+    match met.grace {
+        None => AT_ONCE_S,
+        Some(_) if most < 0 => own,
+        Some(_) => most.min(own),
+    }
 }
 
 /// Which conditions the node has. A condition stays for a while after its cause, so that pods do not come back at once.
@@ -419,9 +489,9 @@ mod tests {
     fn thresholds_are_read_as_the_kubelet_reads_them() {
         let read = parse_thresholds("memory.available<1.5Gi, nodefs.available<10%,pid.available<1k").unwrap();
         let expected = [
-            Threshold { signal: Signal::Memory, least: Least::Amount(3 << 29) },
-            Threshold { signal: Signal::NodeFs, least: Least::Part(0.1) },
-            Threshold { signal: Signal::Pids, least: Least::Amount(1000) },
+            Threshold { signal: Signal::Memory, least: Least::Amount(3 << 29), grace: None },
+            Threshold { signal: Signal::NodeFs, least: Least::Part(0.1), grace: None },
+            Threshold { signal: Signal::Pids, least: Least::Amount(1000), grace: None },
         ];
         assert_eq!(read, expected);
         assert_eq!(parse_thresholds(""), Ok(Vec::new()));
@@ -435,6 +505,51 @@ mod tests {
         ] {
             assert!(parse_thresholds(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn soft_thresholds_have_a_time_each() {
+        let seconds = |text: &str| text.parse().map(Duration::from_secs).map_err(|_| format!("{text} is no time"));
+        let graces = parse_graces("memory.available=90, pid.available=5", seconds).unwrap();
+        let soft = |text: &str| soften(parse_thresholds(text).unwrap(), &graces);
+        assert_eq!(soft("memory.available<1Gi").unwrap()[0].grace, Some(Duration::from_secs(90)));
+        let missing = "grace period must be specified for the soft eviction threshold nodefs.available";
+        assert_eq!(soft("nodefs.available<10%").unwrap_err(), missing);
+        for bad in ["memory.available", "memory.free=1", "memory.available=x", "memory.available=0"] {
+            assert!(parse_graces(bad, seconds).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_soft_threshold_is_borne_for_its_time_and_the_hard_one_is_not() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let threshold = |least, grace| Threshold { signal: Signal::Memory, least: Least::Amount(least), grace };
+        let thresholds = [threshold(100, Some(Duration::from_secs(30))), threshold(10, None)];
+        const NOTHING: [i64; 0] = [];
+        let mut patience = Patience::default();
+        let mut due = |available, second| {
+            let left = Observed::from([(Signal::Memory, Left { available, capacity: 1000 })]);
+            let due = patience.due(&met(&thresholds, &left), at(second));
+            due.into_iter().map(|met| met.least).collect::<Vec<_>>()
+        };
+        assert_eq!(due(50, 0), NOTHING);
+        assert_eq!(due(50, 29), NOTHING);
+        assert_eq!(due(50, 30), [100]);
+        assert_eq!(due(5, 31), [10, 100], "the worst first");
+        assert_eq!(due(200, 32), NOTHING);
+        assert_eq!(due(50, 33), NOTHING, "its time begins anew");
+        assert_eq!(due(5, 34), [10]);
+        assert_eq!(due(50, 63), [100]);
+    }
+
+    #[test]
+    fn a_pod_gets_time_to_end_where_there_was_some_before() {
+        let pod = pod("p", json!({"terminationGracePeriodSeconds": 20, "containers": []}));
+        let met = |grace| Met { signal: Signal::Memory, least: 1, available: 0, grace };
+        let soft = met(Some(Duration::from_secs(1)));
+        assert_eq!(grace_s(&pod, &met(None), 10), 1);
+        assert_eq!((grace_s(&pod, &soft, 0), grace_s(&pod, &soft, 10), grace_s(&pod, &soft, 60)), (0, 10, 20));
+        assert_eq!(grace_s(&pod, &soft, -1), 20);
     }
 
     #[test]
@@ -496,12 +611,12 @@ mod tests {
     #[test]
     fn the_message_says_what_was_short_and_who_took_it() {
         let pod = asking("p", 0, "100Mi");
-        let met = Met { signal: Signal::Memory, least: 100 << 20, available: 50 << 20 };
+        let met = Met { signal: Signal::Memory, least: 100 << 20, available: 50 << 20, grace: None };
         assert_eq!(
             message(&using(&pod, 300 << 20), &met),
             "The node was low on resource: memory. Threshold quantity: 100Mi, available: 50Mi. Container c was using 300Mi, request is 100Mi, has larger consumption of memory. "
         );
-        let met = Met { signal: Signal::Pids, least: 100, available: 5 };
+        let met = Met { signal: Signal::Pids, least: 100, available: 5, grace: None };
         assert_eq!(
             message(&using(&pod, 1), &met),
             "The node was low on resource: pids. Threshold quantity: 100, available: 5. "

@@ -10,6 +10,7 @@ mod config;
 mod errors;
 mod events;
 mod records;
+mod views;
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -32,7 +33,7 @@ use super::images::{Held, ImportError, Importer, LABEL_ARCHIVE};
 use super::{
     ContainerConfig, ContainerRecord, EVENT_QUEUE_LEN, ExecOutput, ExecRequest, ImageRecord, ImageStore, LABEL_POD_UID,
     PodIdentity, PodRecord, PodUsage, Readiness, RegistryAuth, Resources, Result, Runtime, RuntimeError, RuntimeEvent,
-    RuntimeStatus, RuntimeVersion, SandboxConfig, StreamEndpoint, StreamOptions,
+    RuntimeStatus, RuntimeVersion, SandboxConfig, StreamEndpoint, StreamOptions, ViewMount,
 };
 
 use crate::stats::disk::Taken;
@@ -641,6 +642,14 @@ impl Runtime for CriRuntime {
         let request = v1::RemoveImageRequest { image: Some(image_spec(reference)) };
         let mut client = self.image.clone();
         missing_is_fine(client.remove_image(timed(WRITE_TIMEOUT, request)).await)
+    }
+
+    async fn view_image(&self, id: &str, key: &str) -> Result<Vec<ViewMount>> {
+        views::view(&self.channel, &self.options.snapshotter, id, key).await
+    }
+
+    async fn remove_view(&self, key: &str) -> Result<()> {
+        views::remove(&self.channel, &self.options.snapshotter, key).await
     }
 
     async fn import_image(&self, archive: &Path) -> Result<Vec<String>> {

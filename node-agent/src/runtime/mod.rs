@@ -455,6 +455,17 @@ pub struct ImageRecord {
     pub pinned: bool,
 }
 
+/// A mount that shows the contents of an image, or a part of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ViewMount {
+    /// `bind` or a file system's name.
+    pub kind: String,
+    /// What is mounted.
+    pub source: PathBuf,
+    /// Options, such as `ro` or `lowerdir=…`.
+    pub options: Vec<String>,
+}
+
 /// Credentials for a registry.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct RegistryAuth {
@@ -690,6 +701,13 @@ pub trait Runtime: Send + Sync + 'static {
 
     /// Removes an image. Idempotent: a missing one is Ok.
     async fn remove_image(&self, reference: &str) -> Result<()>;
+
+    /// The mounts that show the contents of the image with this id, one over the other. Both are kept under `key` until
+    /// [`Self::remove_view`]. Idempotent.
+    async fn view_image(&self, id: &str, key: &str) -> Result<Vec<ViewMount>>;
+
+    /// Gives up what is kept under `key`, which is not mounted any more. Idempotent.
+    async fn remove_view(&self, key: &str) -> Result<()>;
 
     /// Imports an OCI or Docker archive; returns the names it held.
     async fn import_image(&self, archive: &Path) -> Result<Vec<String>>;

@@ -18,6 +18,7 @@ use super::{
     ContainerConfig, ContainerRecord, ContainerState, EVENT_QUEUE_LEN, ExecOutput, ExecRequest, ImageRecord,
     ImageStore, PodIdentity, PodRecord, PodUsage, Readiness, RegistryAuth, Resources, Result, Runtime, RuntimeError,
     RuntimeEvent, RuntimeStatus, RuntimeVersion, SandboxConfig, SandboxRecord, StreamEndpoint, StreamOptions, Usage,
+    ViewMount,
 };
 use crate::clock;
 use crate::stats::disk::Taken;
@@ -580,6 +581,14 @@ impl Runtime for Simulated {
 
     async fn remove_image(&self, reference: &str) -> Result<()> {
         self.state().images.retain(|name, image| name != reference && image.id != reference);
+        Ok(())
+    }
+
+    async fn view_image(&self, _id: &str, _key: &str) -> Result<Vec<ViewMount>> {
+        Ok(Vec::new())
+    }
+
+    async fn remove_view(&self, _key: &str) -> Result<()> {
         Ok(())
     }
 

@@ -241,7 +241,7 @@ fn walk(paths: &Paths, entry: &PodEntry) -> PodFiles {
     let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_deref()).unwrap_or_default();
     let mut files = PodFiles::default();
     // What lies on the node was there before the pod and is not the pod's.
-    let own = |volume: &&Volume| volume.host_path.is_none() && !claims::is_foreign(volume);
+    let own = |volume: &&Volume| volume.host_path.is_none() && volume.image.is_none() && !claims::is_foreign(volume);
     for volume in volumes.iter().filter(own) {
         let path = folder.join("volumes").join(&volume.name);
         files.volumes.push((volume.name.clone(), disk::taken(&path), disk::file_system(&path)));

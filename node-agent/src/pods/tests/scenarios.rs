@@ -46,6 +46,16 @@ async fn init_containers_and_sidecars_start_in_order() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pod_that_must_not_have_the_nodes_users_does_not_run_with_them() {
+    let node = Node::new(pod(json!({"hostUsers": false, "containers": [{"name": "app"}]})));
+    let told = "FailedCreatePodSandBox".to_owned();
+    node.until(5, "told of", |node| node.reasons().contains(&told)).await;
+    assert!(node.runtime.is_empty() && node.phase() == "Pending");
+    let node = Node::new(pod(json!({"hostUsers": true, "containers": [{"name": "app"}]})));
+    node.until(2, "runs", |node| node.phase() == "Running").await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_failing_init_container_fails_a_pod_that_never_restarts() {
     let node = Node::new(pod(json!({
         "restartPolicy": "Never",

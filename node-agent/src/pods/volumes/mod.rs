@@ -28,6 +28,7 @@ use sys::FileKind;
 pub mod atomic;
 pub mod claims;
 pub mod csi;
+pub mod image;
 pub mod payload;
 pub mod persistent;
 pub mod sys;
@@ -168,6 +169,10 @@ pub async fn mount(context: &Context, pod: &Pod, not_before: Instant) -> Result<
         }
         if let Some(source) = &volume.csi {
             return csi::make(context, pod, volume, &csi::Wanted::inline(pod, &volume.name, source)).await;
+        }
+        if volume.image.is_some() {
+            // It is resolved as the images of containers are, when the first container wants it.
+            return Ok(());
         }
         let made = make(context, pod, volume, not_before).await;
         made.map_err(|message| VolumeError::Stage { stage: "SetUp", volume: volume.name.clone(), message })
@@ -356,7 +361,10 @@ pub fn mounts(paths: &Paths, pod: &Pod, container: &Container, env: &[(String, S
             container_path: PathBuf::from(&mount.mount_path),
             host_path,
             // What the agent writes is not the container's to change.
-            read_only: mount.read_only.unwrap_or(false) || written || claims::is_read_only(volume),
+            read_only: mount.read_only.unwrap_or(false)
+                || written
+                || volume.image.is_some()
+                || claims::is_read_only(volume),
             propagation: match mount.mount_propagation.as_deref() {
                 Some("HostToContainer") => MountPropagation::HostToContainer,
                 Some("Bidirectional") => MountPropagation::Bidirectional,
@@ -416,9 +424,11 @@ pub async fn remove(context: &Context, uid: &str) -> Result<(), String> {
     })
     .await?;
     csi::remove(context, uid).await?;
+    let volumes = dir.join("volumes");
+    blocking(move || sys::remove_unmounted(&volumes).map_err(|error| error.to_string())).await?;
+    image::remove(context, uid).await?;
     blocking(move || {
         let failed = |error: io::Error| error.to_string();
-        sys::remove_unmounted(&dir.join("volumes")).map_err(failed)?;
         // Last: as long as anything is left of a volume, it is known whose it is.
         sys::remove_unmounted(&records).map_err(failed)?;
         sys::unmount_below(&dir).map_err(failed)
