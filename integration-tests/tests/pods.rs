@@ -229,6 +229,116 @@ fn probes_decide_who_is_ready_and_who_starts_again() {
     end(&cluster);
 }
 
+/// nginx as a server of HTTPS, and of gRPC's health service: that is a file behind five bytes that say how long it is, and a trailer.
+const SERVER: &str = "
+daemon off;
+error_log stderr;
+pid /tmp/nginx.pid;
+events {}
+http {
+  access_log off;
+  client_body_temp_path /tmp/body; proxy_temp_path /tmp/proxy; fastcgi_temp_path /tmp/fastcgi;
+  uwsgi_temp_path /tmp/uwsgi; scgi_temp_path /tmp/scgi;
+  server {
+    listen 8443 ssl; ssl_certificate /conf/tls.crt; ssl_certificate_key /conf/tls.key;
+    location = /fine { return 200 fine; }
+    location = /broken { return 500 broken; }
+  }
+  server {
+    listen 9000 http2;
+    location = /grpc.health.v1.Health/Check { root /nothing; error_page 404 405 =200 /health; }
+    location = /health { internal; root /state; default_type application/grpc; add_trailer grpc-status 0; }
+  }
+}
+";
+
+#[test]
+fn probes_speak_tls_and_grpc() {
+    let Some(cluster) = Cluster::start(Options::default()) else { return };
+    let key = rcgen::KeyPair::generate().expect("a key can be made");
+    let names = rcgen::CertificateParams::new(vec!["somebody.example".to_owned()]).expect("a name");
+    // Nobody vouches for it, and it names another: a probe does not ask for that.
+    let certificate = names.self_signed(&key).expect("it signs itself");
+    let conf = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "conf"}, "stringData": {
+        "nginx.conf": SERVER, "tls.crt": certificate.pem(), "tls.key": key.serialize_pem()}});
+    cluster.kubectl_with(&["create", "-f", "-"], conf.to_string().as_bytes()).ok();
+    let says = |status: u8| format!("printf '\\000\\000\\000\\000\\002\\010\\00{status}' > /state/health");
+    let mounts = json!([{"name": "conf", "mountPath": "/conf"}, {"name": "state", "mountPath": "/state"}]);
+    let https = |path: &str| json!({"httpGet": {"scheme": "HTTPS", "port": 8443, "path": path}, "periodSeconds": 1});
+    let wait = "trap exit TERM; while :; do sleep 0.1; done";
+    let side = |name: &str, script: &str, more: Value| {
+        let mut made = container(name, script, more);
+        merge(&mut made, json!({"volumeMounts": mounts}));
+        made
+    };
+    let web = json!({
+        "name": "web", "image": "gantry.local/nginx:1.22", "args": ["-c", "/conf/nginx.conf"], "volumeMounts": mounts,
+        "livenessProbe": https("/fine"),
+        "readinessProbe": {"grpc": {"port": 9000}, "periodSeconds": 1, "failureThreshold": 1},
+    });
+    let containers =
+        json!([web, side("broken", wait, json!({"readinessProbe": https("/broken")})), side("hand", wait, json!({}))]);
+    let spec = json!({
+        "initContainers": [side("first", &says(1), json!({}))],
+        "containers": containers,
+        "volumes": [{"name": "conf", "secret": {"secretName": "conf"}}, {"name": "state", "emptyDir": {}}],
+    });
+    create(&cluster, &[pod("server", spec)]);
+    let is = |pod: &Value, name: &str, ready: bool| {
+        let statuses = pod["status"]["containerStatuses"].as_array().cloned().unwrap_or_default();
+        statuses.iter().any(|status| status["name"] == name && status["ready"] == ready && status["started"] == true)
+    };
+    until(&cluster, "server", "served", |pod| is(pod, "web", true) && is(pod, "broken", false));
+    let sick = cluster.kubectl(&["exec", "server", "-c", "hand", "--", "sh", "-c", &says(2)]);
+    assert_eq!(sick.code, 0, "{sick}");
+    until(&cluster, "server", "not served", |pod| is(pod, "web", false));
+    cluster.kubectl(&["exec", "server", "-c", "hand", "--", "sh", "-c", &says(1)]).ok();
+    let pod = until(&cluster, "server", "served again", |pod| is(pod, "web", true));
+    assert!(pod["status"]["containerStatuses"].as_array().into_iter().flatten().all(|one| one["restartCount"] == 0));
+    eventually("the probes' events", PATIENCE, || {
+        let events = cluster.kubectl(&["events", "--for", "pod/server"]).ok();
+        let all = [
+            "Readiness probe failed: HTTP probe failed with statuscode: 500",
+            "Readiness probe failed: service unhealthy (responded with \"NOT_SERVING\")",
+        ];
+        if all.iter().all(|line| events.contains(line)) { Ok(()) } else { Err(events) }
+    });
+    end(&cluster);
+}
+
+#[test]
+fn a_container_starts_again_by_rules_of_its_own() {
+    let Some(cluster) = Cluster::start(Options::default()) else { return };
+    // The log of the one before tells how often it was tried.
+    let script = "test -e /dev/shm/tried && exit 7; touch /dev/shm/tried; exit 42";
+    let rules = |operator: &str, values: &[u8]| {
+        json!({"restartPolicy": "Never", "restartPolicyRules": [
+            {"action": "Restart", "exitCodes": {"operator": operator, "values": values}}]})
+    };
+    let spec = |containers: Value| json!({"restartPolicy": "OnFailure", "containers": containers});
+    let stays = container("stays", "trap exit TERM; while :; do sleep 0.1; done", json!({}));
+    create(
+        &cluster,
+        &[
+            pod("listed", spec(json!([container("c", script, rules("In", &[42])), stays]))),
+            pod("others", spec(json!([container("c", script, rules("NotIn", &[7]))]))),
+            pod("never", spec(json!([container("c", script, rules("In", &[1, 2]))]))),
+        ],
+    );
+    let ended = |pod: &Value, code: u8, restarts: u8| {
+        let statuses = pod["status"]["containerStatuses"].as_array().cloned().unwrap_or_default();
+        let found = statuses.iter().find(|status| status["name"] == "c").cloned().unwrap_or_default();
+        found["state"]["terminated"]["exitCode"] == code && found["restartCount"] == restarts
+    };
+    let listed = until(&cluster, "listed", "tried twice", |pod| ended(pod, 7, 1));
+    assert_eq!(listed["status"]["phase"], "Running", "the other one goes on");
+    let others = until_over(&cluster, "others", "Failed");
+    assert!(ended(&others, 7, 1), "{others:#}");
+    let never = until_over(&cluster, "never", "Failed");
+    assert!(ended(&never, 42, 0), "{never:#}");
+    end(&cluster);
+}
+
 #[test]
 fn containers_are_who_their_specs_say_and_may_do_no_more() {
     let Some(cluster) = Cluster::start(Options::default()) else { return };
