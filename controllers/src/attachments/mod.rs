@@ -249,8 +249,8 @@ impl AttachmentsController {
         let api: Api<Node> = Api::all(self.context.client.clone());
         let patch = json!({"metadata": {"uid": node.metadata.uid}, "status": {"volumesAttached": wanted}});
         match api.patch_status(name, &patch_params(), &Patch::Merge(&patch)).await {
-            Err(error) if is_not_found(&error) => Ok(()),
-            other => Ok(drop(other?)),
+            Err(error) if !is_not_found(&error) => Err(error.into()),
+            _ => Ok(()),
         }
     }
 
