@@ -5,8 +5,7 @@ use std::path::Path;
 
 use super::disk::{Backend, Disk, FileDisk, Head};
 use super::log::Unreadable;
-use super::schema::FORMAT;
-use super::{FILE_NAME, engine_error, handle};
+use super::{FILE_NAME, engine_error, handle, upgrade};
 use crate::Error;
 
 /// Whether there is a file.
@@ -25,7 +24,7 @@ pub(crate) fn is_whole(dir: &Path) -> Result<bool, Error> {
         redb::DatabaseError::Storage(error) => engine_error(error),
         error => engine_error(error),
     })?;
-    if whole && handle::format_of(&db)? == Some(FORMAT) {
+    if whole && upgrade::with_log(&db)? {
         let log = FileDisk(path.clone()).log().map_err(io)?;
         handle::catch_up(&db, &*log, None).map_err(|error| match error {
             Unreadable::Io(source) => io(source),

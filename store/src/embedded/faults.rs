@@ -232,8 +232,8 @@ async fn a_file_of_another_version_is_refused_and_left_alone() {
     };
     set_format(99);
     let refused = Embedded::open(dir.path(), &options).await.err();
-    assert!(matches!(&refused, Some(Error::Format { found: 99, supported: 2, path }) if *path == file), "{refused:?}");
-    set_format(2);
+    assert!(matches!(&refused, Some(Error::Format { found: 99, supported: 3, path }) if *path == file), "{refused:?}");
+    set_format(3);
     Embedded::open(dir.path(), &options).await.unwrap().txn(big(1)).await.unwrap();
 }
 
@@ -249,7 +249,7 @@ async fn a_file_of_before_there_was_a_log_gets_one() {
     let txn = db.begin_write().unwrap();
     {
         let mut meta = txn.open_table(super::schema::META).unwrap();
-        meta.insert(super::schema::META_FORMAT, super::schema::FORMAT_WITHOUT_LOG).unwrap();
+        meta.insert(super::schema::META_FORMAT, super::upgrade::WITHOUT_LOG).unwrap();
         meta.remove(super::schema::META_LOG).unwrap();
     }
     txn.commit().unwrap();

@@ -12,8 +12,8 @@ use redb::{Database, DatabaseError, ReadableDatabase, StorageBackend, TableError
 use super::disk::{Backend, Disk, Head};
 use super::log::{self, Log, Unreadable};
 use super::read::Snapshot;
-use super::schema::{FORMAT, FORMAT_WITHOUT_LOG, META, META_FORMAT};
-use super::{engine_error, writer};
+use super::schema::{FORMAT, META, META_FORMAT};
+use super::{engine_error, upgrade, writer};
 use crate::{Error, Revision};
 
 /// How long closing waits for reads that are under way; they take milliseconds.
@@ -77,12 +77,12 @@ impl Handle {
         let file = file.map_err(|source| io_error("cannot open", &self.path, source))?;
         let db = open_database(file, &self.path, self.limits.cache_bytes)?;
         match format_of(&db)? {
-            Some(FORMAT) => {}
-            None | Some(FORMAT_WITHOUT_LOG) => {
+            None | Some(upgrade::WITHOUT_LOG) => {
                 let failed = |source| io_error("cannot create the log of", &self.path, source);
                 self.disk.make_log().map_err(failed)?;
                 writer::initialise(&db)?;
             }
+            _ if upgrade::with_log(&db)? => {}
             Some(found) => return Err(Error::Format { path: self.path.clone(), found, supported: FORMAT }),
         }
         let file = self.open_log()?;
@@ -173,7 +173,8 @@ impl Handle {
         let file = self.disk.open().and_then(|file| Backend::frozen(file, &self.head));
         let file = file.map_err(|source| io_error("cannot reopen", &self.path, source))?;
         let db = open_database(file, &self.path, self.limits.cache_bytes)?;
-        if format_of(&db)? == Some(FORMAT) {
+        // What an earlier format is rewritten to stays in memory here.
+        if upgrade::with_log(&db)? {
             let log = self.open_log()?;
             self.catch_up(&db, &*log, until)?;
         }

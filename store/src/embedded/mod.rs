@@ -22,6 +22,8 @@ mod retain;
 mod schema;
 #[cfg(test)]
 mod simulation;
+mod tables;
+mod upgrade;
 mod writer;
 
 use std::collections::VecDeque;

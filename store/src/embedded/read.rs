@@ -5,7 +5,7 @@ use std::ops::Bound;
 use redb::{AccessGuard, Range, ReadOnlyTable, ReadTransaction, ReadableDatabase};
 
 use super::engine_error;
-use super::schema::{self, CURRENT, LOG, META, META_LOG, META_OLDEST, META_REVISION, PAST};
+use super::schema::{self, KEYS, LOG, META, META_LOG, META_OLDEST, META_REVISION, Place, Position, REPLACED, VALUES};
 use crate::{Error, Event, EventBatch, EventKind, KeyValue, PAGE_BYTES_MAX, Page, Revision};
 
 /// The most log entries that one call of [`Snapshot::replay`] looks at (it finishes the last revision begun), so that a
@@ -31,8 +31,12 @@ pub(super) struct Replay {
     pub(super) through: Revision,
 }
 
-type Past = ReadOnlyTable<(&'static str, u64), &'static [u8]>;
-type Current = ReadOnlyTable<&'static str, &'static [u8]>;
+/// The tables that have the state of keys, now and before.
+struct States {
+    keys: ReadOnlyTable<&'static str, Place>,
+    replaced: ReadOnlyTable<(&'static str, Revision), Place>,
+    values: ReadOnlyTable<Position, &'static [u8]>,
+}
 
 impl Snapshot {
     /// The present.
@@ -66,11 +70,19 @@ impl Snapshot {
         Ok(())
     }
 
+    fn states(&self) -> Result<States, Error> {
+        Ok(States {
+            keys: self.txn.open_table(KEYS).map_err(engine_error)?,
+            replaced: self.txn.open_table(REPLACED).map_err(engine_error)?,
+            values: self.txn.open_table(VALUES).map_err(engine_error)?,
+        })
+    }
+
     /// What is stored under `key`.
     pub(super) fn get(&self, key: &str) -> Result<Option<KeyValue>, Error> {
-        let current = self.txn.open_table(CURRENT).map_err(engine_error)?;
-        let record = current.get(key).map_err(engine_error)?;
-        record.map(|record| schema::decode(key, record.value())).transpose()
+        let states = self.states()?;
+        let place = states.keys.get(key).map_err(engine_error)?;
+        place.map(|place| states.stored(key, place.value())).transpose()
     }
 
     /// A page of the keys under `prefix` as they were at `at`.
@@ -93,21 +105,21 @@ impl Snapshot {
     }
 
     fn list_present(&self, prefix: &str, start_after: Option<&str>, page: &mut PageBuilder) -> Result<bool, Error> {
-        let current = self.txn.open_table(CURRENT).map_err(engine_error)?;
-        for entry in current.range::<&str>((start(prefix, start_after), Bound::Unbounded)).map_err(engine_error)? {
-            let (key, record) = entry.map_err(engine_error)?;
+        let states = self.states()?;
+        for entry in states.keys.range::<&str>((start(prefix, start_after), Bound::Unbounded)).map_err(engine_error)? {
+            let (key, place) = entry.map_err(engine_error)?;
             if !key.value().starts_with(prefix) {
                 break;
             }
             if page.is_full() {
                 return Ok(true);
             }
-            page.push(schema::decode(key.value(), record.value())?);
+            page.push(states.stored(key.value(), place.value())?);
         }
         Ok(false)
     }
 
-    /// Walks `current` and `past` side by side, both in key order.
+    /// Walks `keys` and `replaced` side by side, both in key order.
     fn list_past(
         &self,
         prefix: &str,
@@ -115,20 +127,20 @@ impl Snapshot {
         at: Revision,
         page: &mut PageBuilder,
     ) -> Result<bool, Error> {
-        let current = self.txn.open_table(CURRENT).map_err(engine_error)?;
-        let past = self.txn.open_table(PAST).map_err(engine_error)?;
-        let current_range =
-            current.range::<&str>((start(prefix, start_after), Bound::Unbounded)).map_err(engine_error)?;
-        let past_start = match start(prefix, start_after) {
+        let states = self.states()?;
+        let keys_range =
+            states.keys.range::<&str>((start(prefix, start_after), Bound::Unbounded)).map_err(engine_error)?;
+        let replaced_start = match start(prefix, start_after) {
             Bound::Excluded(key) => Bound::Excluded((key, u64::MAX)),
             Bound::Included(key) => Bound::Included((key, 0)),
             Bound::Unbounded => Bound::Unbounded,
         };
-        let past_range = past.range::<(&str, u64)>((past_start, Bound::Unbounded)).map_err(engine_error)?;
-        let mut currents = CurrentCursor::new(current_range)?;
-        let mut pasts = PastCursor::new(past_range)?;
+        let replaced_range =
+            states.replaced.range::<(&str, Revision)>((replaced_start, Bound::Unbounded)).map_err(engine_error)?;
+        let mut keys = KeysCursor::new(keys_range)?;
+        let mut replaced = ReplacedCursor::new(replaced_range)?;
         loop {
-            let key = match (currents.key(), pasts.key()) {
+            let key = match (keys.key(), replaced.key()) {
                 (Some(a), Some(b)) => a.min(b).to_owned(),
                 (Some(key), None) | (None, Some(key)) => key.to_owned(),
                 (None, None) => return Ok(false),
@@ -136,13 +148,13 @@ impl Snapshot {
             if !key.starts_with(prefix) {
                 return Ok(false);
             }
-            let replaced = pasts.first_after(&key, at)?;
-            let latest = currents.take(&key)?;
-            if let Some(kv) = replaced.or(latest).filter(|kv| kv.mod_revision <= at) {
+            let before = replaced.first_after(&key, at)?;
+            let latest = keys.take(&key)?;
+            if let Some(place) = before.or(latest).filter(|(_, modified, _)| *modified <= at) {
                 if page.is_full() {
                     return Ok(true);
                 }
-                page.push(kv);
+                page.push(states.stored(&key, place)?);
             }
         }
     }
@@ -151,8 +163,7 @@ impl Snapshot {
     pub(super) fn replay(&self, prefix: &str, after: Revision, to: Revision) -> Result<Replay, Error> {
         self.check(after)?;
         let log = self.txn.open_table(LOG).map_err(engine_error)?;
-        let current = self.txn.open_table(CURRENT).map_err(engine_error)?;
-        let past = self.txn.open_table(PAST).map_err(engine_error)?;
+        let states = self.states()?;
         let mut batches: Vec<EventBatch> = Vec::new();
         let (mut seen, mut bytes, mut through) = (0, 0, after);
         for entry in log.range((after + 1, 0)..=(to, u32::MAX)).map_err(engine_error)? {
@@ -166,7 +177,7 @@ impl Snapshot {
             if !key.starts_with(prefix) {
                 continue;
             }
-            let event = event_at(&current, &past, schema::kind_of(code)?, key, revision)?;
+            let event = states.event_at(schema::kind_of(code)?, key, revision)?;
             bytes += event.kv.value.len() + event.prev.as_ref().map_or(0, |kv| kv.value.len());
             match batches.last_mut() {
                 Some(batch) if batch.revision == revision => batch.events.push(event),
@@ -177,26 +188,33 @@ impl Snapshot {
     }
 }
 
-/// The event of `key` at `revision`, put together from what is kept.
-fn event_at(current: &Current, past: &Past, kind: EventKind, key: &str, revision: Revision) -> Result<Event, Error> {
-    let damaged = || Error::corrupt(format!("the log and the records of {key:?} disagree at revision {revision}"));
-    let prev = past.get((key, revision)).map_err(engine_error)?;
-    let prev = prev.map(|record| schema::decode(key, record.value())).transpose()?;
-    let kv = match kind {
-        EventKind::Delete => KeyValue { mod_revision: revision, ..prev.clone().ok_or_else(damaged)? },
-        EventKind::Put => {
-            let mut later = past.range((key, revision + 1)..=(key, u64::MAX)).map_err(engine_error)?;
-            let record = match later.next() {
-                Some(entry) => entry.map_err(engine_error)?.1,
-                None => current.get(key).map_err(engine_error)?.ok_or_else(damaged)?,
-            };
-            schema::decode(key, record.value())?
-        }
-    };
-    if kv.mod_revision != revision {
-        return Err(damaged());
+impl States {
+    /// What is stored at a place.
+    fn stored(&self, key: &str, place: Place) -> Result<KeyValue, Error> {
+        schema::stored(&self.values, key, place)
     }
-    Ok(Event { kind, kv, prev })
+
+    /// The event of `key` at `revision`, put together from what is kept.
+    fn event_at(&self, kind: EventKind, key: &str, revision: Revision) -> Result<Event, Error> {
+        let damaged = || Error::corrupt(format!("the log and the states of {key:?} disagree at revision {revision}"));
+        let prev = self.replaced.get((key, revision)).map_err(engine_error)?;
+        let prev = prev.map(|place| self.stored(key, place.value())).transpose()?;
+        let kv = match kind {
+            EventKind::Delete => KeyValue { mod_revision: revision, ..prev.clone().ok_or_else(damaged)? },
+            EventKind::Put => {
+                let mut later = self.replaced.range((key, revision + 1)..=(key, u64::MAX)).map_err(engine_error)?;
+                let place = match later.next() {
+                    Some(entry) => entry.map_err(engine_error)?.1,
+                    None => self.keys.get(key).map_err(engine_error)?.ok_or_else(damaged)?,
+                };
+                self.stored(key, place.value())?
+            }
+        };
+        if kv.mod_revision != revision {
+            return Err(damaged());
+        }
+        Ok(Event { kind, kv, prev })
+    }
 }
 
 /// Where a list begins.
@@ -226,23 +244,24 @@ impl PageBuilder {
 }
 
 /// The entry a cursor stands on.
-type Head<'a, K> = Option<(AccessGuard<'a, K>, AccessGuard<'a, &'static [u8]>)>;
+type Head<'a, K> = Option<(AccessGuard<'a, K>, Place)>;
 
-/// The latest records, one after another.
-struct CurrentCursor<'a> {
-    range: Range<'a, &'static str, &'static [u8]>,
+/// The places of keys, one after another.
+struct KeysCursor<'a> {
+    range: Range<'a, &'static str, Place>,
     head: Head<'a, &'static str>,
 }
 
-impl<'a> CurrentCursor<'a> {
-    fn new(range: Range<'a, &'static str, &'static [u8]>) -> Result<Self, Error> {
-        let mut cursor = CurrentCursor { range, head: None };
+impl<'a> KeysCursor<'a> {
+    fn new(range: Range<'a, &'static str, Place>) -> Result<Self, Error> {
+        let mut cursor = KeysCursor { range, head: None };
         cursor.advance()?;
         Ok(cursor)
     }
 
     fn advance(&mut self) -> Result<(), Error> {
-        self.head = self.range.next().transpose().map_err(engine_error)?;
+        let next = self.range.next().transpose().map_err(engine_error)?;
+        self.head = next.map(|(key, place)| (key, place.value()));
         Ok(())
     }
 
@@ -250,30 +269,31 @@ impl<'a> CurrentCursor<'a> {
         self.head.as_ref().map(|(key, _)| key.value())
     }
 
-    /// The record of `key`, if it is next.
-    fn take(&mut self, key: &str) -> Result<Option<KeyValue>, Error> {
-        let Some((head, record)) = self.head.as_ref().filter(|(head, _)| head.value() == key) else { return Ok(None) };
-        let kv = schema::decode(head.value(), record.value())?;
+    /// The place of `key`, if it is next.
+    fn take(&mut self, key: &str) -> Result<Option<Place>, Error> {
+        let Some((_, place)) = self.head.as_ref().filter(|(head, _)| head.value() == key) else { return Ok(None) };
+        let place = *place;
         self.advance()?;
-        Ok(Some(kv))
+        Ok(Some(place))
     }
 }
 
-/// The replaced records, one after another.
-struct PastCursor<'a> {
-    range: Range<'a, (&'static str, u64), &'static [u8]>,
-    head: Head<'a, (&'static str, u64)>,
+/// The places that were replaced, one after another.
+struct ReplacedCursor<'a> {
+    range: Range<'a, (&'static str, Revision), Place>,
+    head: Head<'a, (&'static str, Revision)>,
 }
 
-impl<'a> PastCursor<'a> {
-    fn new(range: Range<'a, (&'static str, u64), &'static [u8]>) -> Result<Self, Error> {
-        let mut cursor = PastCursor { range, head: None };
+impl<'a> ReplacedCursor<'a> {
+    fn new(range: Range<'a, (&'static str, Revision), Place>) -> Result<Self, Error> {
+        let mut cursor = ReplacedCursor { range, head: None };
         cursor.advance()?;
         Ok(cursor)
     }
 
     fn advance(&mut self) -> Result<(), Error> {
-        self.head = self.range.next().transpose().map_err(engine_error)?;
+        let next = self.range.next().transpose().map_err(engine_error)?;
+        self.head = next.map(|(key, place)| (key, place.value()));
         Ok(())
     }
 
@@ -281,12 +301,12 @@ impl<'a> PastCursor<'a> {
         self.head.as_ref().map(|(key, _)| key.value().0)
     }
 
-    /// The first record of `key` that was replaced after revision `at`; leaves the cursor behind the records of `key`.
-    fn first_after(&mut self, key: &str, at: Revision) -> Result<Option<KeyValue>, Error> {
+    /// The first place of `key` that was replaced after revision `at`; leaves the cursor behind those of `key`.
+    fn first_after(&mut self, key: &str, at: Revision) -> Result<Option<Place>, Error> {
         let mut found = None;
-        while let Some((head, record)) = self.head.as_ref().filter(|(head, _)| head.value().0 == key) {
+        while let Some((head, place)) = self.head.as_ref().filter(|(head, _)| head.value().0 == key) {
             if found.is_none() && head.value().1 > at {
-                found = Some(schema::decode(key, record.value())?);
+                found = Some(*place);
             }
             self.advance()?;
         }

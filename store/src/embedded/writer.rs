@@ -14,8 +14,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::Bytes;
-use redb::{Database, Durability, ReadableTable, Table, WriteTransaction};
+use redb::{Database, Durability, ReadableTable, WriteTransaction};
 use tokio::sync::oneshot;
 
 use super::engine_error;
@@ -24,8 +23,10 @@ use super::hub::Hub;
 use super::intake::{Batch, Command, Growing, Intake, Waiting};
 use super::log::{self, Entry, Log, Record};
 use super::read::Snapshot;
-use super::schema::{self, CURRENT, LOG, META, META_LOG, META_OLDEST, META_REVISION, PAST};
-use crate::{Error, Event, EventBatch, EventKind, FIRST_REVISION, KeyValue, Op, Precondition, Revision};
+use super::schema::{self, META, META_LOG, META_OLDEST, META_REVISION};
+use super::tables::Tables;
+use super::upgrade;
+use crate::{Error, EventBatch, FIRST_REVISION, Op, Revision};
 
 /// How many log entries one commit compacts at least; a commit compacts twice what it adds, if that is more, so
 /// compaction gains on any load. Small enough that a waiting transaction does not notice.
@@ -388,13 +389,6 @@ fn io_error(error: std::io::Error) -> Error {
     engine_error(redb::Error::Io(error))
 }
 
-/// The tables a commit works on.
-struct Tables<'txn> {
-    current: Table<'txn, &'static str, &'static [u8]>,
-    past: Table<'txn, (&'static str, u64), &'static [u8]>,
-    log: Table<'txn, (u64, u32), (u8, &'static str)>,
-}
-
 /// Applies a batch to the tables, and says how that changed them.
 fn apply(
     txn: &WriteTransaction,
@@ -490,113 +484,7 @@ impl<'db> Replay<'db> {
     }
 }
 
-impl<'txn> Tables<'txn> {
-    fn open(txn: &'txn WriteTransaction) -> Result<Self, Error> {
-        Ok(Tables {
-            current: txn.open_table(CURRENT).map_err(engine_error)?,
-            past: txn.open_table(PAST).map_err(engine_error)?,
-            log: txn.open_table(LOG).map_err(engine_error)?,
-        })
-    }
-
-    /// Does one transaction at `revision`: its events, or the conflict that kept it from happening.
-    fn transact(&mut self, revision: Revision, mut ops: Vec<Op>) -> Result<Result<Vec<Event>, Error>, Error> {
-        if ops.len() == 1
-            && let Some(Op::Put { precondition: Some(Precondition::Absent), .. }) = ops.first()
-            && let Some(Op::Put { key, value, .. }) = ops.pop()
-        {
-            return self.create(revision, key, value);
-        }
-        let mut befores = Vec::with_capacity(ops.len());
-        for op in &ops {
-            let current = self.get(op.key())?;
-            if !holds(op.precondition(), current.as_ref()) {
-                return Ok(Err(Error::Conflict { key: op.key().to_owned(), current }));
-            }
-            befores.push(current);
-        }
-        let mut events = Vec::with_capacity(ops.len());
-        for (op, prev) in ops.into_iter().zip(befores) {
-            let event = match (op, prev) {
-                (Op::Delete { .. }, None) => continue,
-                (Op::Delete { .. }, Some(prev)) => {
-                    self.current.remove(prev.key.as_str()).map_err(engine_error)?;
-                    let kv = KeyValue { mod_revision: revision, ..prev.clone() };
-                    Event { kind: EventKind::Delete, kv, prev: Some(prev) }
-                }
-                (Op::Put { key, value, .. }, prev) => {
-                    let create_revision = prev.as_ref().map_or(revision, |prev| prev.create_revision);
-                    let record = schema::encode(create_revision, revision, &value);
-                    self.current.insert(key.as_str(), record.as_slice()).map_err(engine_error)?;
-                    let kv = KeyValue { key, value, create_revision, mod_revision: revision };
-                    Event { kind: EventKind::Put, kv, prev }
-                }
-            };
-            self.remember(revision, events.len(), &event)?;
-            events.push(event);
-        }
-        Ok(Ok(events))
-    }
-
-    /// Stores a key that there is not, in one descent: of two that want it, nearly none meets the other.
-    fn create(&mut self, revision: Revision, key: String, value: Bytes) -> Result<Result<Vec<Event>, Error>, Error> {
-        let record = schema::encode(revision, revision, &value);
-        let there = self.current.insert(key.as_str(), record.as_slice()).map_err(engine_error)?;
-        if let Some(there) = there.map(|record| record.value().to_vec()) {
-            self.current.insert(key.as_str(), there.as_slice()).map_err(engine_error)?;
-            let current = Some(schema::decode(&key, &there)?);
-            return Ok(Err(Error::Conflict { key, current }));
-        }
-        let kv = KeyValue { key, value, create_revision: revision, mod_revision: revision };
-        let event = Event { kind: EventKind::Put, kv, prev: None };
-        self.remember(revision, 0, &event)?;
-        Ok(Ok(vec![event]))
-    }
-
-    fn get(&self, key: &str) -> Result<Option<KeyValue>, Error> {
-        let record = self.current.get(key).map_err(engine_error)?;
-        record.map(|record| schema::decode(key, record.value())).transpose()
-    }
-
-    /// Adds an event to the history.
-    fn remember(&mut self, revision: Revision, position: usize, event: &Event) -> Result<(), Error> {
-        let key = event.kv.key.as_str();
-        if let Some(prev) = &event.prev {
-            let record = schema::encode(prev.create_revision, prev.mod_revision, &prev.value);
-            self.past.insert((key, revision), record.as_slice()).map_err(engine_error)?;
-        }
-        // A transaction has at most TXN_OPS_MAX events.
-        let position = u32::try_from(position).unwrap_or(u32::MAX);
-        self.log.insert((revision, position), (schema::kind_code(event.kind), key)).map_err(engine_error)?;
-        Ok(())
-    }
-
-    /// Removes up to `budget` events at or before `oldest` from the history: how many, and whether some are left.
-    fn compact(&mut self, oldest: Revision, budget: usize) -> Result<(usize, bool), Error> {
-        let mut dropped = Vec::new();
-        for entry in self.log.range(..=(oldest, u32::MAX)).map_err(engine_error)?.take(budget) {
-            let (position, change) = entry.map_err(engine_error)?;
-            dropped.push((position.value(), change.value().1.to_owned()));
-        }
-        for ((revision, position), key) in &dropped {
-            self.past.remove((key.as_str(), *revision)).map_err(engine_error)?;
-            self.log.remove((*revision, *position)).map_err(engine_error)?;
-        }
-        Ok((dropped.len(), dropped.len() == budget))
-    }
-}
-
-/// Whether a precondition holds.
-fn holds(precondition: Option<Precondition>, current: Option<&KeyValue>) -> bool {
-    match precondition {
-        None => true,
-        Some(Precondition::Absent) => current.is_none(),
-        Some(Precondition::Present) => current.is_some(),
-        Some(Precondition::ModRevision(revision)) => current.is_some_and(|kv| kv.mod_revision == revision),
-    }
-}
-
-/// Makes the tables of a new file, and the log's number in one of before there was a log.
+/// Makes the tables of a new file, and what one of before there was a log lacks.
 pub(super) fn initialise(db: &Database) -> Result<(), Error> {
     let txn = db.begin_write().map_err(engine_error)?;
     let (mut revision, mut oldest) = (FIRST_REVISION, FIRST_REVISION);
@@ -610,5 +498,6 @@ pub(super) fn initialise(db: &Database) -> Result<(), Error> {
         meta.insert(schema::META_FORMAT, schema::FORMAT).map_err(engine_error)?;
         Tables::open(&txn)?;
     }
+    upgrade::rewrite(&txn)?;
     commit_durably(txn, revision, oldest).map(drop).map_err(|failure| failure.error)
 }
