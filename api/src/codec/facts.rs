@@ -58,7 +58,7 @@ pub fn facts(resource: &Resource, stored: &[u8]) -> Result<ObjectFacts, ApiError
     let selectable = &resource.selectable_fields;
     let mut found = Found { meta: StoredMeta::default(), texts: vec![None; selectable.len()] };
     let all = mask(selectable.len().min(SELECTABLE_MAX));
-    Below { fields: selectable, here: all, depth: 0 }.read(stored, &mut found)?;
+    Below { fields: selectable, here: all, depth: 0 }.read(&mut Skim::of(stored)?, &mut found)?;
     let Found { meta, texts } = found;
     let mut fields: Vec<(&str, &str)> = Vec::with_capacity(2 + selectable.len());
     fields.push(("metadata.name", &meta.name));
@@ -100,26 +100,28 @@ struct Found<'a> {
 }
 
 impl<'a> StoredMeta<'a> {
-    fn read(text: &'a [u8]) -> Result<Self, ApiError> {
-        let (mut meta, mut skim) = (StoredMeta::default(), Skim::of(text).map_err(ApiError::internal)?);
-        while let Some((key, value)) = skim.field().map_err(ApiError::internal)? {
+    fn read(skim: &mut Skim<'a>) -> Result<Self, ApiError> {
+        let mut meta = StoredMeta::default();
+        while let Some(key) = skim.key()? {
             match &*key {
-                "name" => meta.name = whole_text(value)?,
-                "namespace" => meta.namespace = whole_text(value)?,
-                "uid" => meta.uid = whole_text(value)?,
+                "name" => meta.name = whole_text(skim.value()?)?,
+                "namespace" => meta.namespace = whole_text(skim.value()?)?,
+                "uid" => meta.uid = whole_text(skim.value()?)?,
                 "labels" => {
-                    let mut labels = Skim::of(value).map_err(ApiError::internal)?;
-                    while let Some((label, value)) = labels.field().map_err(ApiError::internal)? {
-                        meta.labels.insert(label, whole_text(value)?);
+                    skim.enter()?;
+                    while let Some(label) = skim.key()? {
+                        meta.labels.insert(label, whole_text(skim.value()?)?);
                     }
                 }
-                "ownerReferences" => meta.owners = serde_json::from_slice(value).map_err(ApiError::internal)?,
-                "deletionTimestamp" => meta.deleting = value != b"null",
+                "ownerReferences" => meta.owners = serde_json::from_slice(skim.value()?).map_err(ApiError::internal)?,
+                "deletionTimestamp" => meta.deleting = skim.value()? != b"null",
                 "finalizers" => {
-                    let finalizers: Vec<IgnoredAny> = serde_json::from_slice(value).map_err(ApiError::internal)?;
-                    meta.finalized = !finalizers.is_empty();
+                    let finalizers = serde_json::from_slice::<Vec<IgnoredAny>>(skim.value()?);
+                    meta.finalized = !finalizers.map_err(ApiError::internal)?.is_empty();
                 }
-                _ => {}
+                _ => {
+                    skim.value()?;
+                }
             }
         }
         Ok(meta)
@@ -155,22 +157,24 @@ impl Below<'_> {
         (on, ending)
     }
 
-    fn read<'a>(&self, text: &'a [u8], found: &mut Found<'a>) -> Result<(), ApiError> {
-        let mut skim = Skim::of(text).map_err(ApiError::internal)?;
-        while let Some((key, value)) = skim.field().map_err(ApiError::internal)? {
+    fn read<'a>(&self, skim: &mut Skim<'a>, found: &mut Found<'a>) -> Result<(), ApiError> {
+        while let Some(key) = skim.key()? {
             if self.depth == 0 && key == "metadata" {
-                found.meta = StoredMeta::read(value)?;
+                skim.enter()?;
+                found.meta = StoredMeta::read(skim)?;
                 continue;
             }
             match self.step(&key) {
-                (0, 0) => {}
                 // Where a struct is expected and there is none, there are no fields.
-                (here, 0) if value.starts_with(b"{") => {
-                    Below { fields: self.fields, here, depth: self.depth + 1 }.read(value, found)?;
+                (here, 0) if here != 0 && skim.is_struct() => {
+                    skim.enter()?;
+                    Below { fields: self.fields, here, depth: self.depth + 1 }.read(skim, found)?;
                 }
-                (_, 0) => {}
+                (_, 0) => {
+                    skim.value()?;
+                }
                 (_, ending) => {
-                    let text = scalar(value)?;
+                    let text = scalar(skim.value()?)?;
                     for (at, slot) in found.texts.iter_mut().enumerate().take(SELECTABLE_MAX) {
                         if ending & (1 << at) != 0 {
                             slot.clone_from(&text);

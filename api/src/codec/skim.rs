@@ -1,12 +1,15 @@
 //! Going through an encoded struct without reading what is not asked for.
 //!
-//! In: the text of a struct. Out: its keys, each with the text of its value. Of a value no more is looked at than it takes to find its
-//! end: what is wrong within one is found by whoever reads it.
+//! In: the text of a struct. Out: its keys, one after another, and of each either the text of its value or the keys of the struct that it
+//! is, in one pass. Of a value that is passed over no more is looked at than it takes to find its end: what is wrong within one is found by
+//! whoever reads it.
 
 use std::borrow::Cow;
 use std::fmt;
 
 use memchr::memchr2;
+
+use crate::error::ApiError;
 
 /// Why a text cannot be gone through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,31 +24,40 @@ impl fmt::Display for Odd {
     }
 }
 
-/// A key and the text of its value.
-pub(super) type Field<'a> = (Cow<'a, str>, &'a [u8]);
+impl From<Odd> for ApiError {
+    fn from(odd: Odd) -> Self {
+        ApiError::internal(odd)
+    }
+}
 
-/// A struct's fields, in the order of the text.
+/// A place in a struct, or in one within it.
 pub(super) struct Skim<'a> {
     text: &'a [u8],
     at: usize,
-    /// Whether the first field is still to come.
+    /// Whether the first field of the struct here is still to come.
     fresh: bool,
+    /// How many structs there are around this place.
+    depth: usize,
 }
 
 impl<'a> Skim<'a> {
-    /// The fields of a struct.
+    /// Before the first field of a struct.
     pub(super) fn of(text: &'a [u8]) -> Result<Self, Odd> {
-        let mut skim = Skim { text, at: 0, fresh: true };
-        skim.expect(b'{')?;
+        let mut skim = Skim { text, at: 0, fresh: true, depth: 0 };
+        skim.enter()?;
         Ok(skim)
     }
 
-    /// The next field: its key and the text of its value. None after the last, when nothing but space may follow.
-    pub(super) fn field(&mut self) -> Result<Option<Field<'a>>, Odd> {
+    /// The next key of the struct here, before its value. None after the last: it goes on behind the struct then, and behind the
+    /// outermost there may be nothing but space.
+    pub(super) fn key(&mut self) -> Result<Option<Cow<'a, str>>, Odd> {
         match self.token() {
-            Some(b'}') => {
+            Some(b'}') if self.depth > 0 => {
                 self.at += 1;
-                return if self.token().is_none() { Ok(None) } else { Err(self.odd()) };
+                self.depth -= 1;
+                self.fresh = false;
+                let is_end = self.depth > 0 || self.token().is_none();
+                return if is_end { Ok(None) } else { Err(self.odd()) };
             }
             Some(b',') if !self.fresh => self.at += 1,
             Some(b'"') if self.fresh => {}
@@ -54,13 +66,37 @@ impl<'a> Skim<'a> {
         self.fresh = false;
         self.token();
         let start = self.at;
-        self.text()?;
-        let key = text(&self.text[start..self.at]).ok_or(Odd { at: start })?;
+        let is_plain = self.text()?;
+        let quoted = &self.text[start..self.at];
+        let key = if is_plain {
+            std::str::from_utf8(&quoted[1..quoted.len() - 1]).ok().map(Cow::Borrowed)
+        } else {
+            serde_json::from_slice(quoted).ok().map(Cow::Owned)
+        };
+        let key = key.ok_or(Odd { at: start })?;
         self.expect(b':')?;
         self.token();
+        Ok(Some(key))
+    }
+
+    /// Whether the value here is a struct.
+    pub(super) fn is_struct(&self) -> bool {
+        self.text.get(self.at) == Some(&b'{')
+    }
+
+    /// Goes into the struct here, before its first key.
+    pub(super) fn enter(&mut self) -> Result<(), Odd> {
+        self.expect(b'{')?;
+        self.depth += 1;
+        self.fresh = true;
+        Ok(())
+    }
+
+    /// Passes over the value here, and returns its text.
+    pub(super) fn value(&mut self) -> Result<&'a [u8], Odd> {
         let start = self.at;
-        self.value()?;
-        Ok(Some((key, &self.text[start..self.at])))
+        self.pass()?;
+        Ok(&self.text[start..self.at])
     }
 
     fn odd(&self) -> Odd {
@@ -83,27 +119,43 @@ impl<'a> Skim<'a> {
         Ok(())
     }
 
-    /// Passes over a text in quotes.
-    fn text(&mut self) -> Result<(), Odd> {
+    /// Passes over a text in quotes. Whether nothing in it is escaped.
+    fn text(&mut self) -> Result<bool, Odd> {
         self.expect(b'"')?;
+        let mut is_plain = true;
         loop {
-            let left = self.text.get(self.at..).unwrap_or_default();
-            let step = memchr2(b'"', b'\\', left).ok_or_else(|| self.odd())?;
+            // Most are short: a search that begins with a glance at eight bytes is over before a general one has begun.
+            let step = match self.text[self.at..].first_chunk() {
+                Some(chunk) => match first_special(*chunk) {
+                    Some(step) => step,
+                    None => {
+                        self.at += chunk.len();
+                        continue;
+                    }
+                },
+                None => memchr2(b'"', b'\\', &self.text[self.at..]).ok_or_else(|| self.odd())?,
+            };
             self.at += step + 1;
-            if left[step] == b'"' {
-                return Ok(());
+            if self.text[self.at - 1] == b'"' {
+                return Ok(is_plain);
             }
             // Whatever is escaped, it is not the end.
+            is_plain = false;
+            if self.at >= self.text.len() {
+                return Err(self.odd());
+            }
             self.at += 1;
         }
     }
 
     /// Passes over a value.
-    fn value(&mut self) -> Result<(), Odd> {
+    fn pass(&mut self) -> Result<(), Odd> {
         let mut depth = 0_usize;
         loop {
             match self.text.get(self.at) {
-                Some(b'"') => self.text()?,
+                Some(b'"') => {
+                    self.text()?;
+                }
                 Some(b'{' | b'[') => {
                     depth += 1;
                     self.at += 1;
@@ -132,6 +184,17 @@ impl<'a> Skim<'a> {
             self.at += 1;
         }
     }
+}
+
+/// Where in a word the first quote or backslash is, all eight bytes at once ("Determine if a word has a byte equal to n", S. E. Anderson,
+/// Bit Twiddling Hacks: bytes behind the first may be taken for one wrongly, the first is not).
+fn first_special(chunk: [u8; 8]) -> Option<usize> {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGHS: u64 = 0x8080_8080_8080_8080;
+    let word = u64::from_le_bytes(chunk);
+    let zeros = |word: u64| word.wrapping_sub(ONES) & !word & HIGHS;
+    let found = zeros(word ^ (ONES * u64::from(b'"'))) | zeros(word ^ (ONES * u64::from(b'\\')));
+    (found != 0).then(|| found.trailing_zeros() as usize / 8)
 }
 
 /// What a text in quotes says.
@@ -169,13 +232,22 @@ mod tests {
         })
     }
 
-    fn fields(text: &[u8]) -> Result<Vec<(String, Value)>, Odd> {
-        let (mut skim, mut found) = (Skim::of(text)?, Vec::new());
-        while let Some(field) = skim.field()? {
-            found.push(field);
+    /// The fields of a struct; of those that are structs, whether gone into or passed over.
+    fn fields(text: &[u8], enter: bool) -> Result<Vec<(String, Value)>, Odd> {
+        fn within(skim: &mut Skim<'_>, enter: bool) -> Result<Vec<(String, Value)>, Odd> {
+            let mut found = Vec::new();
+            while let Some(key) = skim.key()? {
+                let value = if enter && skim.is_struct() {
+                    skim.enter()?;
+                    Value::Object(within(skim, enter)?.into_iter().collect())
+                } else {
+                    serde_json::from_slice(skim.value()?).map_err(|_| skim.odd())?
+                };
+                found.push((key.into_owned(), value));
+            }
+            Ok(found)
         }
-        let parsed = |value| serde_json::from_slice(value).unwrap();
-        Ok(found.into_iter().map(|(key, value)| (key.into_owned(), parsed(value))).collect())
+        within(&mut Skim::of(text)?, enter)
     }
 
     proptest! {
@@ -183,13 +255,14 @@ mod tests {
         fn it_finds_what_a_parser_finds(
             map in prop::collection::btree_map(r#"[a-c"\\ü]{0,3}"#, any_value(), 0..5),
             pretty: bool,
+            enter: bool,
         ) {
             let write = if pretty { serde_json::to_vec_pretty } else { serde_json::to_vec };
             let text = write(&map).unwrap();
             let parsed: BTreeMap<String, Value> = serde_json::from_slice(&text).unwrap();
-            prop_assert_eq!(fields(&text).unwrap(), parsed.into_iter().collect::<Vec<_>>());
+            prop_assert_eq!(fields(&text, enter).unwrap(), parsed.into_iter().collect::<Vec<_>>());
             for end in 0..text.len() {
-                prop_assert!(fields(&text[..end]).is_err(), "cut at {}", end);
+                prop_assert!(fields(&text[..end], enter).is_err(), "cut at {}", end);
             }
         }
 
@@ -197,9 +270,24 @@ mod tests {
         fn no_bytes_make_it_panic(text in r#"[{}\[\]",:\\a1 ]{0,24}"#, bytes in prop::collection::vec(any::<u8>(), 0..24)) {
             for text in [text.as_bytes(), &bytes] {
                 let Ok(mut skim) = Skim::of(text) else { continue };
-                while let Ok(Some((_, value))) = skim.field() {
-                    prop_assert!(!value.is_empty());
+                while let Ok(Some(_)) = skim.key() {
+                    let passed = if skim.is_struct() { skim.enter().is_ok() } else { skim.value().is_ok() };
+                    if !passed {
+                        break;
+                    }
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_text_is_found_wherever_it_is() {
+        for before in ["", "a", "abcdefg", "abcdefgh", "!#[]\u{a2}\u{dc}é", "0123456789abcdef0123456789"] {
+            for special in ["\"", "\\\\\"", "\\\"x\""] {
+                let text = format!("{{\"{before}{special}:1}}");
+                let key = Skim::of(text.as_bytes()).and_then(|mut skim| skim.key()).unwrap().unwrap();
+                let whole: Value = serde_json::from_str(&text).unwrap();
+                assert_eq!(Some(&*key), whole.as_object().and_then(|map| Some(map.iter().next()?.0.as_str())));
             }
         }
     }
@@ -220,7 +308,9 @@ mod tests {
             "{a:1}",
         ] {
             let skimmed = Skim::of(odd.as_bytes()).and_then(|mut skim| {
-                while skim.field()?.is_some() {}
+                while skim.key()?.is_some() {
+                    skim.value()?;
+                }
                 Ok(())
             });
             assert!(skimmed.is_err(), "{odd}");
