@@ -4,12 +4,14 @@
 //! validation and code generators need: every kind's definition with Kubernetes' extensions, and a path for every
 //! operation with the query parameters that clients look for.
 
+mod merge;
 mod protobuf;
 mod published;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+pub use merge::Part;
 use serde_json::{Map, Value, json};
 
 use crate::kinds::{Catalog, Gvk, Resource, Verb, api_version};
@@ -37,22 +39,24 @@ impl Form {
     }
 }
 
-/// `/openapi/v2`.
-pub fn v2(catalog: &Catalog) -> Value {
+/// `/openapi/v2`, with what other servers answer.
+pub fn v2<'a>(catalog: &Catalog, others: impl Iterator<Item = &'a Part>) -> Value {
     let resources: Vec<&Resource> = catalog.iter().map(AsRef::as_ref).collect();
     let writer = Writer::new(Form::V2);
-    json!({
+    let mut document = json!({
         "swagger": "2.0",
         "info": {"title": TITLE, "version": API_VERSION},
         "paths": paths(Form::V2, &resources),
         "definitions": writer.definitions(&resources),
-    })
+    });
+    others.for_each(|part| part.add_to(&mut document));
+    document
 }
 
 /// `/openapi/v2` in protobuf, for clients that accept
 /// `application/com.github.proto-openapi.spec.v2@v1.0+protobuf` only.
-pub fn v2_protobuf(catalog: &Catalog) -> Vec<u8> {
-    protobuf::document(&v2(catalog))
+pub fn v2_protobuf<'a>(catalog: &Catalog, others: impl Iterator<Item = &'a Part>) -> Vec<u8> {
+    protobuf::document(&v2(catalog, others))
 }
 
 /// `/openapi/v3`: each group-version's path and the hash of its document.
@@ -546,7 +550,7 @@ mod tests {
             let catalog = &catalog;
             versions.into_iter().map(move |version| v3_group(catalog, &group, &version).unwrap()).collect::<Vec<_>>()
         });
-        for document in documents.chain([v2(&catalog)]) {
+        for document in documents.chain([v2(&catalog, std::iter::empty())]) {
             let mut found = BTreeSet::new();
             references(&document, &mut found);
             assert!(!found.is_empty());

@@ -14,6 +14,8 @@ use common::{Client, Server};
 use serde_json::{Value, json};
 
 const SERVICES: &str = "/apis/apiregistration.k8s.io/v1/apiservices";
+const FLUNDERS_ALL: &str = "/apis/wardle.example.com/v1/flunders";
+const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
 const FLUNDERS: &str = "/apis/wardle.example.com/v1/namespaces/t/flunders";
 
 /// What the other server answers: discovery, a watch, and what it was told.
@@ -29,6 +31,25 @@ async fn answer(request: Request) -> Response {
         ("/openapi/v3", _) => {
             let at = json!({"serverRelativeURL": "/openapi/v3/apis/wardle.example.com/v1?hash=ABC"});
             axum::Json(json!({"paths": {"apis/wardle.example.com/v1": at}})).into_response()
+        }
+        ("/openapi/v2", _) => {
+            let etag = "\"one\"";
+            if parts.headers.get("if-none-match").is_some_and(|known| known == etag) {
+                return http::StatusCode::NOT_MODIFIED.into_response();
+            }
+            let to = |name: &str| json!({"$ref": format!("#/definitions/{name}")});
+            let document = json!({
+                "swagger": "2.0",
+                "paths": {
+                    FLUNDERS_ALL: {"get": {"responses": {"200": {"description": "OK", "schema": to("Flunder")}}}},
+                    "/healthz": {},
+                },
+                "definitions": {
+                    "Flunder": {"properties": {"metadata": to(OBJECT_META)}},
+                    OBJECT_META: {"description": "as of another release", "type": "object"},
+                },
+            });
+            ([("etag", etag)], axum::Json(document)).into_response()
         }
         ("/openapi/v3/apis/wardle.example.com/v1", _) => axum::Json(json!({"openapi": "3.0.0"})).into_response(),
         (FLUNDERS, Some("watch=true")) => {
@@ -128,6 +149,14 @@ async fn discovery_shows_both_servers_groups() {
     let index = admin.get("/openapi/v3").await.expect(200);
     let at = index["paths"]["apis/wardle.example.com/v1"]["serverRelativeURL"].as_str().unwrap();
     assert_eq!(admin.get(at).await.expect(200)["openapi"], "3.0.0");
+    let document = admin.get("/openapi/v2").await.expect(200);
+    assert!(document["paths"][FLUNDERS_ALL].is_object() && document["paths"]["/api/v1/pods"].is_object());
+    assert!(document["paths"].get("/healthz").is_none_or(|path| path != &json!({})), "only its group is its own");
+    // Both know objects' metadata, each in its own words.
+    let meta = &document["definitions"]["Flunder"]["properties"]["metadata"];
+    assert_eq!(meta["$ref"], format!("#/definitions/{OBJECT_META}_v2"));
+    assert_eq!(document["definitions"][format!("{OBJECT_META}_v2")]["description"], "as of another release");
+    assert!(document["definitions"][OBJECT_META]["properties"]["uid"].is_object());
     server.stop().await;
 }
 

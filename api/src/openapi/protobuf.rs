@@ -254,7 +254,7 @@ mod tests {
 
     #[test]
     fn nothing_of_the_document_is_left_out() {
-        let whole = super::super::v2(&Catalog::builtin());
+        let whole = super::super::v2(&Catalog::builtin(), std::iter::empty());
         let mut found = Vec::new();
         unwritten(Message::Document, &whole, &mut found);
         assert_eq!(found, Vec::<String>::new());

@@ -168,6 +168,7 @@ mod tests {
                 {"name": "flunders/scale", "group": "autoscaling", "version": "v1", "kind": "Scale", "verbs": ["get"]},
             ]}),
             openapi: "/openapi/v3/apis/wardle.example.com/v1?hash=1".to_owned(),
+            openapi_v2: None,
         };
         let (up, down) = (route("wardle.example.com", "v1", true), route("down.example.com", "v1", false));
         let routes = [(&up, Some(&found)), (&down, None)];

@@ -10,7 +10,8 @@ use bytes::Bytes;
 use futures::StreamExt;
 use gantry_api::engine::BodyFormat;
 use gantry_api::kinds::Resource;
-use gantry_api::{ApiError, Reason, codec, meta};
+use gantry_api::{ApiError, Reason, codec, meta, openapi};
+use http::{HeaderValue, StatusCode, header};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
@@ -19,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::availability::{Available, fault, with_condition};
 use super::local::{MANAGED, wanted};
-use super::{Aggregator, Discovered, Route, identity_headers};
+use super::{Aggregator, Discovered, Published, Route, identity_headers};
 use crate::auth::{Identity, MASTERS};
 use crate::registry::{Caller, DeleteOptions, Registry, Target};
 
@@ -186,13 +187,17 @@ async fn probe(aggregator: &Aggregator, route: &Route) -> Result<Discovered, Str
     let path = route.path();
     let mut last = String::new();
     for _ in 0..PROBES {
-        match tokio::time::timeout(PROBE_TIMEOUT, fetch(aggregator, route, &path)).await {
-            Ok(Ok(resources)) => {
-                // Not every server has this one.
-                let index = tokio::time::timeout(PROBE_TIMEOUT, fetch(aggregator, route, "/openapi/v3")).await;
-                let openapi = index.ok().and_then(Result::ok).unwrap_or_default();
-                let at = openapi["paths"][path.trim_start_matches('/')]["serverRelativeURL"].as_str();
-                return Ok(Discovered { resources, openapi: at.unwrap_or_default().to_owned() });
+        match tokio::time::timeout(PROBE_TIMEOUT, fetch(aggregator, route, &path, None)).await {
+            Ok(Ok(found)) => {
+                // Not every server has these.
+                let index = tokio::time::timeout(PROBE_TIMEOUT, fetch(aggregator, route, "/openapi/v3", None)).await;
+                let index = index.ok().and_then(Result::ok).and_then(|found| found.document).unwrap_or_default();
+                let at = index["paths"][path.trim_start_matches('/')]["serverRelativeURL"].as_str();
+                return Ok(Discovered {
+                    resources: found.document.unwrap_or_default(),
+                    openapi: at.unwrap_or_default().to_owned(),
+                    openapi_v2: published(aggregator, route, &path).await,
+                });
             }
             Ok(Err(why)) => last = why,
             Err(_) => last = "context deadline exceeded".to_owned(),
@@ -202,8 +207,37 @@ async fn probe(aggregator: &Aggregator, route: &Route) -> Result<Discovered, Str
     Err(format!("failing or missing response from https://{service}{path}: {last}"))
 }
 
-/// One document of a server. Its certificate is not checked here: requests that are passed on check it.
-async fn fetch(aggregator: &Aggregator, route: &Route, path: &str) -> Result<Value, String> {
+/// What a server says in OpenAPI version 2: large, so what is known already is only asked for if it changed.
+async fn published(aggregator: &Aggregator, route: &Route, path: &str) -> Option<Arc<Published>> {
+    let known = aggregator.discovered(&route.name).and_then(|found| found.openapi_v2.clone());
+    let etag = known.as_ref().and_then(|known| known.etag.clone());
+    let asked = tokio::time::timeout(PROBE_TIMEOUT, fetch(aggregator, route, "/openapi/v2", etag)).await;
+    match asked.ok()?.ok()? {
+        Fetched { document: None, .. } => known,
+        Fetched { document: Some(document), etag } => {
+            let part = openapi::Part::of(document, path);
+            // A server without entity tags sends the same again.
+            let same = known.filter(|known| known.part == part && known.etag == etag);
+            Some(same.unwrap_or_else(|| Arc::new(Published { etag, part })))
+        }
+    }
+}
+
+/// What a server sent.
+struct Fetched {
+    /// None if it is what was known.
+    document: Option<Value>,
+    etag: Option<HeaderValue>,
+}
+
+/// One document of a server, unless the one of this entity tag is still it. The server's certificate is not checked here: requests
+/// that are passed on check it.
+async fn fetch(
+    aggregator: &Aggregator,
+    route: &Route,
+    path: &str,
+    known: Option<HeaderValue>,
+) -> Result<Fetched, String> {
     let config = crate::webhook::ClientConfig { insecure: true, ..route.config.clone() };
     let stream = aggregator.client().stream(&config).await.map_err(|error| error.to_string())?;
     let (mut sender, connection) =
@@ -216,14 +250,20 @@ async fn fetch(aggregator: &Aggregator, route: &Route, path: &str) -> Result<Val
     *request.uri_mut() = path.parse().map_err(|error: http::uri::InvalidUri| error.to_string())?;
     *request.headers_mut() = identity_headers(&caller().identity);
     let headers = request.headers_mut();
-    headers.insert(http::header::HOST, http::HeaderValue::from_static("aggregated"));
-    headers.insert(http::header::ACCEPT, http::HeaderValue::from_static("application/json"));
+    headers.insert(header::HOST, HeaderValue::from_static("aggregated"));
+    headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
+    headers.extend(known.map(|etag| (header::IF_NONE_MATCH, etag)));
     let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
     let status = response.status();
+    let etag = response.headers().get(header::ETAG).cloned();
+    if status == StatusCode::NOT_MODIFIED {
+        return Ok(Fetched { document: None, etag });
+    }
     if !status.is_success() {
         return Err(format!("bad status from {path}: {}", status.as_u16()));
     }
     let body = Limited::new(response.into_body(), DOCUMENT_BYTES_MAX).collect().await;
     let body = body.map_err(|error| error.to_string())?.to_bytes();
-    serde_json::from_slice(&body).map_err(|error| error.to_string())
+    let document = serde_json::from_slice(&body).map_err(|error| error.to_string())?;
+    Ok(Fetched { document: Some(document), etag })
 }

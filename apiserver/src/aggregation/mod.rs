@@ -19,7 +19,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use base64::Engine as _;
 use gantry_api::kinds::{Catalog, Resource};
-use gantry_api::{codec, meta};
+use gantry_api::{codec, meta, openapi};
 use serde_json::Value;
 
 pub use discovery::{merge_aggregated, merge_group, merge_groups, merge_openapi};
@@ -57,6 +57,17 @@ pub struct Discovered {
     pub resources: Value,
     /// Where its OpenAPI version 3 document is; empty if it has none.
     pub openapi: String,
+    /// What its OpenAPI version 2 document says about its group and version.
+    pub openapi_v2: Option<Arc<Published>>,
+}
+
+/// A part of another server's OpenAPI version 2 document.
+#[derive(Debug, Default)]
+pub struct Published {
+    /// The document's entity tag, by which it is asked for again.
+    etag: Option<http::HeaderValue>,
+    /// The part.
+    pub part: openapi::Part,
 }
 
 /// All routes as of one revision.
@@ -147,6 +158,16 @@ impl Aggregator {
         let Some(routes) = self.routes() else { return Vec::new() };
         let discovered = self.discovered.read().unwrap_or_else(PoisonError::into_inner);
         routes.all.iter().map(|route| (Arc::clone(route), discovered.get(&route.name).cloned())).collect()
+    }
+
+    /// What other servers say in OpenAPI version 2, in the order of discovery.
+    pub fn published(&self) -> Vec<Arc<Published>> {
+        self.all().into_iter().filter_map(|(_, found)| found?.openapi_v2.clone()).collect()
+    }
+
+    /// What a server was last seen to have.
+    fn discovered(&self, name: &str) -> Option<Arc<Discovered>> {
+        self.discovered.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 
     /// Opens connections to other servers.

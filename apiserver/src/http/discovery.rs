@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use super::negotiate::{self, Format, Offer};
 use super::{respond, status};
+use crate::aggregation::{Aggregator, Published};
 use crate::registry::LiveCatalog;
 
 /// The Kubernetes version whose API this is.
@@ -33,6 +34,8 @@ const OPENAPI_PROTOBUF: [&str; 2] = [
 struct Document {
     bytes: Bytes,
     etag: HeaderValue,
+    /// What others say in it.
+    others: Vec<Arc<Published>>,
 }
 
 /// What was made of one state of the catalog.
@@ -56,22 +59,31 @@ impl Documents {
     }
 
     fn get(&self, name: &str, make: impl FnOnce(&Catalog) -> Option<Value>) -> Option<Document> {
-        self.get_bytes(name, |catalog| make(catalog).map(|value| Bytes::from(value.to_string())))
+        self.get_bytes(name, &[], |catalog| make(catalog).map(|value| Bytes::from(value.to_string())))
     }
 
-    fn get_bytes(&self, name: &str, make: impl FnOnce(&Catalog) -> Option<Bytes>) -> Option<Document> {
+    /// The document of a name, in which others say this.
+    fn get_bytes(
+        &self,
+        name: &str,
+        others: &[Arc<Published>],
+        make: impl FnOnce(&Catalog) -> Option<Bytes>,
+    ) -> Option<Document> {
         let version = self.catalog.version();
         {
             let mut made = self.made.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             if made.version != version {
                 *made = Made { version, ..Made::default() };
             }
-            if let Some(known) = made.documents.get(name) {
+            let same = |known: &&Document| {
+                known.others.len() == others.len() && known.others.iter().zip(others).all(|(a, b)| Arc::ptr_eq(a, b))
+            };
+            if let Some(known) = made.documents.get(name).filter(same) {
                 return Some(known.clone());
             }
         }
         let bytes = make(&self.catalog.now())?;
-        let document = Document { etag: etag(&bytes), bytes };
+        let document = Document { etag: etag(&bytes), bytes, others: others.to_vec() };
         let mut made = self.made.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if made.version == version {
             made.documents.insert(name.to_owned(), document.clone());
@@ -80,7 +92,7 @@ impl Documents {
     }
 
     /// Answers a path of discovery or OpenAPI; none if the path is neither.
-    pub fn answer(&self, path: &str, headers: &HeaderMap) -> Option<Response<Body>> {
+    pub fn answer(&self, path: &str, headers: &HeaderMap, aggregator: &Aggregator) -> Option<Response<Body>> {
         let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
         let aggregated = negotiate::accepts_aggregated_discovery(accept);
         let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
@@ -104,10 +116,12 @@ impl Documents {
                 ("application/json", self.get(path, |catalog| discovery::resource_list(catalog, group, version)))
             }
             ["openapi", "v2"] => {
+                let others = aggregator.published();
+                let parts = || others.iter().map(|other| &other.part);
                 // kubectl up to 1.28 reads this form only. Its old name is no media type, so the answer has the new one.
                 if OPENAPI_PROTOBUF.iter().any(|form| accept.is_some_and(|accept| accept.contains(form))) {
-                    let make = |catalog: &Catalog| Some(Bytes::from(openapi::v2_protobuf(catalog)));
-                    let document = self.get_bytes("/openapi/v2 protobuf", make);
+                    let make = |catalog: &Catalog| Some(Bytes::from(openapi::v2_protobuf(catalog, parts())));
+                    let document = self.get_bytes("/openapi/v2 protobuf", &others, make);
                     return document.map(|document| serve(&document, OPENAPI_PROTOBUF[0], headers));
                 }
                 if !negotiate::accepts_json(accept) {
@@ -116,7 +130,8 @@ impl Documents {
                         Format::Json,
                     ));
                 }
-                ("application/json", self.get("/openapi/v2", |catalog| Some(openapi::v2(catalog))))
+                let make = |catalog: &Catalog| Some(Bytes::from(openapi::v2(catalog, parts()).to_string()));
+                ("application/json", self.get_bytes("/openapi/v2", &others, make))
             }
             ["openapi", "v3"] => {
                 ("application/json", self.get("/openapi/v3", |catalog| Some(openapi::v3_index(catalog))))
@@ -150,8 +165,8 @@ impl Documents {
 
 fn in_accepted_format(document: Document, accept: Option<&str>) -> Result<(Document, Format), ApiError> {
     let format = negotiate::accept(accept, Offer::DOCUMENT)?.format;
-    let bytes = respond::in_format(format, document.bytes)?;
-    Ok((Document { bytes, etag: document.etag }, format))
+    let bytes = respond::in_format(format, document.bytes.clone())?;
+    Ok((Document { bytes, ..document }, format))
 }
 
 /// The entity tag of a document.

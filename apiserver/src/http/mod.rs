@@ -239,7 +239,7 @@ async fn answer(
     if let Some(response) = aggregate::documents(app, &info.path, request.headers()) {
         return response;
     }
-    app.documents.answer(&info.path, request.headers()).ok_or_else(status::no_such_path)
+    app.documents.answer(&info.path, request.headers(), &app.aggregator).ok_or_else(status::no_such_path)
 }
 
 fn identify(app: &App, request: &Request<Body>) -> Result<Arc<Identity>, ApiError> {

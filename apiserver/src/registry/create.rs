@@ -42,7 +42,7 @@ impl Registry {
             let fresh = Fresh::new();
             let mut context = fresh.context(caller);
             let object = engine::read(resource, body, format, &mut context)?;
-            Ok((object, context.warnings))
+            Ok::<_, ApiError>((object, context.warnings))
         };
         let (object, warnings) = read_body()?;
         let again = || Ok(read_body()?.0);
