@@ -1,9 +1,10 @@
 //! What the writer works on: which requests become one commit. In: the bounded queue. Out: a batch of what waits, which grows while
 //! it is worked on.
 //!
-//! A batch is everything that waits when the writer comes for it. It cannot be made durable before the last one is, so
-//! until then it takes in what comes; and who was answered just now often asks again at once, and is waited for, though not for long.
-//! Many writers share the price of a commit that way, and one writer alone never waits for others.
+//! A batch cannot be made durable before the last one is, so until then it takes in what waits and what comes. Once it can, and has a good
+//! part of what waits, it is closed: were it to take all, everybody would wait for everybody, with the disk and the processors in turns. And
+//! who was answered just now often asks again at once, and is waited for, though not for long. Many writers share the price of a commit that
+//! way, and one writer alone never waits for others.
 
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,11 @@ use crate::{Error, Op, Revision};
 const BATCH_TXNS_MAX: usize = 1_024;
 /// The most bytes of keys and values in one commit, for the same reason.
 const BATCH_BYTES_MAX: usize = 16 << 20;
+
+/// How many transactions are worth a commit of their own while more wait, so that work on them, the disk and the answers go on side by side.
+const SHARE_TXNS_MIN: usize = 16;
+/// The same as a part of those that wait: with very many, larger commits are cheaper.
+const SHARE: usize = 3;
 
 /// How long a commit waits at most for those who were in the last one.
 const GATHER_MAX: Duration = Duration::from_millis(1);
@@ -50,10 +56,6 @@ pub(super) struct Batch {
 }
 
 impl Batch {
-    fn is_full(&self) -> bool {
-        self.close || self.txns.len() >= BATCH_TXNS_MAX || self.bytes >= BATCH_BYTES_MAX
-    }
-
     pub(super) fn add(&mut self, command: Command) {
         match command {
             Command::Txn { ops, bytes, waiting } => {
@@ -80,7 +82,7 @@ pub(super) struct Growing {
 
 impl Growing {
     pub(super) fn new(batch: &mut Batch) -> Self {
-        let open = !batch.close && batch.shows.is_empty();
+        let open = !batch.close;
         let ready = std::mem::take(&mut batch.txns).into_iter();
         let waiting = Vec::with_capacity(ready.len());
         Growing { ready, bytes: batch.bytes, open, since: Instant::now(), waiting }
@@ -113,8 +115,8 @@ impl Intake {
         Intake { commands, held: None, pace: Pace::default() }
     }
 
-    /// Everything that waits, up to a commit's size; waits for something unless there is something else to do. None when nobody can
-    /// ask any more.
+    /// The first transaction that waits, with what is asked besides before it; waits for something unless there is something else to
+    /// do. None when nobody can ask any more.
     pub(super) fn batch(&mut self, idle: bool) -> Option<Batch> {
         let mut batch = Batch::default();
         if let Some(held) = self.held.take() {
@@ -122,7 +124,7 @@ impl Intake {
         } else if idle {
             batch.add(self.commands.blocking_recv()?);
         }
-        while !batch.is_full() {
+        while batch.txns.is_empty() && !batch.close {
             match self.commands.try_recv() {
                 Ok(command) => batch.add(command),
                 Err(TryRecvError::Empty) => break,
@@ -147,6 +149,10 @@ impl Intake {
             }
             let taken = batch.waiting.len();
             if !batch.open || taken >= BATCH_TXNS_MAX || batch.bytes >= BATCH_BYTES_MAX || self.held.is_some() {
+                return None;
+            }
+            // The disk has nothing to do: the first of many go there, and are answered while the others are worked on.
+            if taken >= SHARE_TXNS_MIN && taken * SHARE >= self.commands.len() && !is_busy() {
                 return None;
             }
             match self.commands.try_recv() {

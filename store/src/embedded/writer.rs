@@ -144,7 +144,7 @@ impl Writer {
     pub(super) fn commit(&mut self, mut batch: Batch) -> Result<bool, String> {
         let start = Instant::now();
         let mut growing = Growing::new(&mut batch);
-        let Batch { compactions, shows, .. } = batch;
+        let Batch { compactions, mut shows, .. } = batch;
         let mut targets = Vec::new();
         for (before, reply) in compactions {
             if before > self.revision {
@@ -157,6 +157,15 @@ impl Writer {
         }
         let oldest = targets.iter().map(|(before, _)| *before).fold(self.oldest, Revision::max);
         let shown = if shows.is_empty() { Ok(()) } else { self.show() };
+        let mut tell_readers = || {
+            for reply in shows.drain(..) {
+                // Whoever wanted to read may have given up.
+                let _ = reply.send(());
+            }
+        };
+        if shown.is_ok() {
+            tell_readers();
+        }
         let written = shown.and_then(|()| self.write(&mut growing, oldest));
         let waiters = Waiters { txns: growing.into_waiting(), compactions: targets };
         self.intake.committed(waiters.txns.len(), start.elapsed());
@@ -183,10 +192,7 @@ impl Writer {
             }
             Err(failure) => Err(self.fail(&failure, waiters)),
         };
-        for reply in shows {
-            // Whoever wanted to read may have given up.
-            let _ = reply.send(());
-        }
+        tell_readers();
         committed
     }
 
