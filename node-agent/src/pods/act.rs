@@ -226,13 +226,15 @@ impl Task {
         let (runtime, settings) = (&self.context.runtime, &self.context.settings);
         let parent = config::cgroup_parent(&settings.cgroup_root, &spec::identity(&self.pod).uid);
         let after = super::resources::pod_cgroup(&self.pod);
-        let failed = |error: RuntimeError| {
-            let message = error.to_string();
+        let failed = |message: String| {
             self.context.events.pod(&self.pod, Kind::Warning, "ResizeError", format!("Error resizing pod: {message}"));
             Change::ResizeFailed { message }
         };
+        if let Some(message) = self.in_use(&parent, containers, &after).await {
+            return vec![failed(message)];
+        }
         if let Err(error) = runtime.apply_pod_cgroup(&parent, &resize::widest(before, &after)).await {
-            return vec![failed(error)];
+            return vec![failed(error.to_string())];
         }
         let mut changes = Vec::new();
         for (id, name) in containers {
@@ -246,7 +248,7 @@ impl Task {
                 // One that has ended meanwhile is started anew with what it is granted.
                 Err(RuntimeError::NotFound(_)) => {}
                 Err(error) => {
-                    changes.push(failed(error));
+                    changes.push(failed(error.to_string()));
                     return changes;
                 }
             }
@@ -256,9 +258,33 @@ impl Task {
                 let message = "Pod resize completed".to_owned();
                 self.context.events.pod(&self.pod, Kind::Normal, "ResizeCompleted", message);
             }
-            Err(error) => changes.push(failed(error)),
+            Err(error) => changes.push(failed(error.to_string())),
         }
         changes
+    }
+
+    /// Why limits of memory cannot be what they are to be: more is in use, and the kernel would end who uses it. By a rule of the kubelet it
+    /// is tried again until less is.
+    async fn in_use(&self, parent: &str, containers: &[(String, String)], after: &Resources) -> Option<String> {
+        let ids = containers.iter().map(|(id, _)| id.clone()).collect();
+        // What cannot be told does not hold anything up.
+        let usage = self.context.runtime.usage(&[(parent.to_owned(), ids)]).await.ok()?.pop()?;
+        let machine = self.context.settings.machine_memory;
+        let limit_of = |name: &str| {
+            let container = spec::container(&self.pod, name)?;
+            super::resources::container_cgroup(&self.pod, container.spec, machine).memory_limit_bytes
+        };
+        let limits = containers.iter().filter_map(|(id, name)| {
+            Some((format!("container {name:?}"), limit_of(name)?, usage.members.get(id)?.memory_bytes))
+        });
+        let pod = after.memory_limit_bytes.map(|limit| ("pod".to_owned(), limit, usage.pod.memory_bytes));
+        let exceeded = pod.into_iter().chain(limits).filter_map(|(whose, limit, used)| {
+            let limit = u64::try_from(limit).ok()?;
+            (used > limit)
+                .then(|| format!("attempting to set {whose} memory limit ({limit}) below current usage ({used})"))
+        });
+        let exceeded: Vec<String> = exceeded.collect();
+        (!exceeded.is_empty()).then(|| format!("cannot decrease memory limits: {}", exceeded.join(", ")))
     }
 
     async fn kill_pod(&self, containers: &[Kill], sidecars: &[Kill], grace: Duration) {

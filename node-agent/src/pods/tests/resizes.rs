@@ -2,8 +2,10 @@
 
 use serde_json::{Value, json};
 
+use super::super::config;
 use super::super::resources::Amounts;
 use super::harness::{Node, pod};
+use crate::runtime::Usage;
 
 fn sized(resources: Value) -> Value {
     json!({"containers": [{"name": "app", "resources": resources, "resizePolicy": [
@@ -60,6 +62,35 @@ async fn a_container_gets_other_amounts_in_place() {
     node.start_agent();
     node.settle().await;
     assert_eq!((id(&node), node.reasons().len()), (before, told));
+}
+
+#[tokio::test(start_paused = true)]
+async fn memory_that_is_in_use_is_not_taken_away() {
+    let of = |memory: &str| json!({"requests": {"memory": memory}, "limits": {"memory": memory}});
+    let node = Node::new(pod(json!({"containers": [{"name": "app", "resources": of("64Mi")}]})));
+    node.until(2, "runs", |node| node.condition("Ready")).await;
+    let before = id(&node);
+    let uid = node.pod().unwrap().metadata.uid.unwrap();
+    let cgroup = config::cgroup_parent(&node.context.settings.cgroup_root, &uid);
+    let uses = |bytes| Usage { memory_bytes: bytes, ..Usage::default() };
+    node.runtime.set_usage(&cgroup, uses(40 << 20));
+    resize(&node, &of("32Mi"));
+    node.until(2, "held up", |node| node.reasons().contains(&"ResizeError".to_owned())).await;
+    let told = node.pod().unwrap().status.unwrap().conditions.unwrap();
+    let progress = told.iter().find(|condition| condition.type_ == "PodResizeInProgress").unwrap();
+    assert_eq!(progress.reason.as_deref(), Some("Error"));
+    assert_eq!(
+        progress.message.as_deref(),
+        Some(
+            "cannot decrease memory limits: attempting to set pod memory limit (33554432) below current usage (41943040)"
+        )
+    );
+    assert!(node.runtime.given(&before).is_none());
+    // The program gives some back.
+    node.runtime.set_usage(&cgroup, uses(20 << 20));
+    node.until(120, "resized", |node| shown(node).0 == of("32Mi")).await;
+    assert_eq!(node.runtime.given(&before).unwrap().memory_limit_bytes, Some(32 << 20));
+    node.until(2, "settled", |node| !node.condition("PodResizeInProgress")).await;
 }
 
 #[tokio::test(start_paused = true)]
