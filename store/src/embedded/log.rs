@@ -58,13 +58,16 @@ pub(super) type Told = Box<dyn FnOnce(Result<(), &io::Error>) + Send>;
 struct Job {
     file: Arc<dyn StorageBackend>,
     at: u64,
-    record: Vec<u8>,
+    /// The log's number.
+    id: u64,
+    record: Record,
     told: Told,
 }
 
 impl Job {
     fn run(self) -> io::Result<()> {
-        let done = self.file.write(self.at, &self.record).and_then(|()| self.file.sync_data());
+        let sealed = self.record.sealed(self.id);
+        let done = self.file.write(self.at, &sealed).and_then(|()| self.file.sync_data());
         (self.told)(done.as_ref().copied());
         done
     }
@@ -136,10 +139,9 @@ impl Log {
 
     /// Adds a record for which there is room, after the last one that was waited for. It is on the disk when `told` hears so, and
     /// may be after an error. With `here`, it is so before this returns.
-    pub(super) fn append(&mut self, mut record: Record, here: bool, told: Told) {
-        record.seal(self.id);
-        self.under_way = Some(self.end + record.0.len() as u64);
-        let job = Job { file: Arc::clone(&self.file), at: self.end, record: record.0, told };
+    pub(super) fn append(&mut self, record: Record, here: bool, told: Told) {
+        self.under_way = Some(self.end + record.padded());
+        let job = Job { file: Arc::clone(&self.file), at: self.end, id: self.id, record, told };
         self.done = match self.beside.as_ref().filter(|_| !here) {
             None => Some(job.run()),
             Some(appender) => appender.jobs.send(job).err().map(|unsent| {
@@ -237,8 +239,8 @@ impl Record {
         self.0.len().next_multiple_of(BLOCK_BYTES) as u64
     }
 
-    /// Writes the header and fills the last block.
-    fn seal(&mut self, id: u64) {
+    /// Its bytes, with the header and the last block filled.
+    fn sealed(mut self, id: u64) -> Vec<u8> {
         let contents = (self.0.len() - HEADER_BYTES) as u64;
         let (header, digest) = (HEADER_BYTES - DIGEST_BYTES, HEADER_BYTES);
         self.0[..8].copy_from_slice(&MAGIC);
@@ -247,6 +249,7 @@ impl Record {
         let sum = digest_of(&self.0[..header], &self.0[digest..]);
         self.0[header..digest].copy_from_slice(sum.as_ref());
         self.0.resize(self.0.len().next_multiple_of(BLOCK_BYTES), 0);
+        self.0
     }
 }
 
