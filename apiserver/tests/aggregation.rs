@@ -35,7 +35,7 @@ async fn answer(request: Request) -> Response {
         ("/openapi/v2", _) => {
             let etag = "\"one\"";
             if parts.headers.get("if-none-match").is_some_and(|known| known == etag) {
-                return http::StatusCode::NOT_MODIFIED.into_response();
+                return (http::StatusCode::NOT_MODIFIED, [("etag", etag)]).into_response();
             }
             let to = |name: &str| json!({"$ref": format!("#/definitions/{name}")});
             let document = json!({

@@ -50,7 +50,9 @@ impl Part {
             for (name, definition) in &self.definitions {
                 let numbered = (2..).map(|number| format!("{name}_v{number}"));
                 let mut candidates = std::iter::once(name.clone()).chain(numbered);
-                let free = candidates.find(|name| known.get(name).is_none_or(|other| other == definition));
+                let own = |candidate: &str| candidate != name && self.definitions.contains_key(candidate);
+                let free =
+                    candidates.find(|name| known.get(name).is_none_or(|other| other == definition) && !own(name));
                 names.extend(free.filter(|free| free != name).map(|free| (name.as_str(), free)));
             }
         }

@@ -11,7 +11,7 @@ use futures::StreamExt;
 use gantry_api::engine::BodyFormat;
 use gantry_api::kinds::Resource;
 use gantry_api::{ApiError, Reason, codec, meta, openapi};
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderValue, header};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
@@ -212,7 +212,9 @@ async fn published(aggregator: &Aggregator, route: &Route, path: &str) -> Option
     let known = aggregator.discovered(&route.name).and_then(|found| found.openapi_v2.clone());
     let etag = known.as_ref().and_then(|known| known.etag.clone());
     let asked = tokio::time::timeout(PROBE_TIMEOUT, fetch(aggregator, route, "/openapi/v2", etag)).await;
-    match asked.ok()?.ok()? {
+    // One that does not answer just now says what it said.
+    let Ok(Ok(fetched)) = asked else { return known };
+    match fetched {
         Fetched { document: None, .. } => known,
         Fetched { document: Some(document), etag } => {
             let part = openapi::Part::of(document, path);
@@ -236,7 +238,7 @@ async fn fetch(
     aggregator: &Aggregator,
     route: &Route,
     path: &str,
-    known: Option<HeaderValue>,
+    asked: Option<HeaderValue>,
 ) -> Result<Fetched, String> {
     let config = crate::webhook::ClientConfig { insecure: true, ..route.config.clone() };
     let stream = aggregator.client().stream(&config).await.map_err(|error| error.to_string())?;
@@ -252,11 +254,12 @@ async fn fetch(
     let headers = request.headers_mut();
     headers.insert(header::HOST, HeaderValue::from_static("aggregated"));
     headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
-    headers.extend(known.map(|etag| (header::IF_NONE_MATCH, etag)));
+    headers.extend(asked.clone().map(|etag| (header::IF_NONE_MATCH, etag)));
     let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
     let status = response.status();
     let etag = response.headers().get(header::ETAG).cloned();
-    if status == StatusCode::NOT_MODIFIED {
+    // Whether it says so or sends it again.
+    if asked.is_some() && asked == etag {
         return Ok(Fetched { document: None, etag });
     }
     if !status.is_success() {
