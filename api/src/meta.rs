@@ -5,6 +5,9 @@ use std::borrow::Cow;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
+/// The label by which a pod names its PodGroup, as Kubernetes' coscheduling plugin has it.
+pub const POD_GROUP_LABEL: &str = "scheduling.x-k8s.io/pod-group";
+
 /// The value at a path of struct fields.
 pub fn get<'a>(object: &'a Value, path: &[&str]) -> Option<&'a Value> {
     path.iter().try_fold(object, |value, segment| value.get(*segment)).filter(|value| !value.is_null())

@@ -10,10 +10,11 @@ mod random;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use gantry_api::meta::POD_GROUP_LABEL;
 use gantry_scheduler::config::Configuration;
 use gantry_scheduler::convert::pod_key;
 use gantry_scheduler::driver::facts::{PodFacts, WatchedNode, WatchedPod};
-use gantry_scheduler::driver::gangs::{GROUP_LABEL, WatchedGroup};
+use gantry_scheduler::driver::gangs::WatchedGroup;
 use gantry_scheduler::driver::state::{Action, BindOutcome, State};
 use random::Random;
 use serde_json::{Value, json};
@@ -91,7 +92,7 @@ impl World {
                 {"name": "main", "resources": {"requests": {"cpu": format!("{milli_cpu}m")}}}]}});
         pod["spec"]["priority"] = json!(self.priorities.get(name).copied().unwrap_or(0));
         if let Some(group) = group {
-            pod["metadata"]["labels"][GROUP_LABEL] = json!(group);
+            pod["metadata"]["labels"][POD_GROUP_LABEL] = json!(group);
         }
         if let Some(node) = self.nodes_of.get(name).filter(|_| !self.underway.contains(name)) {
             pod["spec"]["nodeName"] = json!(node);

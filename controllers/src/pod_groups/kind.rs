@@ -6,9 +6,6 @@ use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde::{Deserialize, Serialize};
 
-/// The label by which a pod names its group.
-pub const GROUP_LABEL: &str = "scheduling.x-k8s.io/pod-group";
-
 /// See the module's description.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct PodGroup {

@@ -8,11 +8,12 @@ mod plan;
 
 use std::sync::Arc;
 
+use gantry_api::meta::POD_GROUP_LABEL;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, ResourceExt};
 
-use self::kind::{GROUP_LABEL, PodGroup};
+use self::kind::PodGroup;
 use self::plan::plan;
 use crate::machinery::cache::{Change, Key};
 use crate::machinery::context::Context;
@@ -30,7 +31,7 @@ pub struct PodGroupsController {
 
 /// The group that a pod names.
 fn group_of(pod: &Pod) -> Option<Key> {
-    let name = pod.labels().get(GROUP_LABEL)?;
+    let name = pod.labels().get(POD_GROUP_LABEL)?;
     Some(Key::new(pod.namespace().unwrap_or_default(), name.clone()))
 }
 
@@ -63,7 +64,7 @@ impl PodGroupsController {
         });
         let (keys, groups) = (queue.clone(), context.caches.pod_groups.clone());
         context.caches.pods.on_change(move |change| {
-            if !change.sides().any(|pod| pod.labels().contains_key(GROUP_LABEL)) || !matters(change) {
+            if !change.sides().any(|pod| pod.labels().contains_key(POD_GROUP_LABEL)) || !matters(change) {
                 return;
             }
             let named = change.sides().filter_map(|pod| group_of(pod));

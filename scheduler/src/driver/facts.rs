@@ -3,6 +3,7 @@
 //! The watches see every pod and node of the cluster, so only the fields that scheduling needs are
 //! decoded; of an assigned pod nothing is kept but its demand (shared) and its node.
 
+use gantry_api::meta::POD_GROUP_LABEL;
 use k8s_openapi::api::core::v1 as k8s;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference, Time};
@@ -10,7 +11,6 @@ use k8s_openapi::{ClusterResourceScope, NamespaceResourceScope};
 use serde::{Deserialize, Deserializer};
 use std::collections::BTreeMap;
 
-use super::gangs::GROUP_LABEL;
 use super::owners::OwnerKind;
 use super::queues::QUEUE_LABEL;
 use super::volumes::{ClaimUse, Claimant};
@@ -94,7 +94,7 @@ impl From<&k8s::Pod> for PodFacts {
             label.filter(|value| !value.is_empty()).cloned()
         };
         PodFacts {
-            group: label(GROUP_LABEL),
+            group: label(POD_GROUP_LABEL),
             queue: label(QUEUE_LABEL),
             controller: controller.and_then(|owner| {
                 Some((OwnerKind::of_controller(&owner.api_version, &owner.kind)?, owner.name.clone()))

@@ -16,9 +16,6 @@ use super::facts::{ObjectKey, meta, watched};
 use super::relist::Known;
 use crate::core::{PodKey, PodMap};
 
-/// The label by which a pod names its group.
-pub const GROUP_LABEL: &str = "scheduling.x-k8s.io/pod-group";
-
 /// A PodGroup as the watch decodes it.
 #[derive(Clone, Debug, Deserialize)]
 pub struct WatchedGroup {
