@@ -75,20 +75,20 @@ fn table(moves: &[Moved], no_headers: bool) -> String {
     output::columns(&rows)
 }
 
-/// Has each pod wait for its node, and evicts those that leave it. What a budget refuses ends it for that pod.
+/// Has each pod wait for its node, and evicts those that leave it. What a budget refuses ends it: what follows was found as if all
+/// before it had happened.
 async fn apply(session: &Session, status: &Status) -> Result<ExitCode> {
-    let mut failed: Vec<&PodName> = Vec::new();
+    if let Some(one) = status.placements.iter().find(|one| one.current_node.is_some()) {
+        bail!("pod {}/{} has a node already", one.namespace, one.name);
+    }
     let mut told: Vec<&PodName> = Vec::new();
     for one in &status.moves {
         let Moved { namespace, name, uid, from, for_pod, .. } = one;
-        if failed.contains(&for_pod) {
-            continue;
-        }
+        let waiting = format!("/api/v1/namespaces/{}/pods/{}/status", for_pod.namespace, for_pod.name);
         if !told.contains(&for_pod) {
             told.push(for_pod);
-            let path = format!("/api/v1/namespaces/{}/pods/{}/status", for_pod.namespace, for_pod.name);
             let patch = serde_json::to_vec(&json!({"status": {"nominatedNodeName": from}}))?;
-            session.request(Method::PATCH, &path, &[], Some((MERGE, patch))).await?;
+            session.request(Method::PATCH, &waiting, &[], Some((MERGE, patch))).await?;
         }
         let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction",
             "metadata": {"name": name, "namespace": namespace},
@@ -98,14 +98,14 @@ async fn apply(session: &Session, status: &Status) -> Result<ExitCode> {
             Ok(_) => session.out.line(format!("pod/{name} evicted"))?,
             Err(error) => {
                 tell!("error when evicting pods/\"{name}\" -n \"{namespace}\": {error:#}");
-                failed.push(for_pod);
+                // The room does not come, so none is kept.
+                let patch = serde_json::to_vec(&json!({"status": {"nominatedNodeName": null}}))?;
+                session.request(Method::PATCH, &waiting, &[], Some((MERGE, patch))).await?;
+                bail!("not all pods were moved");
             }
         }
     }
-    if failed.is_empty() {
-        return Ok(ExitCode::SUCCESS);
-    }
-    bail!("not all pods were moved")
+    Ok(ExitCode::SUCCESS)
 }
 
 #[cfg(test)]

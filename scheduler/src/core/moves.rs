@@ -67,17 +67,21 @@ struct Walk<'a> {
     lack: Lack,
     budgets: &'a Budgets,
     found: Vec<Vec<usize>>,
-    /// So many sets may be looked at.
+    /// So many steps may be taken.
     looks: &'a mut usize,
 }
 
 impl Walk<'_> {
     fn go(&mut self, group: usize, left: usize, chosen: &mut Vec<usize>) {
-        if *self.looks == 0 || !self.may_cover(group, left, chosen) {
+        // Every step counts: there may be ever so many that lead to no whole set.
+        if *self.looks == 0 {
+            return;
+        }
+        *self.looks -= 1;
+        if !self.may_cover(group, left, chosen) {
             return;
         }
         if left == 0 {
-            *self.looks -= 1;
             if self.is_within_budgets(chosen) {
                 self.found.push(chosen.clone());
             }

@@ -452,7 +452,7 @@ impl Engine {
         let Some((namespace, labels)) = kind else { return Vec::new() };
         let known = budgets.get(namespace).into_iter().flatten();
         let counts =
-            |budget: &Budget| budget.is_about(labels) && !name.is_some_and(|name| budget.disrupted.contains(name));
+            |budget: &Budget| budget.guards(labels) && !name.is_some_and(|name| budget.disrupted.contains(name));
         known.filter(|(_, budget)| counts(budget)).map(|(name, _)| (namespace.to_owned(), name.clone())).collect()
     }
 
@@ -518,7 +518,12 @@ impl Guard<'_> {
 }
 
 impl Budget {
-    /// Is it about pods with these labels?
+    /// Does it guard pods with these labels from eviction? One that selects all does.
+    pub fn guards(&self, labels: &BTreeMap<String, String>) -> bool {
+        self.selector.as_ref().is_some_and(|selector| selector::meets_all(selector, labels))
+    }
+
+    /// Does preemption spare pods with these labels for it? (One that selects all spares nobody, as in Kubernetes.)
     pub fn is_about(&self, labels: &BTreeMap<String, String>) -> bool {
         let selector = self.selector.as_ref().filter(|selector| !selector.is_empty() && !labels.is_empty());
         selector.is_some_and(|selector| selector::meets_all(selector, labels))

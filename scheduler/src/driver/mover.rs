@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{DeleteParams, EvictParams, Preconditions};
+use kube::api::PostParams;
 use kube::{Api, Client};
+use serde_json::{Value, json};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -109,7 +110,14 @@ impl Driver {
 
     pub(super) fn happened(&mut self, happening: Happening) {
         match happening {
-            Happening::Found(Ok(found)) => found.into_iter().for_each(|clearing| self.found(clearing)),
+            Happening::Found(Ok(found)) => {
+                for clearing in found {
+                    // Each was found as if those before it had happened.
+                    if !self.found(clearing) {
+                        break;
+                    }
+                }
+            }
             Happening::Moved(Ok(moved)) => self.moved(*moved),
             Happening::Found(Err(error)) | Happening::Moved(Err(error)) => {
                 tracing::error!(%error, "a task that moves pods failed");
@@ -117,20 +125,23 @@ impl Driver {
         }
     }
 
-    fn found(&mut self, clearing: Clearing) {
+    /// Tells of moves, or begins them; whether that was possible.
+    fn found(&mut self, clearing: Clearing) -> bool {
         let count = clearing.moves.len();
         if self.options.configuration.defragmentation.mode == Mode::Propose {
             self.metrics.moves("proposed", count);
             let note = format!("Would fit on node {} if {} moved", clearing.node, told(&clearing.moves));
             self.record(Record::MovesProposed(clearing.pod, note));
-            return;
+            return true;
         }
         let mut actions = Vec::new();
-        if self.state.start_moves(&clearing, &mut actions) {
-            let now = self.now();
-            self.mover.pace.made(count, now);
-            self.act(actions);
+        if !self.state.start_moves(&clearing, &mut actions) {
+            return false;
         }
+        let now = self.now();
+        self.mover.pace.made(count, now);
+        self.act(actions);
+        true
     }
 
     /// Evicts the pods that a move is about.
@@ -141,6 +152,10 @@ impl Driver {
         self.mover.evicting.spawn(async move {
             // One after the other: if one has to stay, the others need not go.
             for (told, one) in clearing.moves.iter().enumerate() {
+                if shutdown.is_cancelled() {
+                    let failed = clearing.moves[told..].iter().map(|one| one.pod.key).collect();
+                    return Box::new(Moved { clearing, told, failed });
+                }
                 if let Err(error) = evict(&client, one, &shutdown).await {
                     let (namespace, pod) = (&one.pod.namespace, &one.pod.name);
                     tracing::warn!(namespace, pod, error = &error as &dyn std::error::Error, "a pod is not moved");
@@ -179,20 +194,29 @@ fn told(moves: &[Move]) -> String {
 
 async fn evict(client: &Client, one: &Move, shutdown: &CancellationToken) -> kube::Result<()> {
     let api: Api<Pod> = Api::namespaced(client.clone(), &one.pod.namespace);
-    // The UID keeps it from meeting another pod that took the name.
-    let preconditions = Preconditions { uid: Some(one.pod.uid.clone()), resource_version: None };
-    let options = DeleteParams::default().preconditions(preconditions);
-    let params = EvictParams { delete_options: Some(options), ..EvictParams::default() };
+    // The UID keeps it from meeting another pod that took the name. (The client's own method does not send what it is given.)
+    let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction",
+        "metadata": {"name": one.pod.name, "namespace": one.pod.namespace},
+        "deleteOptions": {"preconditions": {"uid": one.pod.uid}}});
     let (mut delay, mut left) = (RETRY_FIRST, ATTEMPTS);
     loop {
         left -= 1;
-        let error = match api.evict(&one.pod.name, &params).await {
-            Ok(_) | Err(kube::Error::SerdeError(_)) => return Ok(()),
-            // It is gone, or another one has its name.
-            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => return Ok(()),
+        let params = PostParams::default();
+        let asked = api.create_subresource::<_, Value>("eviction", &one.pod.name, &params, &eviction).await;
+        let error = match asked {
+            Ok(_) => return Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
             Err(error) => error,
         };
-        let is_final = matches!(&error, kube::Error::Api(status) if status.code < 500);
+        // Another one has its name, or it changed all the time.
+        let is_conflict = matches!(&error, kube::Error::Api(status) if status.code == 409);
+        if is_conflict {
+            let found = api.get_metadata_opt(&one.pod.name).await?;
+            if found.is_none_or(|found| found.metadata.uid.as_deref() != Some(&*one.pod.uid)) {
+                return Ok(());
+            }
+        }
+        let is_final = matches!(&error, kube::Error::Api(status) if status.code < 500 && !is_conflict);
         if is_final || left == 0 {
             return Err(error);
         }

@@ -88,10 +88,10 @@ impl Reviewer {
     /// Answers a review for someone: `asker` makes requests with their rights.
     pub async fn answer(&self, spec: api::Spec, asker: &Client) -> Result<api::Status, Error> {
         let Ok(_turn) = self.turns.acquire().await else { return Err(Error::NotKnown) };
+        let moves = question::moves(&spec, &self.configuration.defragmentation)?;
         let asked = question::look_up(&spec, asker).await?;
         let trial = self.trial().await?;
         let cluster = question::changes(&spec, &trial, &self.client).await?;
-        let moves = question::moves(&spec, &self.configuration.defragmentation)?;
         let asks_for_pods = !spec.pods.is_empty() || !spec.workloads.is_empty();
         let answered = tokio::task::spawn_blocking(move || question::answer(trial, &spec, asked, cluster));
         let mut answered = answered.await.map_err(|_| Error::NotKnown)?;

@@ -9,7 +9,8 @@ use futures::stream::FuturesUnordered;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{Api, DeleteParams, EvictParams, ListParams, PostParams};
+use kube::api::{Api, DeleteParams, ListParams, PostParams};
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::plan::{self, Allowed, DaemonSets, Plan};
@@ -229,10 +230,10 @@ impl Drain<'_> {
     }
 
     async fn evict(&self, api: &Api<Pod>, namespace: &str, name: &str) -> Result<Option<String>, String> {
-        let params = EvictParams {
-            delete_options: Some(self.delete_params()),
-            post_options: PostParams { dry_run: self.args.which.is_dry(), ..PostParams::default() },
-        };
+        // The client's own method does not send the options that it is given.
+        let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction",
+            "metadata": {"name": name, "namespace": namespace}, "deleteOptions": self.delete_params()});
+        let params = PostParams { dry_run: self.args.which.is_dry(), ..PostParams::default() };
         loop {
             let found = api.get_opt(name).await.map_err(|error| message(&error))?;
             let Some(pod) = found else { return Ok(None) };
@@ -245,7 +246,8 @@ impl Drain<'_> {
                     shown(self.args.timeout)
                 ));
             }
-            let error = match api.evict(name, &params).await {
+            let asked = api.create_subresource::<_, Value>("eviction", name, &params, &eviction).await;
+            let error = match asked {
                 Ok(_) => return Ok(pod.metadata.uid),
                 Err(error) => error,
             };

@@ -11,13 +11,12 @@ use std::time::Duration;
 
 use super::super::facts::PodFacts;
 use super::preempting::PlacedName;
-use super::trial::TIME_MAX;
 use super::{Action, PodRef, State, Trial, Victim};
 use crate::convert;
 use crate::core::{Ask, Leaver, NodeId, PodKey, PodMap};
 
-/// Sets of pods that are looked at for one that waits: some tenths of a second.
-const LOOKS_MAX: usize = 20_000;
+/// Steps of the search for sets of pods, for one that waits: some tenths of a second.
+const LOOKS_MAX: usize = 60_000;
 /// Sets that are tried out for one that waits: each is a copy of all that is known.
 const TRIES_MAX: usize = 64;
 
@@ -249,7 +248,7 @@ impl Trial {
             state: self.state.clone(),
             now: self.now,
             began: self.began,
-            end: self.now + TIME_MAX,
+            end: self.end,
             outcomes: PodMap::default(),
             order: Vec::new(),
             surveyed: HashSet::new(),

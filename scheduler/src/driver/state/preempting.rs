@@ -90,6 +90,15 @@ impl State {
                 self.freed = true;
                 Some(None)
             }
+            // Those that were to be moved for it are gone, or stay: its room is not kept any longer.
+            Preemption::Never
+                if self.moved_for.contains(&ask.pod)
+                    && !self.waits_for_victims(ask)
+                    && self.engine.unnominate(ask.pod) =>
+            {
+                self.freed = true;
+                Some(None)
+            }
             _ => None,
         };
         let message = diagnosis.message(&preemption);

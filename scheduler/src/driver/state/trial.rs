@@ -16,7 +16,7 @@ use crate::core::{Ask, NodeSpec, Opinion, PodKey, PodMap, Requirement};
 
 /// How long the clock of a trial runs on at most. Less than what unschedulable pods wait to be tried for no reason
 /// (and than what volumes may take), so that all that happens has a cause.
-pub(super) const TIME_MAX: Duration = Duration::from_secs(240);
+const TIME_MAX: Duration = Duration::from_secs(240);
 
 /// A pod that would have to go.
 #[derive(Clone, Debug, PartialEq, Eq)]
