@@ -130,8 +130,11 @@ fn an_agent_that_begins_anew_gives_nothing_twice(plugin: &mut Plugin) {
     plugin.cluster.server().kill();
     plugin.cluster.up();
     plugin.cluster.wait_ready();
+    eventually("the plugin to register again", MINUTE, || match plugin.asked("GetDevicePluginOptions").len() {
+        2 => Ok(()),
+        other => Err(other.to_string()),
+    });
     plugin.wait_amounts("3", "2");
-    assert_eq!(plugin.asked("GetDevicePluginOptions").len(), 2, "it has registered again");
     plugin.pod("late", None, 1);
     plugin.wait_refused(
         "late",

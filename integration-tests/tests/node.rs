@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use gantry_integration_tests::{Cluster, Options, cluster, command, docs, eventually};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::Value;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -257,7 +258,7 @@ fn a_shortage_that_can_be_borne_ends_pods_later_and_gives_them_time() {
     let Some(mut cluster) = start(&[]) else { return };
     let namespace = cluster.namespace("soft");
     let script = "trap \"echo bye; sleep 2; echo gone; exit 0\" TERM; while :; do sleep 0.1; done";
-    apply(&cluster, &pod(&namespace, "slow", "terminationGracePeriodSeconds: 20", script));
+    apply(&cluster, &pod(&namespace, "slow", "terminationGracePeriodSeconds: 90", script));
     wait_running(&cluster, &namespace, "slow");
     cluster.server().terminate();
     let soft = "--eviction-soft=memory.available<1000Ti";
@@ -269,7 +270,7 @@ fn a_shortage_that_can_be_borne_ends_pods_later_and_gives_them_time() {
     let missing = "grace period must be specified for the soft eviction threshold memory.available";
     assert!(refused.code != 0 && refused.stderr.contains(missing), "{refused}");
     let grace = "--eviction-soft-grace-period=memory.available=5s";
-    cluster.up_with(&[soft, grace, "--eviction-max-pod-grace-period=10"]);
+    cluster.up_with(&[soft, grace, "--eviction-max-pod-grace-period=60"]);
     cluster.wait_ready();
     // The node says so at once, and bears it.
     eventually("the node to say so", MINUTE, || {
@@ -277,9 +278,15 @@ fn a_shortage_that_can_be_borne_ends_pods_later_and_gives_them_time() {
         let short = cluster::condition(&node, "MemoryPressure").is_some_and(|condition| condition["status"] == "True");
         if short { Ok(()) } else { Err(node["status"]["conditions"].to_string()) }
     });
-    let slow = cluster.object(&["pod", "slow", "-n", &namespace]).expect("it is there");
-    assert_eq!(slow["status"]["phase"], "Running");
     let message = evicted(&cluster, &namespace, "slow");
+    let began = |object: &[&str], kind: &str| {
+        let object = cluster.object(object).expect("it is there");
+        let condition = cluster::condition(&object, kind).unwrap_or_else(|| panic!("no {kind}: {object}"));
+        let time = serde_json::from_value::<Time>(condition["lastTransitionTime"].clone());
+        time.expect("a time").0.as_second()
+    };
+    let short = began(&["node", "node-1"], "MemoryPressure");
+    assert!(began(&["pod", "slow", "-n", &namespace], "DisruptionTarget") - short >= 4, "it was borne for a while");
     assert!(message.starts_with("The node was low on resource: memory. Threshold quantity: 1000Ti"), "{message}");
     eventually("it to have had its time", MINUTE, || {
         let log = cluster.kubectl(&["logs", "-n", &namespace, "slow"]).stdout;

@@ -309,7 +309,7 @@ fn probes_speak_tls_and_grpc() {
 #[test]
 fn a_container_starts_again_by_rules_of_its_own() {
     let Some(cluster) = Cluster::start(Options::default()) else { return };
-    // The log of the one before tells how often it was tried.
+    // The sandbox's shared memory outlives a container: the second one finds what the first one left.
     let script = "test -e /dev/shm/tried && exit 7; touch /dev/shm/tried; exit 42";
     let rules = |operator: &str, values: &[u8]| {
         json!({"restartPolicy": "Never", "restartPolicyRules": [

@@ -421,7 +421,8 @@ fn wait_leaving(cluster: &Cluster, attachment: &Value) {
     eventually("the attachment to leave", MINUTE, || match cluster.object(&["volumeattachment", name]) {
         Ok(found) if found["metadata"]["deletionTimestamp"].is_string() => Ok(()),
         Ok(found) => Err(format!("{found} {}", cluster.object(&["node", "node-1"])?["status"]["volumesInUse"])),
-        Err(_) => Ok(()),
+        Err(error) if error.contains("NotFound") => Ok(()),
+        Err(error) => Err(error),
     });
 }
 

@@ -49,23 +49,18 @@ impl Socket {
         .await
     }
 
-    /// One question, and answers for as long as the plugin likes. The first may take until `timeout` to begin.
-    pub(crate) async fn stream<Q, A>(
-        &self,
-        path: &'static str,
-        question: Q,
-        timeout: Duration,
-    ) -> Result<Streaming<A>, CallError>
+    /// One question, and answers for as long as the plugin likes: it may take its time with the first one, too.
+    pub(crate) async fn stream<Q, A>(&self, path: &'static str, question: Q) -> Result<Streaming<A>, CallError>
     where
         Q: prost::Message + 'static,
         A: prost::Message + Default + 'static,
     {
-        within(timeout, async {
+        let call = async {
             let mut client = self.client().await?;
             let codec = ProstCodec::<Q, A>::default();
             client.server_streaming(Request::new(question), PathAndQuery::from_static(path), codec).await
-        })
-        .await
+        };
+        call.await.map(tonic::Response::into_inner).map_err(|status: Status| CallError(Box::new(status)))
     }
 
     async fn client(&self) -> Result<tonic::client::Grpc<Channel>, Status> {

@@ -119,7 +119,10 @@ impl AttachmentsController {
             let Some(attachment) = change.sides().last() else { return };
             volume_of(attachment).into_iter().for_each(|volume| keys.add(Subject::Volume(volume)));
             keys.add(Subject::Node(attachment.spec.node_name.clone()));
-            keys.add(Subject::Attachment(attachment.name_any()));
+            // What is there when this begins was told of before; one that is made has nothing to tell yet.
+            if change.old.is_some() {
+                keys.add(Subject::Attachment(attachment.name_any()));
+            }
         });
         let (keys, attachments) = (self.queue.clone(), caches.attachments.clone());
         caches.nodes.on_change(move |change| {
@@ -193,15 +196,15 @@ impl AttachmentsController {
             plan.refused.iter().filter(|node| memory.refused.insert(key(node))).collect()
         };
         for node in fresh {
-            let elsewhere: Vec<&Pod> =
-                wanted.iter().filter(|(other, _)| *other != node).flat_map(|(_, pods)| pods.iter().copied()).collect();
+            let have = wanted.iter().filter(|(other, _)| !plan.refused.contains(other));
+            let elsewhere: Vec<&Pod> = have.flat_map(|(_, pods)| pods.iter().copied()).collect();
             for pod in &wanted[node] {
                 let message = multi_attach_message(&volume, pod, &elsewhere);
                 self.events.event(*pod, Kind::Warning, "FailedAttachVolume", message);
             }
         }
         for node in &plan.detach {
-            self.detach(&volume, node, &attachments).await?;
+            self.detach(&volume, node, seen(node).in_use, &attachments).await?;
         }
         let api: Api<VolumeAttachment> = Api::all(self.context.client.clone());
         for node in &plan.attach {
@@ -216,10 +219,22 @@ impl AttachmentsController {
         Ok(plan.after.map_or(Outcome::Done, Outcome::After))
     }
 
-    async fn detach(&self, volume: &Volume, node: &str, attachments: &[&VolumeAttachment]) -> Result<(), Error> {
+    /// Takes a volume from a node; `forced`: though it is in use there.
+    async fn detach(
+        &self,
+        volume: &Volume,
+        node: &str,
+        forced: bool,
+        attachments: &[&VolumeAttachment],
+    ) -> Result<(), Error> {
         let name = volume.attachment_name(node);
         // Before it goes the node's status no longer says that it is there: nobody begins to use it.
         self.tell_node(node, Some(&name)).await?;
+        // The cache may be behind: what came into use meanwhile stays. The node's change brings this volume back here.
+        let nodes: Api<Node> = Api::all(self.context.client.clone());
+        if !forced && nodes.get_opt(node).await?.is_some_and(|found| Seen::of(&found, volume).in_use) {
+            return Ok(());
+        }
         let found = attachments.iter().find(|found| found.name_any() == name);
         let uid = found.and_then(|found| found.metadata.uid.as_deref()).unwrap_or_default();
         let api: Api<VolumeAttachment> = Api::all(self.context.client.clone());

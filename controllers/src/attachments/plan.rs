@@ -159,10 +159,11 @@ pub fn plan(
             continue;
         }
         plan.waits.insert((*node).to_owned());
-        let left = Duration::try_from(UNMOUNT_MAX - waited).unwrap_or_default();
         // One that is well says when it has done; nobody hurries it.
-        let again = if left.is_zero() { Duration::from_secs(60) } else { left };
-        plan.after = Some(plan.after.map_or(again, |other| other.min(again)));
+        if !seen.ready {
+            let left = Duration::try_from(UNMOUNT_MAX - waited).unwrap_or_default();
+            plan.after = Some(plan.after.map_or(left, |other| other.min(left)));
+        }
     }
     let mut taken = !own.is_empty();
     for node in wanted.keys().filter(|node| !own.contains_key(node.as_str())) {

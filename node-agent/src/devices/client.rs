@@ -26,7 +26,7 @@ impl Plugin {
 
     /// Its devices, whenever they change, for as long as it is there.
     pub async fn devices(&self) -> Result<Streaming<m::DeviceList>, CallError> {
-        self.0.stream("/v1beta1.DevicePlugin/ListAndWatch", Empty {}, QUESTION_MAX).await
+        self.0.stream("/v1beta1.DevicePlugin/ListAndWatch", Empty {}).await
     }
 
     /// Which `size` of the available devices go best together.

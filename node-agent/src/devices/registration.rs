@@ -81,7 +81,7 @@ struct Inner {
     devices: Devices,
     tasks: TaskTracker,
     /// What ends the following of each kind's plugin.
-    followed: Mutex<HashMap<String, CancellationToken>>,
+    followed: Mutex<HashMap<String, (u64, CancellationToken)>>,
     stop: CancellationToken,
 }
 
@@ -143,7 +143,11 @@ impl Registry {
         info!(resource, endpoint = request.endpoint, "a device plugin is registered");
         let stop = inner.stop.child_token();
         let mut followed = inner.followed.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(before) = followed.insert(resource.clone(), stop.clone()) {
+        if followed.get(&resource).is_some_and(|(newer, _)| *newer > generation) {
+            // One that registered after this one is followed already.
+            return Ok(());
+        }
+        if let Some((_, before)) = followed.insert(resource.clone(), (generation, stop.clone())) {
             before.cancel();
         }
         let devices = inner.devices.clone();
@@ -194,7 +198,7 @@ fn is_extended(name: &str) -> bool {
         ends(bytes.first()) && ends(bytes.last()) && bytes.iter().all(|byte| inner(*byte))
     };
     let lower = !domain.bytes().any(|byte| byte.is_ascii_uppercase() || byte == b'_');
-    let own = domain == "kubernetes.io" || domain.ends_with(".kubernetes.io") || domain.starts_with("requests.");
+    let own = name.contains("kubernetes.io/") || domain.starts_with("requests.");
     !own && lower && domain.len() + "requests.".len() <= 253 && label(domain) && rest.len() <= 63 && label(rest)
 }
 

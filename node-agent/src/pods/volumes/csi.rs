@@ -214,7 +214,7 @@ impl Making<'_> {
             block: wanted.block,
             ..Record::default()
         };
-        let publish_context = attachment.unwrap_or_default();
+        let mut publish_context = attachment.unwrap_or_default();
         let known = claims::read(&context.paths, uid).remove(&self.volume.name);
         let done = known.is_some_and(|known| known.boot == context.boot_id && !known.boot.is_empty());
         let again = object.as_ref().and_then(|object| object.spec.requires_republish).unwrap_or(false);
@@ -225,6 +225,8 @@ impl Making<'_> {
             claims::write(&context.paths, uid, &self.volume.name, &record).map_err(set_up)?;
             if record.attached {
                 self.tell_in_use().await;
+                // It may have been taken away before anybody could see that it is in use.
+                publish_context = self.attachment(object.as_ref()).await?.unwrap_or_default();
             }
         }
         let ownership = Ownership::of(self.pod);
@@ -248,15 +250,18 @@ impl Making<'_> {
         claims::write(&context.paths, uid, &self.volume.name, &record).map_err(set_up)
     }
 
-    /// Waits until the node's status says that the volume is in use: from then on nobody takes it away. Without an API server there
-    /// is nobody who could.
+    /// Waits until the node's status says that the volume is in use, and still that it is attached: from then on nobody takes it away.
+    /// Without an API server there is nobody who could.
     async fn tell_in_use(&self) {
         let name = claims::unique_name(&self.wanted.driver, &self.wanted.handle);
         let mut node = self.context.node.clone();
         self.context.volumes_changed.notify_one();
         let told = node.wait_for(|node| {
             let status = node.as_ref().and_then(|node| node.status.as_ref());
-            status.is_some_and(|status| status.volumes_in_use.iter().flatten().any(|other| *other == name))
+            status.is_some_and(|status| {
+                status.volumes_in_use.iter().flatten().any(|other| *other == name)
+                    && status.volumes_attached.iter().flatten().any(|other| other.name == name)
+            })
         });
         if tokio::time::timeout(IN_USE_TOLD_MAX, told).await.is_err() {
             tracing::warn!(volume = name, "the node's status does not say yet that the volume is in use");
@@ -275,6 +280,9 @@ impl Making<'_> {
         let failed = |why: String| ("WaitForAttach", why);
         let found = self.context.checkpoint.read(Key::cluster(Kept::Attachment, &name), api.get_opt(&name)).await;
         let found = found.map_err(|error| failed(error.to_string()))?;
+        if found.as_ref().is_some_and(|found| found.metadata.deletion_timestamp.is_some()) {
+            return Err(failed(format!("volume {} is being detached: {name}", wanted.handle)));
+        }
         let status = found.and_then(|found| found.status);
         let Some(status) = status else {
             return Err(failed(format!("volume {} has no VolumeAttachment yet: {name}", wanted.handle)));

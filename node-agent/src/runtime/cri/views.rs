@@ -19,17 +19,17 @@ const LABEL_ROOT: &str = "containerd.io/gc.root";
 /// The mounts that show the contents of the image with this id; kept under `key` until they are removed.
 pub(super) async fn view(channel: &Channel, snapshotter: &str, id: &str, key: &str) -> Result<Vec<ViewMount>> {
     let mut snapshots = SnapshotsClient::new(channel.clone());
-    let request = ViewSnapshotRequest {
-        snapshotter: snapshotter.to_owned(),
-        key: key.to_owned(),
-        parent: top(channel, snapshotter, id).await?,
-        labels: HashMap::from([(LABEL_ROOT.to_owned(), jiff::Timestamp::now().to_string())]),
-    };
-    let mounts = match snapshots.view(namespaced(request)).await {
+    let request = MountsRequest { snapshotter: snapshotter.to_owned(), key: key.to_owned() };
+    let mounts = match snapshots.mounts(namespaced(request)).await {
         Ok(answer) => answer.into_inner().mounts,
-        Err(status) if status.code() == Code::AlreadyExists => {
-            let request = MountsRequest { snapshotter: snapshotter.to_owned(), key: key.to_owned() };
-            let answer = snapshots.mounts(namespaced(request)).await;
+        Err(status) if status.code() == Code::NotFound => {
+            let request = ViewSnapshotRequest {
+                snapshotter: snapshotter.to_owned(),
+                key: key.to_owned(),
+                parent: top(channel, snapshotter, id).await?,
+                labels: HashMap::from([(LABEL_ROOT.to_owned(), jiff::Timestamp::now().to_string())]),
+            };
+            let answer = snapshots.view(namespaced(request)).await;
             answer.map_err(|status| translate(Call::Image, &status))?.into_inner().mounts
         }
         Err(status) => return Err(translate(Call::Image, &status)),
