@@ -49,6 +49,8 @@ const RESTART_DELAY_MAX: Duration = Duration::from_secs(10);
 const STABLE_TIME: Duration = Duration::from_secs(30);
 /// Until what a predecessor asked for when it was killed is done: containerd gives its own tidying a minute.
 const FIRST_TIDY_AFTER: Duration = Duration::from_secs(75);
+/// Until imports that a containerd took with it when it ended have been given up: they try for some seconds to end in order.
+const FORGET_AFTER: Duration = Duration::from_secs(30);
 /// Between later looks for what was left behind. Longer than making a sandbox may take: what was there then and is nobody's
 /// now was given up.
 const TIDY_EVERY: Duration = Duration::from_secs(300);
@@ -299,11 +301,19 @@ impl Supervised {
         let mut delay = RESTART_DELAY_MIN;
         let mut started = Instant::now();
         let mut tidy_at = tokio::time::Instant::now() + FIRST_TIDY_AFTER;
+        let mut forget_at = None;
         loop {
             let ended = tokio::select! {
                 () = shutdown.cancelled() => return,
                 () = self.process.ended() => true,
                 () = tokio::time::sleep_until(tidy_at) => false,
+                () = tokio::time::sleep_until(forget_at.unwrap_or(tidy_at)), if forget_at.is_some() => {
+                    forget_at = None;
+                    if shutdown.run_until_cancelled(self.runtime.importer().forget_interrupted()).await.is_none() {
+                        return;
+                    }
+                    continue;
+                }
             };
             if ended {
                 // All that it was at is over, and what it does not list afterwards it has forgotten.
@@ -321,6 +331,8 @@ impl Supervised {
             }
             self.left = Leftovers::look(&self.own.instance);
             tidy_at = tokio::time::Instant::now() + TIDY_EVERY;
+            // Who was at an import when containerd ended may have held on to it until just now.
+            forget_at = ended.then(|| tokio::time::Instant::now() + FORGET_AFTER);
         }
     }
 
