@@ -264,7 +264,13 @@ fn probes_speak_tls_and_grpc() {
     cluster.kubectl_with(&["create", "-f", "-"], conf.to_string().as_bytes()).ok();
     let says = |status: u8| format!("printf '\\000\\000\\000\\000\\002\\010\\00{status}' > /state/health");
     let mounts = json!([{"name": "conf", "mountPath": "/conf"}, {"name": "state", "mountPath": "/state"}]);
-    let https = |path: &str| json!({"httpGet": {"scheme": "HTTPS", "port": 8443, "path": path}, "periodSeconds": 1});
+    // A busy machine is no sick server.
+    let patient = |probe: Value| {
+        let mut made = json!({"periodSeconds": 1, "timeoutSeconds": 20});
+        merge(&mut made, probe);
+        made
+    };
+    let https = |path: &str| patient(json!({"httpGet": {"scheme": "HTTPS", "port": 8443, "path": path}}));
     let wait = "trap exit TERM; while :; do sleep 0.1; done";
     let side = |name: &str, script: &str, more: Value| {
         let mut made = container(name, script, more);
@@ -274,7 +280,7 @@ fn probes_speak_tls_and_grpc() {
     let web = json!({
         "name": "web", "image": "gantry.local/nginx:1.22", "args": ["-c", "/conf/nginx.conf"], "volumeMounts": mounts,
         "livenessProbe": https("/fine"),
-        "readinessProbe": {"grpc": {"port": 9000}, "periodSeconds": 1, "failureThreshold": 1},
+        "readinessProbe": patient(json!({"grpc": {"port": 9000}, "failureThreshold": 1})),
     });
     let containers =
         json!([web, side("broken", wait, json!({"readinessProbe": https("/broken")})), side("hand", wait, json!({}))]);
