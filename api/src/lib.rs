@@ -30,6 +30,7 @@ pub mod quantity;
 pub mod resources;
 pub mod schema;
 pub mod selector;
+pub mod storage;
 pub mod strategy;
 pub mod table;
 pub mod texts;

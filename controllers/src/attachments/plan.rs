@@ -4,11 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use gantry_api::storage;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{AttachedVolume, Node, PersistentVolume, Pod};
 use k8s_openapi::api::storage::v1::{CSIDriver, VolumeAttachment, VolumeAttachmentSource, VolumeAttachmentSpec};
 use kube::ResourceExt;
-use sha2::{Digest, Sha256};
 
 use crate::machinery::pods;
 
@@ -48,14 +48,12 @@ impl Volume {
 
     /// What a node calls it in its status.
     pub fn unique_name(&self) -> String {
-        unique_name(&self.driver, &self.handle)
+        storage::unique_name(&self.driver, &self.handle)
     }
 
     /// The name of its attachment to a node, which agents and drivers know as well.
     pub fn attachment_name(&self, node: &str) -> String {
-        let mut hash = Sha256::new();
-        [self.handle.as_str(), self.driver.as_str(), node].iter().for_each(|part| hash.update(part));
-        hash.finalize().iter().fold("csi-".to_owned(), |name, byte| name + &format!("{byte:02x}"))
+        storage::attachment_name(&self.handle, &self.driver, node)
     }
 
     /// Its attachment to a node, as it is to be made.
@@ -74,11 +72,6 @@ impl Volume {
         made.metadata.name = Some(self.attachment_name(node));
         made
     }
-}
-
-/// What a node calls a driver's volume.
-pub fn unique_name(driver: &str, handle: &str) -> String {
-    format!("kubernetes.io/csi/{driver}^{handle}")
 }
 
 /// What is known of a node.

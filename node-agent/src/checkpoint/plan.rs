@@ -5,10 +5,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+use gantry_api::storage;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use serde_json::Value;
 
-use crate::pods::volumes::{claims, csi, payload};
+use crate::pods::volumes::{claims, payload};
 use crate::pods::{env, spec};
 
 /// What is kept. In this order it is written: a pod comes after what it needs.
@@ -159,7 +160,7 @@ fn of_claim(claim: &PersistentVolumeClaim) -> Vec<Key> {
 
 fn of_volume(volume: &PersistentVolume, place: &Place) -> Vec<Key> {
     let Some(source) = volume.spec.as_ref().and_then(|spec| spec.csi.as_ref()) else { return Vec::new() };
-    let attachment = csi::attachment_name(&source.volume_handle, &source.driver, &place.node_name);
+    let attachment = storage::attachment_name(&source.volume_handle, &source.driver, &place.node_name);
     let mut keys = vec![Key::cluster(Kind::Driver, &source.driver), Key::cluster(Kind::Attachment, &attachment)];
     let secrets = [&source.node_stage_secret_ref, &source.node_publish_secret_ref, &source.node_expand_secret_ref];
     for secret in secrets.into_iter().flatten() {

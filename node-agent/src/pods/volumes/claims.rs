@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use gantry_api::storage;
 use k8s_openapi::api::core::v1::{Container, PersistentVolume, PersistentVolumeClaim, Pod, Volume};
 use serde::{Deserialize, Serialize};
 
@@ -229,13 +230,8 @@ pub fn in_use(paths: &Paths) -> Vec<String> {
     let pods = std::fs::read_dir(paths.pods()).into_iter().flatten().flatten();
     let records = pods.flat_map(|pod| read(paths, &pod.file_name().to_string_lossy()).into_values());
     let attached = records.filter(|record| record.attached);
-    let names: BTreeSet<String> = attached.map(|record| unique_name(&record.driver, &record.handle)).collect();
+    let names: BTreeSet<String> = attached.map(|record| storage::unique_name(&record.driver, &record.handle)).collect();
     names.into_iter().collect()
-}
-
-/// What a node's status calls a driver's volume.
-pub fn unique_name(driver: &str, handle: &str) -> String {
-    format!("kubernetes.io/csi/{driver}^{handle}")
 }
 
 /// Whether a pod other than `uid` has a record that `is` what is looked for.

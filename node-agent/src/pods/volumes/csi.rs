@@ -6,11 +6,11 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use gantry_api::storage;
 use k8s_openapi::api::core::v1::{CSIVolumeSource, PersistentVolume, PersistentVolumeClaim, Pod, Volume};
 use k8s_openapi::api::storage::v1::{CSIDriver, VolumeAttachment};
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::json;
-use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
 use super::claims::{self, Record};
@@ -82,7 +82,7 @@ impl Wanted {
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();
         Self {
             driver: source.driver.clone(),
-            handle: format!("csi-{}", hash(&[uid, name])),
+            handle: format!("csi-{}", storage::digest(&[uid, name])),
             fs_type: source.fs_type.clone().unwrap_or_default(),
             attributes: source.volume_attributes.clone().unwrap_or_default().into_iter().collect(),
             read_only: source.read_only.unwrap_or(false),
@@ -143,23 +143,12 @@ fn access_mode(mode: &str, tells_writers_apart: bool) -> i32 {
     }
 }
 
-fn hash(parts: &[&str]) -> String {
-    let mut hash = Sha256::new();
-    parts.iter().for_each(|part| hash.update(part));
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// The name of the VolumeAttachment of a volume to a node.
-pub fn attachment_name(handle: &str, driver: &str, node: &str) -> String {
-    format!("csi-{}", hash(&[handle, driver, node]))
-}
-
 /// Where a volume is staged.
 fn staging(paths: &Paths, wanted: &Wanted) -> PathBuf {
     let base = paths.drivers();
     match wanted.block {
         true => base.join("volumeDevices").join("staging").join(&wanted.volume),
-        false => base.join(&wanted.driver).join(hash(&[&wanted.handle])).join("globalmount"),
+        false => base.join(&wanted.driver).join(storage::digest(&[&wanted.handle])).join("globalmount"),
     }
 }
 
@@ -253,7 +242,7 @@ impl Making<'_> {
     /// Waits until the node's status says that the volume is in use, and still that it is attached: from then on nobody takes it away.
     /// Without an API server there is nobody who could.
     async fn tell_in_use(&self) {
-        let name = claims::unique_name(&self.wanted.driver, &self.wanted.handle);
+        let name = storage::unique_name(&self.wanted.driver, &self.wanted.handle);
         let mut node = self.context.node.clone();
         self.context.volumes_changed.notify_one();
         let told = node.wait_for(|node| {
@@ -275,7 +264,7 @@ impl Making<'_> {
         if wanted.is_inline() || !needed {
             return Ok(None);
         }
-        let name = attachment_name(&wanted.handle, &wanted.driver, &self.context.node_name);
+        let name = storage::attachment_name(&wanted.handle, &wanted.driver, &self.context.node_name);
         let api: Api<VolumeAttachment> = Api::all(self.context.client.clone());
         let failed = |why: String| ("WaitForAttach", why);
         let found = self.context.checkpoint.read(Key::cluster(Kept::Attachment, &name), api.get_opt(&name)).await;
@@ -600,7 +589,7 @@ mod tests {
         let source = object(json!({"driver": "d", "nodePublishSecretRef": {"name": "s"}}));
         let inline = Wanted::inline(&pod, "v", &source);
         assert_eq!(inline.publish_secret, Some(("ns".into(), "s".into())));
-        assert_eq!(inline.handle, format!("csi-{}", hash(&["uv"])));
+        assert_eq!(inline.handle, format!("csi-{}", storage::digest(&["uv"])));
         let persistent = Wanted::of_volume(&volume(), "c", false).unwrap();
         let with =
             |modes: &[&str]| object::<CSIDriver>(json!({"metadata": {}, "spec": {"volumeLifecycleModes": modes}}));
