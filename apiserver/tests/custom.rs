@@ -461,3 +461,26 @@ async fn a_webhook_converts_between_versions() {
     let told = "conversion webhook for example.com/v1, Kind=Widget failed: Post \"https://127.0.0.1:1/convert?timeout=30s\": dial tcp 127.0.0.1:1: connect: connection refused";
     admin.get(&format!("{v2}/a")).await.refused(500, "InternalError", told);
 }
+
+#[tokio::test]
+async fn a_watch_of_a_custom_kind_goes_on_after_a_restart() {
+    const WIDGETS: &str = "/apis/example.com/v1/namespaces/t/widgets";
+    let server = Server::start().await;
+    let admin = server.namespace("t").await;
+    establish(&admin, &widgets()).await;
+    let first = admin.post(WIDGETS, &widget("first", json!({"size": 1}))).await.expect(201);
+    admin.post(WIDGETS, &widget("second", json!({"size": 2}))).await.expect(201);
+    let grown = json!({"spec": {"size": 3}});
+    admin.patch(&format!("{WIDGETS}/first"), "merge-patch", &grown).await.expect(200);
+    admin.delete(&format!("{WIDGETS}/second"), &Value::Null).await.expect(200);
+    let server = Server::start_in(server.stop().await).await;
+    let admin = server.admin();
+    established(&admin, "widgets.example.com").await;
+    let seen = common::revision(&first);
+    let mut watch = admin.watch(&format!("{WIDGETS}?watch=true&resourceVersion={seen}")).await;
+    admin.post(WIDGETS, &widget("third", json!({"size": 4}))).await.expect(201);
+    for (step, name) in [("ADDED", "second"), ("MODIFIED", "first"), ("DELETED", "second"), ("ADDED", "third")] {
+        assert_eq!(watch.step().await, (step.into(), name.into()));
+    }
+    server.stop().await;
+}

@@ -271,9 +271,19 @@ async fn everything(admin: &Client, selector: &str) -> Listed {
     (revision(&list), objects)
 }
 
-/// Writers and informers at once; ends with an object called `last`.
-async fn round(admin: &Client, mut informers: Vec<Informer>, writes: u64, last: &'static str) -> Vec<Informer> {
-    let (from, from_red) = (everything(admin, "").await, everything(admin, RED).await);
+/// What there is, and of that what is red.
+async fn start(admin: &Client) -> (Listed, Listed) {
+    (everything(admin, "").await, everything(admin, RED).await)
+}
+
+/// Writers and informers at once, compared with those who watch `from` there on; ends with an object called `last`.
+async fn round(
+    admin: &Client,
+    (from, from_red): (Listed, Listed),
+    mut informers: Vec<Informer>,
+    writes: u64,
+    last: &'static str,
+) -> Vec<Informer> {
     let (all, red) = (witness(admin, "", from.0, last), witness(admin, RED, from_red.0, last));
     let stop = tokio_util::sync::CancellationToken::new();
     let (pages, red_pages) = (pager(admin, "", stop.clone()), pager(admin, RED, stop.clone()));
@@ -315,31 +325,44 @@ async fn informers_that_are_cut_off_again_and_again_miss_nothing_and_see_nothing
     let admin = server.namespace("t").await;
     let selectors = ["", "", RED, RED];
     let informers = selectors.iter().zip(1..).map(|(selector, seed)| Informer::new(admin.clone(), seed, selector));
-    let informers = tokio::time::timeout(Duration::from_secs(240), round(&admin, informers.collect(), 60, "end-1"))
-        .await
-        .expect("the first round ends");
+    let first = round(&admin, start(&admin).await, informers.collect(), 60, "end-1");
+    let informers = tokio::time::timeout(Duration::from_secs(240), first).await.expect("the first round ends");
     for informer in &informers {
         assert_eq!(informer.expired, 0, "everything was there still");
         assert!(informer.watches > 1, "nothing was resumed");
     }
 
-    // The changes that a new process does not know of are gone, and whoever asks for them is told to list again.
+    // A new process knows what happened before it.
+    let from = start(&admin).await;
     admin.post(CONFIG_MAPS, &config_map("unheard-of")).await.expect(201);
-    let dir = server.stop().await;
-    let server = Server::start_in(dir).await;
+    let server = Server::start_in(server.stop().await).await;
     let admin = server.admin();
-    let informers = informers.into_iter().map(|mut informer| {
-        informer.admin = admin.clone();
-        // What was told before the restart has been compared; where it stood then stays.
-        let until = informer.stretches.last().unwrap().until;
-        informer.stretches = vec![Stretch { after: until, until, told: Vec::new() }];
-        informer
-    });
-    let informers = tokio::time::timeout(Duration::from_secs(240), round(&admin, informers.collect(), 40, "end-2"))
-        .await
-        .expect("the second round ends");
+    let second = round(&admin, from, moved(informers, &admin), 40, "end-2");
+    let informers = tokio::time::timeout(Duration::from_secs(240), second).await.expect("the second round ends");
+    for informer in &informers {
+        assert_eq!(informer.expired, 0, "everything is kept by the store still");
+    }
+
+    // What the store forgets is gone, and whoever asks for it is told to list again.
+    admin.post(CONFIG_MAPS, &config_map("forgotten")).await.expect(201);
+    admin.post("/gantry/store/compact", &Value::Null).await.expect(200);
+    let server = Server::start_in(server.stop().await).await;
+    let admin = server.admin();
+    let third = round(&admin, start(&admin).await, moved(informers, &admin), 40, "end-3");
+    let informers = tokio::time::timeout(Duration::from_secs(240), third).await.expect("the third round ends");
     for informer in &informers {
         assert_eq!(informer.expired, 1, "each had to list again, once");
     }
     server.stop().await;
+}
+
+/// Informers whose server has come back. What they were told before has been compared; where they stood then stays.
+fn moved(informers: Vec<Informer>, admin: &Client) -> Vec<Informer> {
+    let goes_on = |mut informer: Informer| {
+        informer.admin = admin.clone();
+        let until = informer.stretches.last().unwrap().until;
+        informer.stretches = vec![Stretch { after: until, until, told: Vec::new() }];
+        informer
+    };
+    informers.into_iter().map(goes_on).collect()
 }

@@ -136,14 +136,34 @@ async fn a_node_hears_of_its_own_pods_only() {
 }
 
 #[tokio::test]
+async fn a_watch_goes_on_after_a_restart() {
+    let server = Server::start().await;
+    let admin = server.namespace("t").await;
+    let seen = revision(&admin.post(CONFIG_MAPS, &config_map("a")).await.expect(201));
+    admin.post(CONFIG_MAPS, &config_map("b")).await.expect(201);
+    let label = json!({"metadata": {"labels": {"app": "web"}}});
+    admin.patch(&format!("{CONFIG_MAPS}/a"), "merge-patch", &label).await.expect(200);
+    admin.delete(&format!("{CONFIG_MAPS}/b"), &Value::Null).await.expect(200);
+    let server = Server::start_in(server.stop().await).await;
+    let admin = server.admin();
+    let mut watch = admin.watch(&format!("{CONFIG_MAPS}?watch=true&resourceVersion={seen}")).await;
+    admin.post(CONFIG_MAPS, &config_map("c")).await.expect(201);
+    for (step, name) in [("ADDED", "b"), ("MODIFIED", "a"), ("DELETED", "b"), ("ADDED", "c")] {
+        assert_eq!(watch.step().await, (step.into(), name.into()));
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn a_revision_that_is_gone_is_told_so() {
     let server = Server::start().await;
     let admin = server.namespace("t").await;
     admin.post(CONFIG_MAPS, &config_map("a")).await.expect(201);
+    admin.post("/gantry/store/compact", &Value::Null).await.expect(200);
     let dir = server.stop().await;
     let server = Server::start_in(dir).await;
     let admin = server.admin();
-    // The log of changes starts with the process.
+    // The log of changes goes back as far as the store's.
     let mut watch = admin.watch(&format!("{CONFIG_MAPS}?watch=true&resourceVersion=2")).await;
     let event = watch.next().await.unwrap();
     assert_eq!(event["type"], "ERROR");

@@ -10,6 +10,7 @@
 
 mod event;
 mod filter;
+mod recall;
 mod resource;
 mod watchers;
 
@@ -24,6 +25,9 @@ use gantry_store::{Store, Watch};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
+
+use recall::Recent;
+use resource::Snapshot;
 
 pub use event::{Change, Entry, Kind};
 pub use filter::{Filter, NODE_FIELD};
@@ -92,8 +96,7 @@ impl Cacher {
         let filling = cache.filling.lock().await;
         while !cache.is_filled() {
             cache.begin_filling();
-            let (entries, revision) = read_all(store, &stored.storage_prefix, &cache.resource()).await?;
-            match cache.fill(entries, revision) {
+            match cache.fill(read_all(store, &stored.storage_prefix, &cache.resource()).await?) {
                 Ok(_) => {}
                 Err(error) => error!(resource = stored.plural, %error, "a stored object cannot be read"),
             }
@@ -166,7 +169,7 @@ impl Cacher {
         tokio::time::timeout(wait, reached).await.is_ok()
     }
 
-    /// Loads everything once and returns the revision; the caches can be read from then on.
+    /// Loads everything once, with the latest changes, and returns the revision; the caches can be read from then on.
     pub async fn load(&self, store: &dyn Store) -> Result<u64, gantry_store::Error> {
         let mut loaded: HashMap<String, Vec<Entry>> = HashMap::new();
         let mut unreadable: HashMap<String, Vec<(String, String)>> = HashMap::new();
@@ -193,15 +196,38 @@ impl Cacher {
             start_after = page.items.last().map(|item| item.key.clone());
         }
         let revision = at.unwrap_or_default();
+        let (after, mut changed) = self.recent(store, revision).await;
         for cache in self.all() {
             let resource = cache.resource();
             let prefix = resource.storage_prefix.as_str();
-            let (entries, unreadable) = (loaded.remove(prefix), unreadable.remove(prefix));
-            cache.replace(entries.unwrap_or_default(), unreadable.unwrap_or_default(), revision);
+            cache.replace(Snapshot {
+                revision,
+                entries: loaded.remove(prefix).unwrap_or_default(),
+                unreadable: unreadable.remove(prefix).unwrap_or_default(),
+                recent: changed.remove(prefix).unwrap_or_else(|| Recent::after(after)),
+            });
         }
         self.revision.send_replace(revision);
         self.following.send_replace(true);
         Ok(revision)
+    }
+
+    /// The latest changes up to `revision`, by resource, and after which revision they begin.
+    async fn recent(&self, store: &dyn Store, revision: u64) -> (u64, HashMap<String, Recent>) {
+        let now = Instant::now();
+        let mut changed: HashMap<String, Recent> = HashMap::new();
+        let told = recall::each_recent(store, ROOT, revision, |after, event| {
+            if let Some(prefix) = resource_prefix(&event.kv.key)
+                && let Some(cache) = self.by_prefix(prefix)
+            {
+                let recent = changed.entry(prefix.to_owned()).or_insert_with(|| Recent::after(after));
+                recent.add(&cache.resource(), event, now);
+            }
+        });
+        match told.await {
+            Some(after) => (after, changed),
+            None => (revision, HashMap::new()),
+        }
     }
 
     /// Follows the store until shutdown, loading everything again whenever its watch breaks.
@@ -285,12 +311,8 @@ impl Cacher {
     }
 }
 
-/// Everything below a prefix, and the revision it was read at.
-async fn read_all(
-    store: &dyn Store,
-    prefix: &str,
-    resource: &Resource,
-) -> Result<(Vec<Entry>, u64), gantry_store::Error> {
+/// Everything below a prefix, which is that of a resource.
+async fn read_all(store: &dyn Store, prefix: &str, resource: &Resource) -> Result<Snapshot, gantry_store::Error> {
     let mut entries = Vec::new();
     let mut at = None;
     let mut start_after: Option<String> = None;
@@ -304,7 +326,16 @@ async fn read_all(
             }
         }
         if !page.more {
-            return Ok((entries, page.revision));
+            let revision = page.revision;
+            let mut recent = None;
+            let told = recall::each_recent(store, prefix, revision, |after, event| {
+                recent.get_or_insert_with(|| Recent::after(after)).add(resource, event, Instant::now());
+            });
+            let recent = match told.await {
+                Some(after) => recent.unwrap_or_else(|| Recent::after(after)),
+                None => Recent::after(revision),
+            };
+            return Ok(Snapshot { revision, entries, unreadable: Vec::new(), recent });
         }
         start_after = page.items.last().map(|item| item.key.clone());
     }

@@ -39,6 +39,8 @@ struct Model {
     cache: Arc<ResourceCache>,
     objects: BTreeMap<u8, (Looks, u64)>,
     history: Vec<Written>,
+    /// The same as the store tells it.
+    events: Vec<Event>,
     revision: u64,
     now: Instant,
 }
@@ -48,7 +50,32 @@ impl Model {
         let catalog = Catalog::builtin();
         let pods = catalog.resource("", "v1", "pods").unwrap();
         let cache = Arc::new(ResourceCache::new(Arc::clone(pods)));
-        Self { cache, objects: BTreeMap::new(), history: Vec::new(), revision: 1, now: Instant::now() }
+        Self {
+            cache,
+            objects: BTreeMap::new(),
+            history: Vec::new(),
+            events: Vec::new(),
+            revision: 1,
+            now: Instant::now(),
+        }
+    }
+
+    /// Begins with an empty cache and what the store has: the last `kept` changes, and what is there.
+    fn restart(&mut self, kept: usize) {
+        let resource = self.cache.resource();
+        let forgotten = self.events.len().saturating_sub(kept);
+        let mut recent = Recent::after(forgotten.checked_sub(1).map_or(1, |last| self.events[last].kv.mod_revision));
+        for event in &self.events[forgotten..] {
+            recent.add(&resource, event, self.now);
+        }
+        let last = |name: &u8| {
+            let key = format!("{PREFIX}t/p{name}");
+            let kv = &self.events.iter().rfind(|event| event.kv.key == key).unwrap().kv;
+            Entry::new(&resource, &kv.key, kv.mod_revision, &kv.value).unwrap()
+        };
+        let entries = self.objects.keys().map(last).collect();
+        self.cache = Arc::new(ResourceCache::new(Arc::clone(&resource)));
+        self.cache.replace(Snapshot { revision: self.revision, entries, unreadable: Vec::new(), recent });
     }
 
     /// Writes an object, or deletes it.
@@ -72,7 +99,10 @@ impl Model {
             mod_revision: self.revision,
         };
         let kind = if after.is_some() { EventKind::Put } else { EventKind::Delete };
-        self.cache.apply(&Event { kind, kv, prev: None }, self.now).unwrap();
+        let prev = before.and_then(|_| self.events.iter().rfind(|event| event.kv.key == kv.key));
+        let event = Event { kind, prev: prev.map(|event| event.kv.clone()), kv };
+        self.cache.apply(&event, self.now).unwrap();
+        self.events.push(event);
         self.history.push(Written { revision: self.revision, name, before, after });
         match after {
             Some(looks) => drop(self.objects.insert(name, (looks, self.revision))),
@@ -236,6 +266,8 @@ enum Step {
     Bookmark(usize),
     Leave(usize),
     Return(usize, bool),
+    /// The server ends and comes back, with so many changes in the store's history.
+    Restart(usize),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -248,6 +280,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         3 => client.clone().prop_map(Step::Bookmark),
         3 => client.clone().prop_map(Step::Leave),
         4 => (client, any::<bool>()).prop_map(|(client, stream)| Step::Return(client, stream)),
+        1 => (0..600_usize).prop_map(Step::Restart),
     ];
     proptest::collection::vec(step, 1..60)
 }
@@ -279,6 +312,10 @@ fn take_step(model: &mut Model, clients: &mut [Client], step: &Step) {
             }
         }
         Step::Leave(client) => clients[client].session = None,
+        Step::Restart(kept) => {
+            model.restart(kept);
+            clients.iter_mut().for_each(|client| client.session = None);
+        }
         Step::Return(client, stream) => {
             if clients[client].session.is_none() {
                 clients[client].connect(model, stream);
@@ -325,11 +362,17 @@ fn one_that_stops_reading_is_closed_and_goes_on_where_it_stopped() {
     assert!(client.session.is_none());
     catch_up(&model, &mut client);
     assert_eq!((client.lists, client.resumed), (1, 2), "nothing had to be listed again");
+    // A server that comes back knows what its store does.
+    client.session = None;
+    random_writes(&mut model, 100, 5);
+    model.restart(150);
+    catch_up(&model, &mut client);
+    assert_eq!((client.lists, client.resumed), (1, 3), "nothing had to be listed again");
     // What it has not seen for too long is gone.
     client.session = None;
     random_writes(&mut model, 200, 3);
     model.now += Duration::from_secs(600);
     random_writes(&mut model, 500, 4);
     catch_up(&model, &mut client);
-    assert_eq!((client.lists, client.resumed), (2, 3));
+    assert_eq!((client.lists, client.resumed), (2, 4));
 }

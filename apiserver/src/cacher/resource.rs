@@ -16,6 +16,7 @@ use crate::encryption::keyring::sealed_with;
 
 use super::event::{Change, Entry, Kind};
 use super::filter::{Filter, Scope, node_of};
+use super::recall::Recent;
 use super::watchers::{Delivery, Watchers, kind_for};
 
 /// Changes younger than this stay in the log (unless the limits below are reached), so that a client that reconnects
@@ -69,6 +70,19 @@ struct State {
     early_lost: bool,
     /// What is stored but cannot be read, with the reason: reads that would have to show it fail.
     unreadable: BTreeMap<Arc<str>, String>,
+}
+
+/// What the store has of one resource.
+#[derive(Debug)]
+pub(super) struct Snapshot {
+    /// The revision it is of.
+    pub(super) revision: u64,
+    /// All objects that can be read.
+    pub(super) entries: Vec<Entry>,
+    /// The keys of those that cannot, with the reasons.
+    pub(super) unreadable: Vec<(String, String)>,
+    /// What led up to it.
+    pub(super) recent: Recent,
 }
 
 /// A page of a list.
@@ -156,8 +170,8 @@ impl ResourceCache {
         state.early_lost = false;
     }
 
-    /// Fills it with what was stored at `revision` and with what has happened since; false if that was too much to keep.
-    pub(super) fn fill(&self, entries: Vec<Entry>, revision: u64) -> Result<bool, ApiError> {
+    /// Fills it with what is stored and with what has happened since; false if that was too much to keep.
+    pub(super) fn fill(&self, snapshot: Snapshot) -> Result<bool, ApiError> {
         let mut state = self.write();
         if state.filled {
             return Ok(true);
@@ -165,9 +179,10 @@ impl ResourceCache {
         if state.early_lost {
             return Ok(false);
         }
-        state.load(entries, Vec::new(), revision);
-        let early = std::mem::take(&mut state.early);
+        let revision = snapshot.revision;
         let now = Instant::now();
+        state.load(snapshot, now);
+        let early = std::mem::take(&mut state.early);
         for event in early.iter().filter(|event| event.kv.mod_revision > revision) {
             self.apply_to(&mut state, event, now)?;
         }
@@ -199,10 +214,9 @@ impl ResourceCache {
         self.state.write().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Replaces everything by a snapshot of the store at `revision`; open watches end, since what happened between is
-    /// not known.
-    pub fn replace(&self, entries: Vec<Entry>, unreadable: Vec<(String, String)>, revision: u64) {
-        self.write().load(entries, unreadable, revision);
+    /// Replaces everything by what is stored; open watches end, and go on where they ended if it knows what led up to it.
+    pub(super) fn replace(&self, snapshot: Snapshot) {
+        self.write().load(snapshot, Instant::now());
     }
 
     /// Applies one event of the store and hands it on to watchers; returns how many of those were closed for lagging.
@@ -406,12 +420,13 @@ pub(super) fn reason(stored: &[u8], error: &ApiError) -> String {
 
 impl State {
     /// Replaces everything; open watches end.
-    fn load(&mut self, entries: Vec<Entry>, unreadable: Vec<(String, String)>, revision: u64) {
+    fn load(&mut self, snapshot: Snapshot, now: Instant) {
+        let Snapshot { revision, entries, unreadable, recent } = snapshot;
         self.unreadable = unreadable.into_iter().map(|(key, reason)| (Arc::from(key), reason)).collect();
         self.watchers.close_all();
         self.log.clear();
         self.log_bytes = 0;
-        self.log_after = revision;
+        self.log_after = recent.after;
         self.changed = revision;
         self.filled = true;
         self.filled_at = revision;
@@ -421,6 +436,20 @@ impl State {
         for entry in entries {
             self.put(Arc::new(entry));
         }
+        // Objects and the log share what they both have.
+        for entry in recent.objects.into_values() {
+            if self.has(&entry) {
+                self.put(entry);
+            }
+        }
+        for change in recent.changes {
+            self.remember(change, now);
+        }
+    }
+
+    /// Whether this version of an object is there.
+    fn has(&self, entry: &Entry) -> bool {
+        self.objects.get(&entry.key).is_some_and(|here| here.revision == entry.revision)
     }
 
     /// Puts an object in the place of what was there.
