@@ -4,16 +4,15 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use base64::Engine as _;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod};
 
 use super::backoff::{BackOff, RESTART_BASE, RESTART_MAX, go_duration};
 use super::context::Context;
 use super::events::Kind;
+use super::keyring::{Keyring, keyring};
 use super::memory::Waiting;
-use super::spec;
-use crate::runtime::{ImageRecord, RegistryAuth, RuntimeError};
+use crate::runtime::{ImageRecord, RuntimeError};
 
 /// Why an image cannot be used now.
 #[derive(Clone, Debug)]
@@ -225,8 +224,15 @@ async fn pull(context: &Context, pod: &Pod, wanted: &Wanted<'_>, key: &str) -> R
     let image = wanted.image;
     let tell = |kind, reason, message: String| wanted.tell(context, pod, kind, reason, message);
     let started = Instant::now();
-    let auth = credentials(context, pod, image).await;
-    let pulled = match context.runtime.pull_image(image, auth.as_ref()).await {
+    let (keys, missing) = keyring(context, pod).await;
+    if !missing.is_empty() {
+        let message = format!(
+            "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",
+            missing.join(", ")
+        );
+        context.events.pod(pod, Kind::Warning, "FailedToRetrieveImagePullSecret", message);
+    }
+    let pulled = match pull_with(context, image, &keys).await {
         Ok(reference) => match context.runtime.image(&reference).await {
             Ok(Some(record)) => Ok((record, reference)),
             Ok(None) => Err(RuntimeError::ImageNotFound(format!("image \"{image}\" is gone after it was pulled"))),
@@ -263,66 +269,20 @@ async fn pull(context: &Context, pod: &Pod, wanted: &Wanted<'_>, key: &str) -> R
     }
 }
 
-/// The registry's host in a reference; Docker's where none is named.
-fn registry(image: &str) -> &str {
-    match image.split_once('/') {
-        Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => host,
-        _ => "docker.io",
-    }
-}
-
-/// Credentials for an image out of the pod's pull secrets; a secret that is missing or broken is passed over.
-async fn credentials(context: &Context, pod: &Pod, image: &str) -> Option<RegistryAuth> {
-    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-    let horizon = super::volumes::refresh_horizon();
-    for reference in spec::spec(pod).image_pull_secrets.iter().flatten() {
-        let Ok(Some(secret)) = context.objects.secret(namespace, &reference.name, horizon).await else { continue };
-        let data = secret.data.as_ref();
-        let config = data.and_then(|data| data.get(".dockerconfigjson"));
-        let auths = match config {
-            Some(bytes) => {
-                serde_json::from_slice::<serde_json::Value>(&bytes.0).ok().map(|value| value["auths"].clone())
+/// Pulls an image with each of the credentials that are for it, until one is good; with none if there are none.
+async fn pull_with(context: &Context, image: &str, keys: &Keyring) -> Result<String, RuntimeError> {
+    let fitting = keys.of(image);
+    let Some((last, others)) = fitting.split_last() else { return context.runtime.pull_image(image, None).await };
+    for auth in others {
+        match context.runtime.pull_image(image, Some(auth)).await {
+            // What is wrong with the name is wrong with it for everybody.
+            Err(error) if !matches!(error, RuntimeError::InvalidImageName(_)) => {
+                tracing::debug!(%error, image, "these credentials did not do; there are more");
             }
-            None => {
-                data.and_then(|data| data.get(".dockercfg")).and_then(|bytes| serde_json::from_slice(&bytes.0).ok())
-            }
-        };
-        if let Some(found) = auths.as_ref().and_then(|auths| matching(auths, image)) {
-            return Some(found);
+            other => return other,
         }
     }
-    None
-}
-
-fn matching(auths: &serde_json::Value, image: &str) -> Option<RegistryAuth> {
-    let wanted = registry(image);
-    for (server, entry) in auths.as_object()? {
-        let host = server.trim_start_matches("https://").trim_start_matches("http://");
-        let host = host.split('/').next().unwrap_or(host);
-        let host = if host == "index.docker.io" { "docker.io" } else { host };
-        if host != wanted {
-            continue;
-        }
-        let text = |name: &str| entry[name].as_str().unwrap_or_default().to_owned();
-        // No server is named, as the kubelet names none: the runtime would hold it against the host that it speaks to, which may be
-        // called otherwise than the registry.
-        let mut auth = RegistryAuth {
-            username: text("username"),
-            password: text("password"),
-            identity_token: text("identitytoken"),
-            ..RegistryAuth::default()
-        };
-        if auth.username.is_empty() {
-            let decoded = base64::engine::general_purpose::STANDARD.decode(text("auth")).ok();
-            let pair = decoded.and_then(|bytes| String::from_utf8(bytes).ok());
-            if let Some((username, password)) = pair.as_deref().and_then(|pair| pair.split_once(':')) {
-                auth.username = username.to_owned();
-                auth.password = password.to_owned();
-            }
-        }
-        return Some(auth);
-    }
-    None
+    context.runtime.pull_image(image, Some(last)).await
 }
 
 #[cfg(test)]
@@ -353,15 +313,5 @@ mod tests {
         for bad in ["", "UPPER/x", "a::b", "a:b c", "-a", "a//b", "a@sha256:xyz"] {
             assert!(parse(bad).is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn credentials_match_the_registry() {
-        let auths =
-            serde_json::json!({"https://index.docker.io/v1/": {"auth": "dTpw"}, "r.example:5000": {"username": "x"}});
-        assert_eq!(matching(&auths, "nginx").unwrap().password, "p");
-        let other = matching(&auths, "r.example:5000/a/b").unwrap();
-        assert_eq!((other.username.as_str(), other.server.as_str()), ("x", ""));
-        assert!(matching(&auths, "other.example/a").is_none());
     }
 }

@@ -18,6 +18,7 @@ pub mod events;
 mod fields;
 pub mod files;
 mod images;
+mod keyring;
 mod ledger;
 mod manager;
 mod memory;

@@ -1,0 +1,130 @@
+//! Images from registries: one that wants a password, and one that stands in for another.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use gantry_integration_tests::{Cluster, Options, command, eventually, left};
+use serde_json::{Value, json};
+
+const PATIENCE: Duration = Duration::from_secs(120);
+/// `puller:secret`
+const PASSWORD: &str = "cHVsbGVyOnNlY3JldA==";
+
+/// The image busybox in the OCI layout.
+fn layout(cluster: &Cluster) -> PathBuf {
+    let images = std::fs::read_dir(cluster.data_dir().join("images")).expect("the folder is there").flatten();
+    let mut images = images.map(|entry| entry.path());
+    let name = |path: &Path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("busybox"));
+    let archive = images.find(|path| name(path)).expect("the image is there");
+    let folder = cluster.scratch().join("layout");
+    std::fs::create_dir(&folder).expect("a folder can be made");
+    command::run(Command::new("tar").arg("-xf").arg(archive).arg("-C").arg(&folder), b"").ok();
+    folder
+}
+
+/// Starts a registry on the node's loopback.
+fn registry(cluster: &mut Cluster, name: &str, address: &str, password: Option<&str>) {
+    let mut command = cluster.command(env!("CARGO_BIN_EXE_registry"));
+    command.arg(address).arg(cluster.scratch().join("layout")).args(password);
+    cluster.spawn(name, command);
+}
+
+/// Says where the runtime finds what is called after a host.
+fn hosts(cluster: &Cluster, host: &str, text: &str) {
+    let folder = cluster.data_dir().join("containerd/certs.d").join(host);
+    std::fs::create_dir_all(&folder).expect("a folder can be made");
+    std::fs::write(folder.join("hosts.toml"), text).expect("a file can be written");
+}
+
+fn create(cluster: &Cluster, objects: &[Value]) {
+    let list = json!({"apiVersion": "v1", "kind": "List", "items": objects});
+    cluster.kubectl_with(&["create", "-f", "-"], list.to_string().as_bytes()).ok();
+}
+
+fn pod(name: &str, image: &str, secret: Option<&str>) -> Value {
+    let secrets: Vec<Value> =
+        secret.iter().flat_map(|names| names.split(' ')).map(|name| json!({"name": name})).collect();
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": {
+        "terminationGracePeriodSeconds": 1, "imagePullSecrets": secrets,
+        "containers": [{"name": "c", "image": image, "imagePullPolicy": "Always", "command": ["sleep", "3600"]}]}})
+}
+
+fn waiting(cluster: &Cluster, name: &str, reason: &str, text: &str) {
+    eventually(&format!("{name} to wait with {reason}"), PATIENCE, || {
+        let pod = cluster.object(&["pod", name])?;
+        let waiting = &pod["status"]["containerStatuses"][0]["state"]["waiting"];
+        let told = waiting["message"].as_str().is_some_and(|message| message.contains(text));
+        if waiting["reason"] == reason && told { Ok(()) } else { Err(pod["status"].to_string()) }
+    });
+}
+
+/// Waits until events of a pod say all of this.
+fn told(cluster: &Cluster, name: &str, texts: &[&str]) {
+    eventually(&format!("{name} to be told of"), PATIENCE, || {
+        let events = cluster.kubectl(&["events", "--for", &format!("pod/{name}")]).ok();
+        // Columns are as wide as the widest; a text may have more than one space of its own in it only by mistake.
+        let events = events.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
+        let events = events.collect::<Vec<_>>().join("\n");
+        if texts.iter().all(|text| events.contains(text)) { Ok(()) } else { Err(events) }
+    });
+}
+
+fn wait_ready(cluster: &Cluster, name: &str) {
+    cluster.kubectl(&["wait", &format!("pod/{name}"), "--for=condition=Ready", "--timeout=120s"]).ok();
+}
+
+#[test]
+fn images_come_from_registries_with_a_password_and_from_their_mirrors() {
+    let Some(mut cluster) = Cluster::start(Options::default()) else { return };
+    layout(&cluster);
+    registry(&mut cluster, "private", "127.0.0.1:5000", Some(PASSWORD));
+    registry(&mut cluster, "mirror", "127.0.0.1:5001", None);
+    hosts(&cluster, "127.0.0.1:5000", "server = \"http://127.0.0.1:5000\"\n");
+    let mirror = "server = \"https://images.example\"\n[host.\"http://127.0.0.1:5001\"]\ncapabilities = [\"pull\", \"resolve\"]\n";
+    hosts(&cluster, "images.example", mirror);
+    let secret = |name: &str, place: &str, password: &str| {
+        let config = json!({"auths": {place: {"auth": password}}}).to_string();
+        json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "type": "kubernetes.io/dockerconfigjson",
+            "stringData": {".dockerconfigjson": config}})
+    };
+    let image = "127.0.0.1:5000/team/app:1";
+    create(
+        &cluster,
+        &[
+            secret("right", "127.0.0.1:5000", PASSWORD),
+            // `puller:guess`
+            secret("wrong", "https://127.0.0.1:5000/v2/", "cHVsbGVyOmd1ZXNz"),
+            pod("without", image, None),
+            pod("guesses", image, Some("wrong")),
+            pod("forgets", image, Some("absent")),
+            pod("mirrored", "images.example/team/app:1", None),
+            pod("missing", "images.example/team/app:none", None),
+        ],
+    );
+    waiting(&cluster, "without", "ImagePullBackOff", &format!("Back-off pulling image \"{image}\": ErrImagePull: "));
+    waiting(&cluster, "guesses", "ImagePullBackOff", "401");
+    let failed = format!("Warning Failed Pod/guesses Failed to pull image \"{image}\": ");
+    let back_off = format!("Normal BackOff Pod/guesses Back-off pulling image \"{image}\"");
+    told(&cluster, "guesses", &[&failed, "Error: ErrImagePull", &back_off, "Error: ImagePullBackOff"]);
+    let absent = "Unable to retrieve some image pull secrets (absent); attempting to pull the image may not succeed.";
+    told(&cluster, "forgets", &[&format!("Warning FailedToRetrieveImagePullSecret Pod/forgets {absent}")]);
+    // What the mirror does not have is looked for where it is at home, which is not there.
+    waiting(&cluster, "missing", "ImagePullBackOff", "https://images.example/v2/team/app/manifests/none");
+    wait_ready(&cluster, "mirrored");
+    // One that knows the password does not let in those that do not.
+    create(&cluster, &[pod("with", image, Some("right"))]);
+    wait_ready(&cluster, "with");
+    told(&cluster, "with", &[&format!("Normal Pulled Pod/with Successfully pulled image \"{image}\" in ")]);
+    let asked = std::fs::read_to_string(cluster.scratch().join("private.log")).unwrap_or_default();
+    assert!(
+        asked.contains("GET /v2/team/app/blobs/sha256:") || asked.contains("HEAD /v2/team/app/manifests/1: 200 OK"),
+        "{asked}"
+    );
+    // Of several secrets that are for a registry one has to do.
+    create(&cluster, &[pod("tries", image, Some("wrong right")), pod("later", image, None)]);
+    wait_ready(&cluster, "tries");
+    waiting(&cluster, "later", "ImagePullBackOff", image);
+    cluster.kubectl(&["delete", "pods", "--all", "--now"]).ok();
+    left::wait_for_nothing(&cluster);
+}
