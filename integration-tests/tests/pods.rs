@@ -345,6 +345,27 @@ fn a_container_starts_again_by_rules_of_its_own() {
     end(&cluster);
 }
 
+/// A pod that wants no groups but its own has them where the node says that its runtime can, and else is refused.
+fn groups_are_kept_to(cluster: &Cluster, name: &str, groups: &str) {
+    let node = cluster.object(&["node", "node-1"]).expect("it is there");
+    let can = node["status"]["features"]["supplementalGroupsPolicy"].as_bool().expect("the node says whether it can");
+    if can {
+        let has = logs(cluster, name);
+        let mut has: Vec<_> = has.split_whitespace().collect();
+        has.sort_unstable();
+        assert_eq!(has.join(" "), groups);
+        return;
+    }
+    let pod = cluster.object(&["pod", name]).expect("it is there");
+    let status = &pod["status"];
+    assert_eq!(
+        (&status["phase"], &status["reason"]),
+        (&"Failed".into(), &"SupplementalGroupsPolicyNotSupported".into())
+    );
+    assert_eq!(status["message"], "Pod was rejected: SupplementalGroupsPolicy=Strict is not supported in this node");
+    assert!(status["containerStatuses"].is_null(), "nothing of it was begun: {status}");
+}
+
 #[test]
 fn containers_are_who_their_specs_say_and_may_do_no_more() {
     let Some(cluster) = Cluster::start(Options::default()) else { return };
@@ -357,6 +378,8 @@ fn containers_are_who_their_specs_say_and_may_do_no_more() {
     };
     let user = json!({"securityContext": {"runAsUser": 1001, "runAsGroup": 2002, "fsGroup": 3003, "supplementalGroups": [4004]},
         "volumes": [{"name": "v", "emptyDir": {}}]});
+    let mut strict = user.clone();
+    strict["securityContext"]["supplementalGroupsPolicy"] = "Strict".into();
     let bare = json!({"securityContext": {"capabilities": {"drop": ["ALL"], "add": ["NET_BIND_SERVICE"]},
         "allowPrivilegeEscalation": false, "seccompProfile": {"type": "RuntimeDefault"}, "readOnlyRootFilesystem": true}});
     let limits = json!({"resources": {"requests": {"cpu": "100m", "memory": "32Mi"}, "limits": {"cpu": "250m", "memory": "64Mi"}}});
@@ -370,6 +393,7 @@ fn containers_are_who_their_specs_say_and_may_do_no_more() {
                 user,
                 json!({"volumeMounts": [{"name": "v", "mountPath": "/v"}]}),
             ),
+            once("strict", "id -G", strict, json!({})),
             once(
                 "bare",
                 &format!(
@@ -418,7 +442,7 @@ fn containers_are_who_their_specs_say_and_may_do_no_more() {
             ),
         ],
     );
-    for name in ["user", "bare", "mighty", "tuned", "host", "own", "limited", "env"] {
+    for name in ["user", "strict", "bare", "mighty", "tuned", "host", "own", "limited", "env"] {
         until(&cluster, name, "over", |pod| matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed")));
     }
     let lines = |name: &str| logs(&cluster, name).lines().map(str::to_owned).collect::<Vec<_>>();
@@ -427,6 +451,7 @@ fn containers_are_who_their_specs_say_and_may_do_no_more() {
     let groups: Vec<_> = user[2].split(' ').collect();
     assert!(["2002", "3003", "4004"].iter().all(|group| groups.contains(group)), "{groups:?}");
     assert_eq!(user[3..], ["3003 2777", "1001 3003"], "the volume is the group's");
+    groups_are_kept_to(&cluster, "strict", "2002 3003 4004");
     let bare = lines("bare");
     assert_eq!(bare, ["CapEff:0000000000000400", "NoNewPrivs:1", "Seccomp:2", "refused"]);
     assert_eq!(lines("mighty"), ["Seccomp:0", "devices"]);

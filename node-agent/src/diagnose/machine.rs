@@ -247,7 +247,7 @@ mod tests {
             agent: Some(true),
             runtime: Inspection {
                 missing: Vec::new(),
-                answer: Ok((version, RuntimeStatus { runtime: ready.clone(), network: ready })),
+                answer: Ok((version, RuntimeStatus { runtime: ready.clone(), network: ready, strict_groups: false })),
                 log: None,
                 network: Some(true),
             },

@@ -5,7 +5,8 @@ use std::net::IpAddr;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    ContainerImage, DaemonEndpoint, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeStatus, NodeSystemInfo,
+    ContainerImage, DaemonEndpoint, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeFeatures, NodeStatus,
+    NodeSystemInfo,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -72,6 +73,11 @@ pub fn compute(from: &Sources<'_>) -> NodeStatus {
         daemon_endpoints: Some(daemon_endpoints),
         node_info: Some(info(from)),
         images: Some(images(from.images)),
+        features: from
+            .runtime
+            .as_ref()
+            .ok()
+            .map(|runtime| NodeFeatures { supplemental_groups_policy: Some(runtime.strict_groups) }),
         // An empty list takes away what was there; a node that never had any says nothing.
         volumes_in_use: (!from.volumes_in_use.is_empty() || says_in_use(from.old)).then(|| from.volumes_in_use.clone()),
         ..NodeStatus::default()
@@ -243,14 +249,16 @@ mod tests {
             let found = conditions.iter().find(|condition| condition.type_ == kind).unwrap();
             (found.status.clone(), found.reason.clone().unwrap())
         };
-        let ok = RuntimeStatus { runtime: good.clone(), network: good.clone() };
+        let ok = RuntimeStatus { runtime: good.clone(), network: good.clone(), strict_groups: true };
         let status = status_of(Ok(ok.clone()), Pressure::new());
         assert_eq!(of(&status, "Ready"), ("True".into(), "KubeletReady".into()));
         let devices = |amounts: &Option<BTreeMap<String, Quantity>>| amounts.as_ref().unwrap()["a.b/c"].0.clone();
         assert_eq!((devices(&status.capacity), devices(&status.allocatable)), ("2".to_owned(), "1".to_owned()));
         assert_eq!(status.capacity.unwrap()["cpu"].0, "2");
+        assert_eq!(status.features.unwrap().supplemental_groups_policy, Some(true));
         assert_eq!(status.allocatable.unwrap()["memory"].0, "4091904Ki");
-        let no_network = status_of(Ok(RuntimeStatus { runtime: good, network: bad }), Pressure::new());
+        let no_network =
+            status_of(Ok(RuntimeStatus { runtime: good, network: bad, strict_groups: false }), Pressure::new());
         assert_eq!(of(&no_network, "Ready"), ("False".into(), "KubeletNotReady".into()));
         assert_eq!(of(&status_of(Err("gone".into()), Pressure::new()), "Ready").0, "False");
         let full = Pressure::from([Condition::DiskPressure]);

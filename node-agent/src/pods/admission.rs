@@ -10,6 +10,10 @@ use super::spec;
 pub fn refuse(pod: &Pod, node: Option<&Node>, allocatable: &Amounts, used: &Amounts) -> Option<Waiting> {
     let rejected =
         |reason: String, message: String| Waiting { reason, message: format!("Pod was rejected: {message}") };
+    if spec::wants_strict_groups(pod) && !node.is_some_and(has_strict_groups) {
+        let message = "SupplementalGroupsPolicy=Strict is not supported in this node".to_owned();
+        return Some(rejected("SupplementalGroupsPolicyNotSupported".into(), message));
+    }
     if let Some(node) = node
         && !wants(pod, node)
     {
@@ -30,6 +34,12 @@ pub fn refuse(pod: &Pod, node: Option<&Node>, allocatable: &Amounts, used: &Amou
         }
     }
     None
+}
+
+/// Whether a node says that its runtime keeps containers from their images' groups.
+fn has_strict_groups(node: &Node) -> bool {
+    let features = node.status.as_ref().and_then(|status| status.features.as_ref());
+    features.and_then(|features| features.supplemental_groups_policy).unwrap_or(false)
 }
 
 fn wants(pod: &Pod, node: &Node) -> bool {
@@ -78,6 +88,24 @@ fn holds(requirement: &NodeSelectorRequirement, value: Option<&str>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pod_that_wants_no_groups_of_its_image_needs_a_node_that_can() {
+        let pod = |policy: &str| -> Pod {
+            serde_json::from_value(serde_json::json!({"spec": {"containers": [], "securityContext": {
+                "supplementalGroupsPolicy": policy}}}))
+            .unwrap()
+        };
+        let node = |can: bool| -> Node {
+            let features = serde_json::json!({"supplementalGroupsPolicy": can});
+            serde_json::from_value(serde_json::json!({"status": {"features": features}})).unwrap()
+        };
+        let asked = |policy: &str, can| refuse(&pod(policy), Some(&node(can)), &Amounts::new(), &Amounts::new());
+        assert_eq!((asked("Merge", false), asked("Strict", true)), (None, None));
+        let refused = asked("Strict", false).unwrap();
+        assert_eq!(refused.reason, "SupplementalGroupsPolicyNotSupported");
+        assert_eq!(refused.message, "Pod was rejected: SupplementalGroupsPolicy=Strict is not supported in this node");
+    }
 
     #[test]
     fn a_pod_that_does_not_fit_is_refused_as_kubernetes_says_it() {

@@ -90,6 +90,7 @@ pub fn sandbox(pod: &Pod, attempt: u32, node: &NodeSettings, paths: &Paths) -> S
         run_as_user: security.run_as_user,
         run_as_group: security.run_as_user.and(security.run_as_group),
         supplemental_groups: groups(pod),
+        strict_groups: spec::wants_strict_groups(pod),
         pod: identity,
     }
 }
@@ -273,6 +274,7 @@ fn security(
         run_as_username,
         run_as_group,
         supplemental_groups: groups(pod),
+        strict_groups: spec::wants_strict_groups(pod),
         read_only_rootfs: own.read_only_root_filesystem.unwrap_or(false),
         no_new_privs: no_new_privs(&own),
         seccomp: seccomp(profile, privileged),

@@ -349,6 +349,7 @@ impl Manager {
             "OutOfcpu" => "OutOfcpu",
             "OutOfmemory" => "OutOfmemory",
             "OutOfpods" => "OutOfpods",
+            "SupplementalGroupsPolicyNotSupported" => "SupplementalGroupsPolicyNotSupported",
             _ => "UnexpectedAdmissionError",
         };
         let message = refused.message.trim_start_matches("Pod was rejected: ").to_owned();

@@ -104,6 +104,12 @@ pub fn container<'a>(pod: &'a Pod, name: &str) -> Option<ContainerRef<'a>> {
     all_containers(pod).find(|container| container.spec.name == name)
 }
 
+/// Whether a pod's containers are to have no groups but those that it names.
+pub fn wants_strict_groups(pod: &Pod) -> bool {
+    let security = spec(pod).security_context.as_ref();
+    security.and_then(|security| security.supplemental_groups_policy.as_deref()) == Some("Strict")
+}
+
 /// `spec.restartPolicy`.
 pub fn restart_policy(pod: &Pod) -> &str {
     pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref()).unwrap_or("Always")

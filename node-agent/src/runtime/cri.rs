@@ -366,7 +366,9 @@ impl Runtime for CriRuntime {
             .status(timed(READ_TIMEOUT, request))
             .await
             .map_err(|status| translate(Call::Other, &status))?;
-        let conditions = response.into_inner().status.unwrap_or_default().conditions;
+        let response = response.into_inner();
+        let strict_groups = response.features.is_some_and(|features| features.supplemental_groups_policy);
+        let conditions = response.status.unwrap_or_default().conditions;
         let readiness = |kind: &str| {
             let found = conditions.iter().find(|condition| condition.r#type == kind);
             found.map_or_else(
@@ -382,7 +384,8 @@ impl Runtime for CriRuntime {
                 },
             )
         };
-        Ok(RuntimeStatus { runtime: readiness("RuntimeReady"), network: readiness("NetworkReady") })
+        let (runtime, network) = (readiness("RuntimeReady"), readiness("NetworkReady"));
+        Ok(RuntimeStatus { runtime, network, strict_groups })
     }
 
     async fn list(&self) -> Result<Vec<PodRecord>> {

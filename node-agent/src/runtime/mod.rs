@@ -110,6 +110,8 @@ pub struct RuntimeStatus {
     pub runtime: Readiness,
     /// Whether pods can be given an address.
     pub network: Readiness,
+    /// Whether a container can be kept from the groups that its image gives its user.
+    pub strict_groups: bool,
 }
 
 /// Which pod a sandbox or container belongs to.
@@ -328,6 +330,8 @@ pub struct SandboxConfig {
     pub run_as_group: Option<i64>,
     /// Supplemental groups (the pod's, and its `fsGroup`).
     pub supplemental_groups: Vec<i64>,
+    /// Whether these are all, whatever the image says.
+    pub strict_groups: bool,
 }
 
 /// How changes of mounts travel between node and container.
@@ -372,6 +376,8 @@ pub struct ContainerSecurity {
     pub run_as_group: Option<i64>,
     /// Groups besides.
     pub supplemental_groups: Vec<i64>,
+    /// Whether these are all, whatever the image says.
+    pub strict_groups: bool,
     /// Read-only root file system.
     pub read_only_rootfs: bool,
     /// Whether gaining privileges by set-uid files is ruled out.

@@ -421,7 +421,8 @@ impl Runtime for Simulated {
         } else {
             good.clone()
         };
-        Ok(RuntimeStatus { runtime: good, network })
+        // There are no images whose groups a container could get.
+        Ok(RuntimeStatus { runtime: good, network, strict_groups: true })
     }
 
     async fn list(&self) -> Result<Vec<PodRecord>> {

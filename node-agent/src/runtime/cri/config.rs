@@ -57,6 +57,7 @@ pub(super) fn sandbox(config: &SandboxConfig) -> v1::PodSandboxConfig {
                 run_as_user: config.run_as_user.map(number),
                 run_as_group: config.run_as_user.and(config.run_as_group).map(number),
                 supplemental_groups: config.supplemental_groups.clone(),
+                supplemental_groups_policy: groups_policy(config.strict_groups),
                 privileged: config.privileged,
                 seccomp: Some(seccomp(&Seccomp::RuntimeDefault, config.privileged)),
                 ..Default::default()
@@ -214,12 +215,18 @@ fn security(security: &ContainerSecurity, ns: Namespaces) -> v1::LinuxContainerS
         run_as_username: security.run_as_username.clone(),
         readonly_rootfs: security.read_only_rootfs,
         supplemental_groups: security.supplemental_groups.clone(),
+        supplemental_groups_policy: groups_policy(security.strict_groups),
         no_new_privs: security.no_new_privs,
         masked_paths: paths(&MASKED_PATHS),
         readonly_paths: paths(&READ_ONLY_PATHS),
         seccomp: Some(seccomp(&security.seccomp, security.privileged)),
         ..Default::default()
     }
+}
+
+fn groups_policy(strict: bool) -> i32 {
+    let policy = if strict { v1::SupplementalGroupsPolicy::Strict } else { v1::SupplementalGroupsPolicy::Merge };
+    policy.into()
 }
 
 /// An absent profile would mean unconfined, so there is always one.
