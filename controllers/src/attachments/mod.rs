@@ -10,13 +10,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{AttachedVolume, Node, Pod};
+use k8s_openapi::api::core::v1::{AttachedVolume, Node, PersistentVolume, Pod};
 use k8s_openapi::api::storage::v1::VolumeAttachment;
 use kube::api::Patch;
 use kube::{Api, ResourceExt};
 use serde_json::json;
 
-use self::plan::{Seen, Volume, attached, multi_attach_message, plan, wanted};
+use self::plan::{Plan, Seen, Volume, attached, is_named_as_ours, multi_attach_message, plan, plan_orphans, wanted};
 use crate::machinery::cache::Key;
 use crate::machinery::context::{Context, of_claim, of_volume, on_node};
 use crate::machinery::events::{Kind, Recorder};
@@ -169,6 +169,9 @@ impl AttachmentsController {
 
     async fn look_at_volume(&self, name: &str) -> Result<Outcome, Error> {
         let caches = &self.context.caches;
+        if caches.volumes.get(&Key::cluster(name)).is_none() {
+            return self.look_at_orphans(name).await;
+        }
         let Some(volume) = self.volume(name) else { return Ok(Outcome::Done) };
         let users = self.users(name);
         let wanted = wanted(users.iter().map(AsRef::as_ref));
@@ -179,19 +182,11 @@ impl AttachmentsController {
             found.map_or(Seen::MISSING, |node| Seen::of(&node, &volume))
         };
         let now = Timestamp::now();
-        let since: BTreeMap<String, Timestamp> = {
-            let memory = self.memory();
-            let own = memory.since.iter().filter(|((volume, _), _)| volume == name);
-            own.map(|((_, node), since)| (node.clone(), *since)).collect()
-        };
-        let plan = plan(&volume, &wanted, &attachments, seen, &since, now);
+        let plan = plan(&volume, &wanted, &attachments, seen, &self.since(name), now);
+        self.note_waits(name, &plan, now);
         let fresh: Vec<&String> = {
             let mut memory = self.memory();
             let key = |node: &String| (name.to_owned(), node.clone());
-            memory.since.retain(|(volume, node), _| volume != name || plan.waits.contains(node));
-            for node in &plan.waits {
-                memory.since.entry(key(node)).or_insert(now);
-            }
             memory.refused.retain(|(volume, node)| volume != name || plan.refused.contains(node));
             plan.refused.iter().filter(|node| memory.refused.insert(key(node))).collect()
         };
@@ -204,7 +199,11 @@ impl AttachmentsController {
             }
         }
         for node in &plan.detach {
-            self.detach(&volume, node, seen(node).in_use, &attachments).await?;
+            let found = volume.attachment_name(node);
+            let found = attachments.iter().find(|attachment| attachment.name_any() == found);
+            if let Some(found) = found {
+                self.detach(Some(&volume), found, seen(node).in_use).await?;
+            }
         }
         let api: Api<VolumeAttachment> = Api::all(self.context.client.clone());
         for node in &plan.attach {
@@ -219,30 +218,65 @@ impl AttachmentsController {
         Ok(plan.after.map_or(Outcome::Done, Outcome::After))
     }
 
-    /// Takes a volume from a node; `forced`: though it is in use there.
-    async fn detach(
-        &self,
-        volume: &Volume,
-        node: &str,
-        forced: bool,
-        attachments: &[&VolumeAttachment],
-    ) -> Result<(), Error> {
-        let name = volume.attachment_name(node);
+    /// The attachments of a volume that is no more: nothing else would ever end them.
+    async fn look_at_orphans(&self, name: &str) -> Result<Outcome, Error> {
+        let caches = &self.context.caches;
+        let attachments = caches.attachments.indexed(&of_volume(name));
+        let attachments: Vec<&VolumeAttachment> = attachments.iter().map(AsRef::as_ref).collect();
+        let now = Timestamp::now();
+        let node = |node: &str| caches.nodes.get(&Key::cluster(node));
+        let plan = plan_orphans(&attachments, node, &self.since(name), now);
+        self.note_waits(name, &plan, now);
+        // The cache may be behind; the volume's appearance brings it back here.
+        let volumes: Api<PersistentVolume> = Api::all(self.context.client.clone());
+        if !plan.detach.is_empty() && volumes.get_opt(name).await?.is_none() {
+            let gone =
+                |found: &&&VolumeAttachment| is_named_as_ours(found) && plan.detach.contains(&found.spec.node_name);
+            for found in attachments.iter().filter(gone) {
+                let known = node(&found.spec.node_name);
+                let volume = Volume::of_orphan(found, known.as_deref());
+                self.detach(volume.as_ref(), found, volume.is_some()).await?;
+            }
+        }
+        Ok(plan.after.map_or(Outcome::Done, Outcome::After))
+    }
+
+    /// Since when nodes use a volume that nobody there wants.
+    fn since(&self, name: &str) -> BTreeMap<String, Timestamp> {
+        let memory = self.memory();
+        let own = memory.since.iter().filter(|((volume, _), _)| volume == name);
+        own.map(|((_, node), since)| (node.clone(), *since)).collect()
+    }
+
+    fn note_waits(&self, name: &str, plan: &Plan, now: Timestamp) {
+        let mut memory = self.memory();
+        memory.since.retain(|(volume, node), _| volume != name || plan.waits.contains(node));
+        for node in &plan.waits {
+            memory.since.entry((name.to_owned(), node.clone())).or_insert(now);
+        }
+    }
+
+    /// Takes a volume from a node; `forced`: though it is in use there. One whose volume is not known is in nobody's use.
+    async fn detach(&self, volume: Option<&Volume>, found: &VolumeAttachment, forced: bool) -> Result<(), Error> {
+        let (name, node) = (found.name_any(), found.spec.node_name.as_str());
         // Before it goes the node's status no longer says that it is there: nobody begins to use it.
         self.tell_node(node, Some(&name)).await?;
         // The cache may be behind: what came into use meanwhile stays. The node's change brings this volume back here.
         let nodes: Api<Node> = Api::all(self.context.client.clone());
-        if !forced && nodes.get_opt(node).await?.is_some_and(|found| Seen::of(&found, volume).in_use) {
-            return Ok(());
+        if !forced && let Some(now) = nodes.get_opt(node).await? {
+            let orphan = volume.is_none().then(|| Volume::of_orphan(found, Some(&now))).flatten();
+            if volume.or(orphan.as_ref()).is_some_and(|volume| Seen::of(&now, volume).in_use) {
+                return Ok(());
+            }
         }
-        let found = attachments.iter().find(|found| found.name_any() == name);
-        let uid = found.and_then(|found| found.metadata.uid.as_deref()).unwrap_or_default();
+        let uid = found.metadata.uid.as_deref().unwrap_or_default();
         let api: Api<VolumeAttachment> = Api::all(self.context.client.clone());
         match api.delete(&name, &delete_params(uid)).await {
             Err(error) if is_not_found(&error) => {}
             other => {
                 let _ = other?;
-                tracing::info!(volume = volume.name, node, "a volume is to be taken from its node");
+                let volume = volume_of(found).unwrap_or_default();
+                tracing::info!(volume, node, "a volume is to be taken from its node");
             }
         }
         Ok(())

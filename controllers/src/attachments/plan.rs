@@ -2,6 +2,7 @@
 //! say, and the time.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use gantry_api::storage;
@@ -43,6 +44,23 @@ impl Volume {
             handle: source.volume_handle.clone(),
             // One that does not say is not restrained.
             shared: modes.is_empty() || modes.iter().any(|mode| mode == "ReadWriteMany" || mode == "ReadOnlyMany"),
+        })
+    }
+
+    /// The volume of an attachment whose PersistentVolume is no more. What its driver calls it only a node still says that uses it;
+    /// `None` if nobody does, or it is somebody else's attachment.
+    pub fn of_orphan(attachment: &VolumeAttachment, node: Option<&Node>) -> Option<Self> {
+        let spec = &attachment.spec;
+        let in_use = node.and_then(|node| node.status.as_ref()?.volumes_in_use.as_deref()).unwrap_or_default();
+        let start = storage::unique_name(&spec.attacher, "");
+        let handles = in_use.iter().filter_map(|name| name.strip_prefix(&start));
+        let name = attachment.name_any();
+        let is = |handle: &&str| storage::attachment_name(handle, &spec.attacher, &spec.node_name) == name;
+        Some(Self {
+            name: spec.source.persistent_volume_name.clone()?,
+            driver: spec.attacher.clone(),
+            handle: handles.into_iter().find(is)?.to_owned(),
+            shared: false,
         })
     }
 
@@ -88,13 +106,17 @@ pub struct Seen {
 impl Seen {
     /// What a node says of a volume.
     pub fn of(node: &Node, volume: &Volume) -> Self {
+        let in_use = node.status.as_ref().and_then(|status| status.volumes_in_use.as_deref()).unwrap_or_default();
+        Self { in_use: in_use.contains(&volume.unique_name()), ..Self::of_state(node) }
+    }
+
+    /// How a node is, but for volumes.
+    fn of_state(node: &Node) -> Self {
         let status = node.status.as_ref();
-        let name = volume.unique_name();
-        let in_use = status.and_then(|status| status.volumes_in_use.as_deref()).unwrap_or_default().contains(&name);
         let conditions = status.and_then(|status| status.conditions.as_deref()).unwrap_or_default();
         let ready = conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True");
         let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
-        Self { in_use, ready, out_of_service: taints.iter().any(|taint| taint.key == OUT_OF_SERVICE) }
+        Self { in_use: false, ready, out_of_service: taints.iter().any(|taint| taint.key == OUT_OF_SERVICE) }
     }
 
     /// A node that is no more: what it had mounted nobody knows.
@@ -113,6 +135,14 @@ pub fn wanted<'a>(users: impl Iterator<Item = &'a Pod>) -> Wanted<'a> {
     wanted
 }
 
+/// Whether an attachment has a name as those have that are made here: one whose volume is no more cannot be told from others
+/// otherwise.
+pub fn is_named_as_ours(attachment: &VolumeAttachment) -> bool {
+    let name = attachment.name_any();
+    let hash = name.strip_prefix("csi-").unwrap_or_default();
+    hash.len() == 64 && hash.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+}
+
 /// What is to be done.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
@@ -126,6 +156,23 @@ pub struct Plan {
     pub waits: BTreeSet<String>,
     /// When to look again at the latest.
     pub after: Option<Duration>,
+}
+
+impl Plan {
+    /// For a node that has what nobody there wants.
+    fn leave_or_wait(&mut self, node: &str, seen: Seen, since: &BTreeMap<String, Timestamp>, now: Timestamp) {
+        let waited = since.get(node).map_or(SignedDuration::ZERO, |since| now.duration_since(*since));
+        if !seen.in_use || seen.out_of_service || !seen.ready && waited >= UNMOUNT_MAX {
+            self.detach.push(node.to_owned());
+            return;
+        }
+        self.waits.insert(node.to_owned());
+        // One that is well says when it has done; nobody hurries it.
+        if !seen.ready {
+            let left = Duration::try_from(UNMOUNT_MAX - waited).unwrap_or_default();
+            self.after = Some(self.after.map_or(left, |other| other.min(left)));
+        }
+    }
 }
 
 /// Decides. `seen` tells of a node, `since` how long it has kept what nobody wants.
@@ -145,18 +192,7 @@ pub fn plan(
         if wanted.contains_key(*node) || found.metadata.deletion_timestamp.is_some() {
             continue;
         }
-        let seen = seen(node);
-        let waited = since.get(*node).map_or(SignedDuration::ZERO, |since| now.duration_since(*since));
-        if !seen.in_use || seen.out_of_service || !seen.ready && waited >= UNMOUNT_MAX {
-            plan.detach.push((*node).to_owned());
-            continue;
-        }
-        plan.waits.insert((*node).to_owned());
-        // One that is well says when it has done; nobody hurries it.
-        if !seen.ready {
-            let left = Duration::try_from(UNMOUNT_MAX - waited).unwrap_or_default();
-            plan.after = Some(plan.after.map_or(left, |other| other.min(left)));
-        }
+        plan.leave_or_wait(node, seen(node), since, now);
     }
     let mut taken = !own.is_empty();
     for node in wanted.keys().filter(|node| !own.contains_key(node.as_str())) {
@@ -166,6 +202,28 @@ pub fn plan(
             plan.attach.push(node.clone());
             taken = true;
         }
+    }
+    plan
+}
+
+/// Decides on the attachments of a volume that is no more: nobody can want it. `node` knows the nodes.
+pub fn plan_orphans(
+    attachments: &[&VolumeAttachment],
+    node: impl Fn(&str) -> Option<Arc<Node>>,
+    since: &BTreeMap<String, Timestamp>,
+    now: Timestamp,
+) -> Plan {
+    let mut plan = Plan::default();
+    let left = |found: &&&VolumeAttachment| found.metadata.deletion_timestamp.is_none() && is_named_as_ours(found);
+    for found in attachments.iter().filter(left) {
+        let name = &found.spec.node_name;
+        let node = node(name);
+        let seen = match (&node, Volume::of_orphan(found, node.as_deref())) {
+            (None, _) => Seen::MISSING,
+            (Some(node), Some(volume)) => Seen::of(node, &volume),
+            (Some(node), None) => Seen::of_state(node),
+        };
+        plan.leave_or_wait(name, seen, since, now);
     }
     plan
 }
@@ -306,6 +364,33 @@ mod tests {
         assert!(!detached(Seen::MISSING, 0) && detached(Seen::MISSING, 360));
         let waits = planned("ReadWriteOnce", &[], &["a"], silent, 60);
         assert_eq!((waits.waits.len(), waits.after), (1, Some(Duration::from_secs(300))));
+    }
+
+    #[test]
+    fn what_is_left_of_a_volume_that_is_no_more_goes_unless_it_is_in_use() {
+        let found = volume("ReadWriteOnce").attachment("a");
+        let planned = |found: &VolumeAttachment, in_use: Option<&str>, ready: &str, waited: i64| {
+            let node = |in_use: &str| {
+                Arc::new(object::<Node>(json!({"status": {"volumesInUse": [in_use],
+                    "conditions": [{"type": "Ready", "status": ready}]}})))
+            };
+            let since = BTreeMap::from([("a".to_owned(), at(0))]);
+            plan_orphans(&[found], |_| in_use.map(node), &since, at(waited))
+        };
+        let own = "kubernetes.io/csi/d^h";
+        assert_eq!(planned(&found, Some("kubernetes.io/csi/d^other"), "True", 0).detach, ["a"]);
+        assert_eq!(planned(&found, Some(own), "True", 3600).waits.len(), 1, "it is in use");
+        assert_eq!(planned(&found, Some(own), "Unknown", 359).after, Some(Duration::from_secs(1)));
+        assert_eq!(planned(&found, Some(own), "Unknown", 360).detach, ["a"]);
+        let unknown = planned(&found, None, "True", 0);
+        assert_eq!((unknown.detach.len(), unknown.waits.len()), (0, 1), "nobody knows what the node had");
+        assert_eq!(planned(&found, None, "True", 360).detach, ["a"]);
+        let mut other = found.clone();
+        other.metadata.name = Some("by-hand".into());
+        assert_eq!(planned(&other, Some("x"), "True", 0), Plan::default(), "somebody else's is left alone");
+        other = found;
+        other.metadata.deletion_timestamp = Some(object(json!("2026-01-01T00:00:00Z")));
+        assert_eq!(planned(&other, Some("x"), "True", 0), Plan::default(), "it is on its way");
     }
 
     #[test]
