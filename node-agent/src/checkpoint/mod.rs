@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Node, NodeStatus, Pod};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -140,12 +140,14 @@ impl Checkpoint {
         }
     }
 
-    /// Keeps the Node, but for what the agent itself says of it.
+    /// Keeps the Node, but for how it is.
     pub fn keep_node(&self, node: &Node) {
         let mut node = node.clone();
         node.metadata.managed_fields = None;
         node.metadata.resource_version = None;
-        node.status = None;
+        // What the runtime can do decides which pods are let in, also before it is asked anew.
+        let features = node.status.take().and_then(|status| status.features);
+        node.status = features.map(|features| NodeStatus { features: Some(features), ..NodeStatus::default() });
         let name = node.metadata.name.clone().unwrap_or_default();
         self.keep(Key::cluster(Kind::Node, &name), &node);
     }

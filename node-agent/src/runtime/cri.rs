@@ -9,6 +9,7 @@
 mod config;
 mod errors;
 mod events;
+mod find;
 mod records;
 mod views;
 
@@ -210,69 +211,6 @@ impl CriRuntime {
         }
     }
 
-    async fn container_by_id(&self, id: &str) -> Result<Option<v1::Container>> {
-        let filter = v1::ContainerFilter { id: id.to_owned(), ..Default::default() };
-        let request = v1::ListContainersRequest { filter: Some(filter) };
-        let mut client = self.runtime.clone();
-        let listed = client.list_containers(timed(READ_TIMEOUT, request)).await;
-        let listed = listed.map_err(|status| translate(Call::Other, &status))?.into_inner();
-        Ok(listed.containers.into_iter().next())
-    }
-
-    async fn sandbox_by_id(&self, id: &str) -> Result<Option<v1::PodSandbox>> {
-        let filter = v1::PodSandboxFilter { id: id.to_owned(), ..Default::default() };
-        let request = v1::ListPodSandboxRequest { filter: Some(filter) };
-        let mut client = self.runtime.clone();
-        let listed = client.list_pod_sandbox(timed(READ_TIMEOUT, request)).await;
-        let listed = listed.map_err(|status| translate(Call::Other, &status))?.into_inner();
-        Ok(listed.items.into_iter().next())
-    }
-
-    async fn container_status(&self, id: &str) -> Result<v1::ContainerStatus> {
-        let request = v1::ContainerStatusRequest { container_id: id.to_owned(), verbose: false };
-        let response = self
-            .runtime
-            .clone()
-            .container_status(timed(READ_TIMEOUT, request))
-            .await
-            .map_err(|status| translate(Call::Other, &status))?;
-        response.into_inner().status.ok_or_else(|| empty_answer("ContainerStatus"))
-    }
-
-    async fn sandbox_status(&self, id: &str) -> Result<v1::PodSandboxStatus> {
-        let request = v1::PodSandboxStatusRequest { pod_sandbox_id: id.to_owned(), verbose: false };
-        let response = self
-            .runtime
-            .clone()
-            .pod_sandbox_status(timed(READ_TIMEOUT, request))
-            .await
-            .map_err(|status| translate(Call::Other, &status))?;
-        response.into_inner().status.ok_or_else(|| empty_answer("PodSandboxStatus"))
-    }
-
-    async fn list_sandboxes(&self, uid: Option<&str>) -> Result<Vec<v1::PodSandbox>> {
-        let filter = v1::PodSandboxFilter { label_selector: selector(uid), ..Default::default() };
-        let request = v1::ListPodSandboxRequest { filter: Some(filter) };
-        let response = self
-            .runtime
-            .clone()
-            .list_pod_sandbox(timed(READ_TIMEOUT, request))
-            .await
-            .map_err(|status| translate(Call::Other, &status))?;
-        Ok(response.into_inner().items)
-    }
-
-    /// The sandboxes that there are, whoever made them.
-    #[cfg(target_os = "linux")]
-    pub(super) async fn sandboxes(&self) -> Result<Sandboxes> {
-        let (sandboxes, containers) = try_join(self.list_sandboxes(None), self.list_containers(None)).await?;
-        let ready = sandboxes.iter().filter(|sandbox| sandbox.state == v1::PodSandboxState::SandboxReady as i32);
-        let over = v1::ContainerState::ContainerExited as i32;
-        let with_life = containers.into_iter().filter(|container| container.state != over);
-        let alive = ready.map(|sandbox| sandbox.id.clone()).chain(with_life.map(|container| container.pod_sandbox_id));
-        Ok(Sandboxes { alive: alive.collect(), all: sandboxes.into_iter().map(|sandbox| sandbox.id).collect() })
-    }
-
     async fn remove_sandbox_once(&self, sandbox_id: &str) -> Result<()> {
         let request = v1::RemovePodSandboxRequest { pod_sandbox_id: sandbox_id.to_owned() };
         let mut client = self.runtime.clone();
@@ -291,27 +229,6 @@ impl CriRuntime {
     fn kill_server_of(&self, sandbox_id: &str, error: &RuntimeError) {
         tracing::warn!(sandbox = sandbox_id, %error, "what serves a pod does not answer and is killed");
         super::containerd::shims::kill(&self.address, Some(sandbox_id));
-    }
-
-    async fn list_containers(&self, uid: Option<&str>) -> Result<Vec<v1::Container>> {
-        let filter = v1::ContainerFilter { label_selector: selector(uid), ..Default::default() };
-        let request = v1::ListContainersRequest { filter: Some(filter) };
-        let response = self
-            .runtime
-            .clone()
-            .list_containers(timed(READ_TIMEOUT, request))
-            .await
-            .map_err(|status| translate(Call::Other, &status))?;
-        Ok(response.into_inner().containers)
-    }
-
-    /// The container's record, or none if it went away since it was listed.
-    async fn container_record(&self, listed: v1::Container) -> Result<Option<ContainerRecord>> {
-        match self.container_status(&listed.id).await {
-            Ok(status) => Ok(Some(records::container(status, listed.pod_sandbox_id))),
-            Err(RuntimeError::NotFound(_)) => Ok(None),
-            Err(error) => Err(error),
-        }
     }
 
     fn remember_all(&self, pods: &[PodRecord]) {

@@ -240,12 +240,16 @@ impl Making<'_> {
     }
 
     /// Waits until the node's status says that the volume is in use, and still that it is attached: from then on nobody takes it away.
-    /// Without an API server there is nobody who could.
+    /// Without an API server there is nobody who could, nor anybody to tell.
     async fn tell_in_use(&self) {
         let name = storage::unique_name(&self.wanted.driver, &self.wanted.handle);
         let mut node = self.context.node.clone();
         self.context.volumes_changed.notify_one();
         let told = node.wait_for(|node| {
+            // As it was kept, of no version: the API server has not been there since this agent began.
+            if node.as_ref().is_some_and(|node| node.metadata.resource_version.is_none()) {
+                return true;
+            }
             let status = node.as_ref().and_then(|node| node.status.as_ref());
             status.is_some_and(|status| {
                 status.volumes_in_use.iter().flatten().any(|other| *other == name)

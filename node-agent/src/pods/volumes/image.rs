@@ -24,7 +24,7 @@ fn of<'a>(pod: &'a Pod, container: &'a Container) -> impl Iterator<Item = &'a Vo
 }
 
 /// The name under which the runtime keeps a volume's contents.
-fn key(uid: &str, volume: &str) -> String {
+pub fn key(uid: &str, volume: &str) -> String {
     format!("gantry-volume-{uid}-{volume}")
 }
 

@@ -315,44 +315,56 @@ pub fn bind(source: &Path, target: &Path, read_only: bool) -> io::Result<bool> {
 /// mounted there already.
 #[cfg(target_os = "linux")]
 pub fn mount_view(mounts: &[crate::runtime::ViewMount], target: &Path) -> io::Result<()> {
+    std::fs::create_dir_all(target)?;
+    if is_mounted(target)? {
+        return Ok(());
+    }
+    for (below, view) in mounts.iter().enumerate() {
+        let Err(error) = mount_one(view, target) else { continue };
+        // Half of it would count as all of it the next time.
+        for _ in 0..below {
+            unmount(target)?;
+        }
+        return Err(error);
+    }
+    Ok(())
+}
+
+/// One of the mounts of a view; if it fails nothing is mounted.
+#[cfg(target_os = "linux")]
+fn mount_one(view: &crate::runtime::ViewMount, target: &Path) -> io::Result<()> {
     use std::os::fd::{AsRawFd, OwnedFd};
 
     use rustix::fs::{CWD, Mode, OFlags, openat};
     use rustix::mount::{MountFlags, mount, mount_bind, mount_remount};
     /// The kernel takes a page of options.
     const OPTIONS_MAX: usize = 4000;
-    std::fs::create_dir_all(target)?;
-    if is_mounted(target)? {
+    let flags = MountFlags::RDONLY | MountFlags::NOEXEC | MountFlags::NOSUID | MountFlags::NODEV;
+    if view.kind == "bind" {
+        mount_bind(&view.source, target)?;
+        if let Err(error) = mount_remount(target, MountFlags::BIND | flags, "") {
+            unmount(target)?;
+            return Err(error.into());
+        }
         return Ok(());
     }
-    let flags = MountFlags::RDONLY | MountFlags::NOEXEC | MountFlags::NOSUID | MountFlags::NODEV;
-    for view in mounts {
-        if view.kind == "bind" {
-            mount_bind(&view.source, target)?;
-            if let Err(error) = mount_remount(target, MountFlags::BIND | flags, "") {
-                unmount(target)?;
-                return Err(error.into());
-            }
-            continue;
+    let is_data = |option: &&String| !["ro", "rw", "bind", "rbind"].contains(&option.as_str());
+    let mut options: Vec<String> = view.options.iter().filter(is_data).cloned().collect();
+    let mut opened: Vec<OwnedFd> = Vec::new();
+    if options.iter().map(|option| option.len() + 1).sum::<usize>() > OPTIONS_MAX {
+        // Many layers in long paths: by the numbers of opened folders they are short.
+        for option in &mut options {
+            let Some(layers) = option.strip_prefix("lowerdir=") else { continue };
+            let folders = layers.split(':').map(|layer| {
+                opened.push(openat(CWD, layer, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?);
+                Ok(format!("/proc/self/fd/{}", opened.last().map_or(-1, AsRawFd::as_raw_fd)))
+            });
+            let folders = folders.collect::<io::Result<Vec<_>>>()?;
+            *option = format!("lowerdir={}", folders.join(":"));
         }
-        let is_data = |option: &&String| !["ro", "rw", "bind", "rbind"].contains(&option.as_str());
-        let mut options: Vec<String> = view.options.iter().filter(is_data).cloned().collect();
-        let mut opened: Vec<OwnedFd> = Vec::new();
-        if options.iter().map(|option| option.len() + 1).sum::<usize>() > OPTIONS_MAX {
-            // Many layers in long paths: by the numbers of opened folders they are short.
-            for option in &mut options {
-                let Some(layers) = option.strip_prefix("lowerdir=") else { continue };
-                let folders = layers.split(':').map(|layer| {
-                    opened.push(openat(CWD, layer, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?);
-                    Ok(format!("/proc/self/fd/{}", opened.last().map_or(-1, AsRawFd::as_raw_fd)))
-                });
-                let folders = folders.collect::<io::Result<Vec<_>>>()?;
-                *option = format!("lowerdir={}", folders.join(":"));
-            }
-        }
-        let options = std::ffi::CString::new(options.join(",")).map_err(io::Error::other)?;
-        mount(&view.source, target, view.kind.as_str(), flags, Some(options.as_c_str()))?;
     }
+    let options = std::ffi::CString::new(options.join(",")).map_err(io::Error::other)?;
+    mount(&view.source, target, view.kind.as_str(), flags, Some(options.as_c_str()))?;
     Ok(())
 }
 

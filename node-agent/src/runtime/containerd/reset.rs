@@ -17,7 +17,9 @@ use tokio_util::sync::CancellationToken;
 use super::lock::Lock;
 use super::process::{Process, find_program};
 use super::{END_TIME_MAX, config_path, failed, mounts_below, pid_file, shims, wait_until_ready};
+use crate::Paths;
 use crate::linux::{cgroups, netlink, services};
+use crate::pods::volumes::image;
 use crate::runtime::cri::{CriOptions, CriRuntime};
 use crate::runtime::instance::{Instance, Record};
 use crate::runtime::{Result, Runtime, RuntimeError};
@@ -46,10 +48,17 @@ pub async fn shutdown_everything(data_dir: &Path) -> Result<()> {
     }
     if process.is_some() || !record.own {
         let shutdown = CancellationToken::new();
-        let runtime = CriRuntime::new(&record.address, CriOptions::default(), shutdown.child_token());
+        let options = CriOptions { snapshotter: record.snapshotter.clone(), ..CriOptions::default() };
+        let runtime = CriRuntime::new(&record.address, options, shutdown.child_token());
         let _cancelled_at_the_end = shutdown.drop_guard();
         match wait_until_ready(&runtime, None).await {
-            Ok(()) => remove_pods(&runtime, &instance).await,
+            Ok(()) => {
+                remove_pods(&runtime, &instance).await;
+                if !record.own {
+                    unmount_below(std::slice::from_ref(&instance.data_dir))?;
+                    remove_views(&runtime, data_dir, &instance).await;
+                }
+            }
             Err(error) => tracing::warn!(%error, "containerd does not answer; its pods are killed"),
         }
     }
@@ -116,6 +125,19 @@ async fn remove_pods(runtime: &CriRuntime, instance: &Instance) {
             }
         })
         .await;
+}
+
+/// Gives back what somebody else's containerd keeps for the pods' volumes of images.
+async fn remove_views(runtime: &CriRuntime, data_dir: &Path, instance: &Instance) {
+    let paths = Paths::new(data_dir);
+    for uid in pod_folders(instance) {
+        for note in fs::read_dir(paths.image_volumes(&uid)).into_iter().flatten().flatten() {
+            let key = image::key(&uid, &note.file_name().to_string_lossy());
+            if let Err(error) = runtime.remove_view(&key).await {
+                tracing::warn!(view = key, %error, "cannot give back what is kept of an image");
+            }
+        }
+    }
 }
 
 fn runtime_is_own(instance: &Instance) -> bool {
