@@ -21,6 +21,7 @@ mod clock;
 pub mod csi;
 pub mod devices;
 pub mod diagnose;
+mod durable;
 #[cfg(target_os = "linux")]
 pub mod linux;
 mod metrics;

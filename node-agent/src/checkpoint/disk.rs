@@ -1,11 +1,12 @@
 //! The files of the checkpoint: written so that each is there whole or not at all, whenever the power fails.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File, OpenOptions};
+use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use super::plan::{Change, Key, Kind};
+use crate::durable::{create, sync_folder};
 
 /// Where files lie until they are whole.
 const UNFINISHED: &str = ".tmp";
@@ -108,28 +109,6 @@ fn restrict(path: &Path) -> io::Result<()> {
 
 #[cfg(not(unix))]
 fn restrict(_: &Path) -> io::Result<()> {
-    Ok(())
-}
-
-fn create(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path)
-}
-
-/// What is in a folder counts only when the folder itself is on the disk.
-#[cfg(unix)]
-fn sync_folder(path: &Path) -> io::Result<()> {
-    match File::open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        folder => folder?.sync_all(),
-    }
-}
-
-#[cfg(not(unix))]
-fn sync_folder(_: &Path) -> io::Result<()> {
     Ok(())
 }
 

@@ -1,8 +1,8 @@
 //! What was given, on the disk: an agent that begins anew takes nothing away from containers that run, and gives nothing twice.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::Path;
 
 use base64::Engine;
@@ -70,15 +70,7 @@ impl Written {
 
     /// Writes the file, so that it is there whole or as it was before, whenever the power fails.
     pub fn write(&self, file: &Path) -> io::Result<()> {
-        let beside = file.with_extension("new");
-        let mut unfinished = File::create(&beside)?;
-        unfinished.write_all(&serde_json::to_vec(self)?)?;
-        unfinished.sync_all()?;
-        fs::rename(&beside, file)?;
-        match file.parent() {
-            Some(folder) => File::open(folder)?.sync_all(),
-            None => Ok(()),
-        }
+        crate::durable::replace(file, &serde_json::to_vec(self)?)
     }
 }
 
