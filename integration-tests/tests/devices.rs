@@ -151,6 +151,25 @@ fn an_agent_that_begins_anew_gives_nothing_twice(plugin: &mut Plugin) {
     assert_eq!(plugin.asked("Allocate").len(), 1, "it was not asked for them again");
 }
 
+/// The machine is started again, and the device that a pod had is not what it was.
+fn who_begins_anew_has_no_device_that_is_not_healthy(plugin: &mut Plugin) {
+    plugin.pod("reborn", None, 1);
+    plugin.wait_log("reborn", "app", "then c");
+    plugin.cluster.server().kill();
+    let root = plugin.cluster.cgroup_root();
+    let script =
+        format!("find /sys/fs/cgroup -path '*{root}/*/cgroup.procs' | xargs cat | sort -u | xargs -r kill -KILL");
+    command::run(Command::new("bash").args(["-c", &script]), b"");
+    plugin.file("c", "broken");
+    plugin.cluster.up();
+    plugin.cluster.wait_ready();
+    let why =
+        format!("previously allocated devices are no longer healthy; cannot allocate unhealthy devices {RESOURCE}");
+    plugin.wait_refused("reborn", &why);
+    plugin.file("c", "");
+    plugin.wait_amounts("3", "3");
+}
+
 #[test]
 fn containers_have_the_devices_that_a_plugin_gives_them() {
     let Some(mut plugin) = Plugin::start(&["a", "b", "c"]) else { return };
@@ -182,6 +201,7 @@ fn containers_have_the_devices_that_a_plugin_gives_them() {
     plugin.pod("both", None, 3);
     plugin.wait_log("both", "app", "then a,b,c");
     plugin.delete(&["both"]);
+    who_begins_anew_has_no_device_that_is_not_healthy(&mut plugin);
 
     // The plugin's own words.
     plugin.file("d", "refused");
@@ -196,7 +216,7 @@ fn containers_have_the_devices_that_a_plugin_gives_them() {
     plugin
         .wait_refused("too-late", &format!("no healthy devices present; cannot allocate unhealthy devices {RESOURCE}"));
 
-    plugin.delete(&["late", "unlucky", "too-late"]);
+    plugin.delete(&["late", "reborn", "unlucky", "too-late"]);
     left::wait_for_nothing(&plugin.cluster);
     let given = plugin.cluster.data_dir().join("device-plugins/given.json");
     eventually("nothing to be given", MINUTE, || {

@@ -148,26 +148,19 @@ impl Devices {
         inner.tell();
     }
 
-    /// Gives a pod the devices that its containers ask for; the error says why it cannot have them. May be asked again.
+    /// Gives a pod of which nothing runs the devices that its containers ask for; the error says why it cannot have them. What they
+    /// were given before must still be healthy: the machine may have been started again without it.
     pub async fn claim(&self, pod: &Pod) -> Result<(), String> {
         let Some(inner) = &self.inner else { return Ok(()) };
         inner.wait_for_plugins(pod).await;
         let uid = spec::identity(pod).uid;
-        // Containers that end before others begin leave them their devices.
-        let mut reusable: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
-        for container in spec::init_containers(pod).chain(spec::app_containers(pod)) {
-            for (resource, wanted) in plan::wanted(container.spec) {
-                let key =
-                    Key { uid: uid.clone(), container: container.spec.name.clone(), resource: resource.to_owned() };
-                let of_others = reusable.entry(resource).or_default();
-                let ids = inner.allocate(&key, wanted, of_others).await?;
-                match container.role {
-                    Role::Init => of_others.extend(ids),
-                    _ => of_others.retain(|id| !ids.contains(id)),
-                }
+        for container in spec::all_containers(pod) {
+            for (resource, _) in plan::wanted(container.spec) {
+                let (uid, container) = (uid.clone(), container.spec.name.clone());
+                inner.book().vouch(&Key { uid, container, resource: resource.to_owned() })?;
             }
         }
-        Ok(())
+        inner.claim(pod).await
     }
 
     /// What a container needs to use its devices, which are made ready for it.
@@ -184,13 +177,17 @@ impl Devices {
         let mut grants = Vec::new();
         for resource in ours {
             let prepare = inner.book().to_prepare(resource)?;
+            if inner.book().is_suspect(&key(resource)) {
+                inner.book().vouch(&key(resource))?;
+            }
             let given = |book: &Book| book.given_to(&key(resource)).map(|(ids, grant)| (ids.clone(), grant.clone()));
             let had = given(&inner.book());
             let (ids, grant) = match had {
                 Some(had) => had,
                 None => {
                     // There was no such plugin when the pod was let in.
-                    self.claim(pod).await?;
+                    inner.wait_for_plugins(pod).await;
+                    inner.claim(pod).await?;
                     given(&inner.book()).ok_or_else(|| format!("unknown Device Plugin {resource}"))?
                 }
             };
@@ -230,6 +227,26 @@ impl Inner {
         let mut changed = self.changed.subscribe();
         let wait = async { while awaited() && changed.changed().await.is_ok() {} };
         let _ = tokio::time::timeout_at(self.began + RETURN_MAX, wait).await;
+    }
+
+    /// Gives what is not given yet.
+    async fn claim(self: &Arc<Self>, pod: &Pod) -> Result<(), String> {
+        let uid = spec::identity(pod).uid;
+        // Containers that end before others begin leave them their devices.
+        let mut reusable: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+        for container in spec::init_containers(pod).chain(spec::app_containers(pod)) {
+            for (resource, wanted) in plan::wanted(container.spec) {
+                let key =
+                    Key { uid: uid.clone(), container: container.spec.name.clone(), resource: resource.to_owned() };
+                let of_others = reusable.entry(resource).or_default();
+                let ids = self.allocate(&key, wanted, of_others).await?;
+                match container.role {
+                    Role::Init => of_others.extend(ids),
+                    _ => of_others.retain(|id| !ids.contains(id)),
+                }
+            }
+        }
+        Ok(())
     }
 
     async fn allocate(

@@ -77,6 +77,8 @@ pub enum Look {
 pub struct Book {
     kinds: BTreeMap<String, Kind>,
     given: BTreeMap<Key, Given>,
+    /// What was given before a pod began anew, and nobody could say yet whether it is still healthy.
+    suspect: BTreeSet<Key>,
     generations: u64,
 }
 
@@ -84,7 +86,8 @@ impl Book {
     /// What there was with an agent before this one.
     pub fn before(kinds: Vec<String>, given: BTreeMap<Key, Given>, now: Timestamp) -> Self {
         let kind = || Kind { devices: BTreeMap::new(), state: State::Before { since: now }, generation: 0 };
-        Self { kinds: kinds.into_iter().map(|name| (name, kind())).collect(), given, generations: 0 }
+        let kinds = kinds.into_iter().map(|name| (name, kind())).collect();
+        Self { kinds, given, ..Self::default() }
     }
 
     /// A plugin is there; returns its number.
@@ -169,6 +172,32 @@ impl Book {
             Some(State::Before { .. }) => Err(none_healthy(resource)),
             Some(State::Gone { .. }) | None => Ok(None),
         }
+    }
+
+    /// Looks whether what a container was given is still healthy, for one that begins anew; an error if it is not. While its plugin is
+    /// away nobody knows: then it is found out [before the container starts](Self::is_suspect).
+    pub fn vouch(&mut self, key: &Key) -> Result<(), String> {
+        let resource = &key.resource;
+        let Some((ids, _)) = self.given_to(key) else { return Ok(()) };
+        let Some(Kind { state: State::There(..), devices, .. }) = self.kinds.get(resource) else {
+            self.suspect.insert(key.clone());
+            return Ok(());
+        };
+        if !devices.values().any(|healthy| *healthy) {
+            return Err(none_healthy(resource));
+        }
+        if !ids.iter().all(|id| devices.get(id) == Some(&true)) {
+            return Err(format!(
+                "previously allocated devices are no longer healthy; cannot allocate unhealthy devices {resource}"
+            ));
+        }
+        self.suspect.remove(key);
+        Ok(())
+    }
+
+    /// Whether nobody has said yet that what a container was given before is still healthy.
+    pub fn is_suspect(&self, key: &Key) -> bool {
+        self.suspect.contains(key)
     }
 
     /// What there is for a container that wants so many. `reusable` are those of containers of its pod that have ended by then.
@@ -262,6 +291,7 @@ impl Book {
     pub fn retain(&mut self, keep: impl Fn(&str) -> bool) -> bool {
         let before = self.given.len();
         self.given.retain(|key, _| keep(&key.uid));
+        self.suspect.retain(|key| keep(&key.uid));
         self.given.len() != before
     }
 }
@@ -392,6 +422,32 @@ mod tests {
         assert!(!book.is_awaited("a.b/c"));
         assert_eq!(book.to_prepare("a.b/c"), Ok(None));
         assert_eq!(give(&mut book, &key("2", "x"), 1, &[], &[]), set(&["b"]));
+    }
+
+    #[test]
+    fn what_was_given_before_and_is_not_healthy_any_more_is_not_given_to_who_begins_anew() {
+        let before = |ids: &[&str]| Given { ids: set(ids), grant: Some(Grant::default()) };
+        let given = [("1", &["a"]), ("2", &["b"]), ("3", &["c"])];
+        let given = given.into_iter().map(|(uid, ids)| (key(uid, "x"), before(ids))).collect();
+        let mut book = Book::before(vec!["a.b/c".into()], given, at(0));
+        for uid in ["1", "2", "3"] {
+            assert_eq!(book.vouch(&key(uid, "x")), Ok(()), "nobody knows yet");
+            assert!(book.is_suspect(&key(uid, "x")));
+        }
+        assert!(!book.is_suspect(&key("4", "x")));
+        let generation = book.connected("a.b/c", plugin(), PluginOptions::default());
+        let none = "no healthy devices present; cannot allocate unhealthy devices a.b/c";
+        assert_eq!(book.vouch(&key("1", "x")).unwrap_err(), none);
+        // One is healthy, one is not, and one is gone.
+        book.listed("a.b/c", generation, [("a".to_owned(), true), ("b".to_owned(), false)].into());
+        assert_eq!(book.vouch(&key("1", "x")), Ok(()));
+        assert!(!book.is_suspect(&key("1", "x")));
+        for uid in ["2", "3"] {
+            let wrong = "previously allocated devices are no longer healthy; cannot allocate unhealthy devices a.b/c";
+            assert_eq!(book.vouch(&key(uid, "x")).unwrap_err(), wrong);
+        }
+        assert_eq!(book.vouch(&key("4", "x")), Ok(()), "it was given nothing");
+        assert!(book.retain(|uid| uid == "1") && !book.is_suspect(&key("2", "x")));
     }
 
     #[test]

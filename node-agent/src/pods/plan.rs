@@ -235,7 +235,7 @@ fn deadline(seen: &Observed<'_>) -> Option<Timestamp> {
 }
 
 fn plan_sandbox(seen: &Observed<'_>, now: Timestamp, mut plan: Plan) -> Plan {
-    if seen.record.sandboxes.is_empty() && !seen.memory.claimed && devices::plan::asks(seen.pod) {
+    if !seen.memory.claimed && running(seen.record).next().is_none() && devices::plan::asks(seen.pod) {
         return plan.then(Step::Claim);
     }
     if let Some(failed_at) = seen.memory.sandbox_failed_at

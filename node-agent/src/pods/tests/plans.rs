@@ -270,8 +270,13 @@ fn a_pod_has_its_devices_before_anything_of_it_is_made() {
     assert_eq!(step(&plain, &Memory::default(), Vec::new(), Vec::new()), sandbox_first);
     let claimed = Memory { claimed: true, ..Memory::default() };
     assert_eq!(step(&asking, &claimed, Vec::new(), Vec::new()), sandbox_first);
-    // What was begun by an agent before this one has them.
-    let again = step(&asking, &Memory::default(), vec![sandbox(0, false)], Vec::new());
+    // What runs since an agent before this one has them.
+    let runs = vec![container("a", 0, Running, 0)];
+    let again = step(&asking, &Memory::default(), vec![sandbox(0, false)], runs);
+    assert!(matches!(again, Some(Step::StartSandbox { attempt: 1, .. })), "{again:?}");
+    // What ran before the machine was started again has to have them still.
+    assert_eq!(step(&asking, &Memory::default(), vec![sandbox(0, false)], Vec::new()), Some(Step::Claim));
+    let again = step(&asking, &claimed, vec![sandbox(0, false)], Vec::new());
     assert!(matches!(again, Some(Step::StartSandbox { attempt: 1, .. })), "{again:?}");
     let refused = Memory { rejected: Some(Waiting { reason: "r".into(), message: "m".into() }), ..Memory::default() };
     assert_eq!(step(&asking, &refused, Vec::new(), Vec::new()), Some(Step::CleanUp));
