@@ -20,6 +20,7 @@ use crate::node::{self, Keeper, lease, machine};
 use crate::pods::config::{NodeSettings, parse_resolv_conf};
 use crate::pods::context::Context;
 use crate::pods::events::Recorder;
+use crate::pods::volumes::claims::InUse;
 use crate::pods::{Images, Manager, Objects, PodDirectory, Tokens, files, rotation};
 use crate::pressure::{self, Pressure};
 use crate::runtime::instance::Instance;
@@ -281,7 +282,7 @@ fn context(
         tokens: Tokens::default(),
         volume_locks: Default::default(),
         drivers: Drivers::default(),
-        volumes_changed: Arc::default(),
+        in_use: Arc::new(InUse::read(&Paths::new(&options.data_dir))),
         devices,
         boot_id: machine.boot_id.clone(),
         metrics: metrics.clone(),
@@ -299,8 +300,7 @@ fn node_settings(options: &Options, port: u16, context: &Context) -> node::Setti
         max_pods: options.max_pods,
         machine: machine::read(&options.data_dir),
         devices: context.devices.clone(),
-        paths: context.paths.clone(),
-        volumes_changed: context.volumes_changed.clone(),
+        in_use: context.in_use.clone(),
     }
 }
 

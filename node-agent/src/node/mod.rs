@@ -11,15 +11,14 @@ use k8s_openapi::api::core::v1::{Node, NodeStatus};
 use kube::Client;
 use kube::api::{Api, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::runtime::watcher::{self, Event};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::Paths;
 use crate::checkpoint::{self, Checkpoint, Key};
 use crate::devices::Devices;
 use crate::pods::events::{Kind, Recorder};
-use crate::pods::volumes::claims;
+use crate::pods::volumes::claims::InUse;
 use crate::pressure::Pressure;
 use crate::runtime::{ImageRecord, Runtime, RuntimeVersion};
 use machine::Machine;
@@ -58,10 +57,8 @@ pub struct Settings {
     pub machine: Machine,
     /// The devices that plugins have.
     pub devices: Devices,
-    /// Where it is noted which volumes are in use.
-    pub paths: Paths,
-    /// Rung when these are others.
-    pub volumes_changed: Arc<Notify>,
+    /// The attached volumes that pods use.
+    pub in_use: Arc<InUse>,
 }
 
 /// What the node is short of, and whether it goes down.
@@ -94,8 +91,6 @@ pub struct Keeper {
     version: Option<RuntimeVersion>,
     images: Vec<ImageRecord>,
     images_at: Option<Instant>,
-    /// The attached volumes that pods use, unless they have to be looked up again.
-    volumes_in_use: Option<Vec<String>>,
     /// The status last sent, and when.
     sent: Option<(NodeStatus, Instant)>,
     ready: Option<bool>,
@@ -125,7 +120,6 @@ impl Keeper {
             version: None,
             images: Vec::new(),
             images_at: None,
-            volumes_in_use: None,
             sent: None,
             ready: None,
         }
@@ -273,10 +267,7 @@ impl Keeper {
                     Ok(()) = self.state.pressure.changed() => break,
                     Ok(()) = self.state.going_down.changed() => break,
                     Ok(()) = devices.changed() => break,
-                    () = self.settings.volumes_changed.notified() => {
-                        self.volumes_in_use = None;
-                        break;
-                    }
+                    () = self.settings.in_use.changed() => break,
                     event = nodes.next() => event,
                 };
                 match event {
@@ -323,7 +314,6 @@ impl Keeper {
         let runtime = self.runtime.status().await.map_err(|error| error.to_string());
         let pressure = self.state.pressure.borrow_and_update().clone();
         let going_down = *self.state.going_down.borrow_and_update();
-        let volumes_in_use = self.volumes_in_use.get_or_insert_with(|| claims::in_use(&self.settings.paths)).clone();
         status::compute(&status::Sources {
             name: &self.settings.name,
             ips: &self.settings.ips,
@@ -331,7 +321,7 @@ impl Keeper {
             max_pods: self.settings.max_pods,
             machine: &self.settings.machine,
             devices: self.settings.devices.amounts(),
-            volumes_in_use,
+            volumes_in_use: self.settings.in_use.list(),
             pressure: &pressure,
             going_down,
             version: self.version.as_ref(),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Service;
 use kube::Client;
 use kube::runtime::reflector::Store;
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 
 use super::PodDirectory;
 use super::config::NodeSettings;
@@ -16,6 +16,7 @@ use super::ledger::Ledger;
 use super::objects::Objects;
 use super::resources::Amounts;
 use super::volumes::Tokens;
+use super::volumes::claims::InUse;
 use super::volumes::persistent::Locks;
 use crate::checkpoint::Checkpoint;
 use crate::csi::Drivers;
@@ -62,8 +63,8 @@ pub struct Context {
     pub volume_locks: Locks,
     /// The drivers of storage that run here.
     pub drivers: Drivers,
-    /// Rung when attached volumes have come into use or out of it: the node's status says which are.
-    pub volumes_changed: Arc<Notify>,
+    /// The attached volumes that pods use: the node's status says which they are.
+    pub in_use: Arc<InUse>,
     /// The devices that plugins have.
     pub devices: Devices,
     /// Which boot of the machine this is.

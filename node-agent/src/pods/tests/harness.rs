@@ -187,7 +187,7 @@ impl Node {
             tokens: Tokens::default(),
             volume_locks: Default::default(),
             drivers: Default::default(),
-            volumes_changed: Default::default(),
+            in_use: Default::default(),
             devices: Default::default(),
             boot_id: "boot".into(),
             metrics: Metrics::new(&mut prometheus_client::registry::Registry::default()),

@@ -7,10 +7,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use gantry_api::storage;
 use k8s_openapi::api::core::v1::{Container, PersistentVolume, PersistentVolumeClaim, Pod, Volume};
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 
 use crate::Paths;
 use crate::pods::admission;
@@ -194,12 +196,8 @@ pub fn write(paths: &Paths, uid: &str, volume: &str, record: &Record) -> io::Res
         return Ok(());
     }
     std::fs::create_dir_all(paths.claims(uid))?;
-    let bytes = serde_json::to_vec(record).map_err(io::Error::other)?;
     // Never half of it: what is not understood would not be given back.
-    let new = file.with_extension("new");
-    std::fs::write(&new, bytes)?;
-    std::fs::File::open(&new)?.sync_all()?;
-    std::fs::rename(&new, &file)
+    crate::durable::replace(&file, &serde_json::to_vec(record).map_err(io::Error::other)?)
 }
 
 /// Removes a record.
@@ -225,13 +223,57 @@ pub fn read(paths: &Paths, uid: &str) -> BTreeMap<String, Record> {
     named.collect()
 }
 
-/// Which attached volumes pods use, as the node's status names them. What is named stays attached.
-pub fn in_use(paths: &Paths) -> Vec<String> {
-    let pods = std::fs::read_dir(paths.pods()).into_iter().flatten().flatten();
-    let records = pods.flat_map(|pod| read(paths, &pod.file_name().to_string_lossy()).into_values());
-    let attached = records.filter(|record| record.attached);
-    let names: BTreeSet<String> = attached.map(|record| storage::unique_name(&record.driver, &record.handle)).collect();
-    names.into_iter().collect()
+/// Which attached volumes pods use, as the records say: what is named stays attached. The records are read once; from then on
+/// whoever writes or strikes one says so here.
+#[derive(Debug, Default)]
+pub struct InUse {
+    /// By pod and the volume's name in it.
+    names: Mutex<BTreeMap<(String, String), String>>,
+    changed: Notify,
+}
+
+impl InUse {
+    /// What the records say.
+    pub fn read(paths: &Paths) -> Self {
+        let found = Self::default();
+        for pod in std::fs::read_dir(paths.pods()).into_iter().flatten().flatten() {
+            let uid = pod.file_name().to_string_lossy().into_owned();
+            for (volume, record) in read(paths, &uid) {
+                found.note(&uid, &volume, &record);
+            }
+        }
+        found
+    }
+
+    fn names(&self) -> MutexGuard<'_, BTreeMap<(String, String), String>> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A record was written.
+    pub fn note(&self, uid: &str, volume: &str, record: &Record) {
+        if record.attached {
+            let name = storage::unique_name(&record.driver, &record.handle);
+            self.names().insert((uid.to_owned(), volume.to_owned()), name);
+            self.changed.notify_one();
+        }
+    }
+
+    /// A record was struck.
+    pub fn strike(&self, uid: &str, volume: &str) {
+        if self.names().remove(&(uid.to_owned(), volume.to_owned())).is_some() {
+            self.changed.notify_one();
+        }
+    }
+
+    /// The volumes, each once, as the node's status names them.
+    pub fn list(&self) -> Vec<String> {
+        BTreeSet::from_iter(self.names().values().cloned()).into_iter().collect()
+    }
+
+    /// Waits until they may be others; for one who waits at a time.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
 }
 
 /// Whether a pod other than `uid` has a record that `is` what is looked for.
@@ -327,6 +369,34 @@ mod tests {
         assert!(fits_node(&pv("here"), &labels, "here"));
         assert!(!fits_node(&pv("there"), &labels, "here"));
         assert!(fits_node(&object(json!({"spec": {}})), &labels, "here"));
+    }
+
+    #[tokio::test]
+    async fn a_volume_is_in_use_as_long_as_one_pod_has_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::new(dir.path());
+        let record = |handle: &str, attached| Record {
+            driver: "d".into(),
+            handle: handle.into(),
+            attached,
+            ..Record::default()
+        };
+        for (uid, volume, record) in [("one", "v", record("h", true)), ("two", "w", record("other", false))] {
+            write(&paths, uid, volume, &record).unwrap();
+        }
+        let in_use = InUse::read(&paths);
+        assert_eq!(in_use.list(), ["kubernetes.io/csi/d^h"]);
+        in_use.changed().await;
+        in_use.note("two", "v", &record("h", true));
+        in_use.note("two", "x", &record("i", true));
+        in_use.strike("one", "v");
+        assert_eq!(in_use.list(), ["kubernetes.io/csi/d^h", "kubernetes.io/csi/d^i"]);
+        in_use.changed().await;
+        in_use.strike("two", "v");
+        in_use.strike("two", "w");
+        in_use.strike("two", "x");
+        assert_eq!(in_use.list(), [] as [&str; 0]);
+        in_use.changed().await;
     }
 
     #[test]

@@ -212,6 +212,7 @@ impl Making<'_> {
         }
         if !done {
             claims::write(&context.paths, uid, &self.volume.name, &record).map_err(set_up)?;
+            context.in_use.note(uid, &self.volume.name, &record);
             if record.attached {
                 self.tell_in_use().await;
                 // It may have been taken away before anybody could see that it is in use.
@@ -244,7 +245,6 @@ impl Making<'_> {
     async fn tell_in_use(&self) {
         let name = storage::unique_name(&self.wanted.driver, &self.wanted.handle);
         let mut node = self.context.node.clone();
-        self.context.volumes_changed.notify_one();
         let told = node.wait_for(|node| {
             // As it was kept, of no version: the API server has not been there since this agent began.
             if node.as_ref().is_some_and(|node| node.metadata.resource_version.is_none()) {
@@ -487,9 +487,9 @@ pub async fn remove(context: &Context, uid: &str) -> Result<(), String> {
             m::UnpublishRequest { volume_id: record.handle.clone(), target_path: target.display().to_string() };
         driver.socket.unpublish(request).await.map_err(|error| failed("UnmountVolume.TearDown", error))?;
         sys::remove_if_free(&target).map_err(|error| error.to_string())?;
-        let (same, paths) = (record.clone(), &context.paths);
-        let is_same = move |other: &Record| other.driver == same.driver && other.handle == same.handle;
-        if let Some(staged) = record.staged.as_ref().filter(|_| !claims::others(paths, uid, &is_same)) {
+        if let Some(staged) = &record.staged
+            && !has_others(&context.paths, uid, &record).await?
+        {
             let request = m::UnstageRequest {
                 volume_id: record.handle.clone(),
                 staging_target_path: staged.display().to_string(),
@@ -499,12 +499,18 @@ pub async fn remove(context: &Context, uid: &str) -> Result<(), String> {
             // The folder of this volume; a driver's is left while it has others.
             let _ = staged.parent().map(std::fs::remove_dir);
         }
-        claims::strike(paths, uid, &volume).map_err(|error| error.to_string())?;
-        if record.attached {
-            context.volumes_changed.notify_one();
-        }
+        claims::strike(&context.paths, uid, &volume).map_err(|error| error.to_string())?;
+        context.in_use.strike(uid, &volume);
     }
     Ok(())
+}
+
+/// Whether other pods have the volume of a pod's record as well.
+async fn has_others(paths: &Paths, uid: &str, record: &Record) -> Result<bool, String> {
+    let (paths, uid, same) = (paths.clone(), uid.to_owned(), record.clone());
+    let is_same = move |other: &Record| other.driver == same.driver && other.handle == same.handle;
+    let looked = tokio::task::spawn_blocking(move || claims::others(&paths, &uid, is_same)).await;
+    looked.map_err(|error| error.to_string())
 }
 
 /// What a volume of a pod holds, as its driver says; `None` if it does not.
