@@ -261,10 +261,10 @@ impl Patience {
     }
 }
 
-/// Seconds that the containers of a pod get which is evicted for this; `most` if there was time before, below zero as long as the
-/// pod says itself.
+/// Seconds that the containers of a pod get which is evicted for this: `most` if there was time before, or as long as the pod says
+/// itself where that is below zero. Zero is what the order says; its worker gives a second at least to whoever runs.
 pub fn grace_s(pod: &Pod, met: &Met, most: i64) -> i64 {
-    /// What is pressing has no time.
+    /// What is pressing has the least that there is.
     const AT_ONCE_S: i64 = 1;
     let own = spec::grace_s(pod);
     match met.grace {
