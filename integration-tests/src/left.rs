@@ -110,7 +110,10 @@ fn mounts(folders: &[&Path]) -> Vec<String> {
     let all = std::fs::read_to_string("/proc/self/mountinfo").expect("the kernel tells what is mounted");
     let points = all.lines().filter_map(|line| line.split(' ').nth(4));
     points
-        .filter(|point| folders.iter().any(|folder| Path::new(point).starts_with(folder)))
+        // A folder may lie on a disk of its own.
+        .filter(|point| {
+            folders.iter().any(|folder| Path::new(point).starts_with(folder) && Path::new(point) != *folder)
+        })
         .map(str::to_owned)
         .collect()
 }
