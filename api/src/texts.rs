@@ -22,7 +22,7 @@ impl Texts {
     }
 
     /// All keys with their values.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> + Clone {
         let mut start = 0;
         let mut next = move |end: u32| {
             let from = std::mem::replace(&mut start, end as usize);
@@ -36,8 +36,8 @@ impl Texts {
     /// The texts of keys that come in order, each once.
     pub fn of_sorted<'a, K, V>(pairs: impl IntoIterator<Item = (&'a K, &'a V)> + Clone) -> Self
     where
-        K: AsRef<str> + 'a,
-        V: AsRef<str> + 'a,
+        K: AsRef<str> + ?Sized + 'a,
+        V: AsRef<str> + ?Sized + 'a,
     {
         let (mut count, mut length) = (0, 0);
         for (key, value) in pairs.clone() {

@@ -15,6 +15,9 @@ use crate::error::ApiError;
 use crate::kinds::{Resource, SelectableField};
 use crate::texts::Texts;
 
+/// The selectable field that every kind has.
+const NAME_FIELD: &str = "metadata.name";
+
 /// The few decoded fields of an object that the watch cache keeps beside its bytes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ObjectFacts {
@@ -34,6 +37,19 @@ pub struct ObjectFacts {
     pub deleting: bool,
     /// Whether finalizers hold it.
     pub finalized: bool,
+}
+
+impl ObjectFacts {
+    /// The facts of an object that is like this one, but for what each has of its own.
+    pub fn of_another(&self, name: &str, uid: &str) -> Self {
+        let own = |label, text| if label == NAME_FIELD { name } else { text };
+        Self {
+            name: name.to_owned(),
+            uid: uid.to_owned(),
+            fields: Texts::of_sorted(self.fields.iter().map(|(label, text)| (label, own(label, text)))),
+            ..self.clone()
+        }
+    }
 }
 
 #[derive(Default)]
@@ -61,7 +77,7 @@ pub fn facts(resource: &Resource, stored: &[u8]) -> Result<ObjectFacts, ApiError
     Below { fields: selectable, here: all, depth: 0 }.read(&mut Skim::of(stored)?, &mut found)?;
     let Found { meta, texts } = found;
     let mut fields: Vec<(&str, &str)> = Vec::with_capacity(2 + selectable.len());
-    fields.push(("metadata.name", &meta.name));
+    fields.push((NAME_FIELD, &meta.name));
     if resource.namespaced {
         fields.push(("metadata.namespace", &meta.namespace));
     }

@@ -84,11 +84,24 @@ impl Change {
     ) -> Result<Self, gantry_api::ApiError> {
         let stored = &*codec::settled(resource, stored);
         let facts = codec::facts(resource, stored)?;
+        Ok(Self::with_facts(key, kind, revision, stored, facts, previous, seen))
+    }
+
+    /// The same, of which the facts are known.
+    pub fn with_facts(
+        key: &str,
+        kind: Kind,
+        revision: u64,
+        stored: &[u8],
+        facts: ObjectFacts,
+        previous: Option<Arc<Entry>>,
+        seen: Instant,
+    ) -> Self {
         let (frame, object) = codec::stamped_frame(kind.as_str(), stored, revision);
         let key = previous.as_ref().map_or_else(|| Arc::from(key), |entry| Arc::clone(&entry.key));
         let entry = Arc::new(Entry::with_facts(key, revision, object, facts));
         let (entered, left, messages) = <(OnceLock<_>, OnceLock<_>, [OnceLock<_>; 3])>::default();
-        Ok(Self { kind, revision, entry, previous, seen, frame, entered, left, messages })
+        Self { kind, revision, entry, previous, seen, frame, entered, left, messages }
     }
 
     /// The frame that a watcher gets to whom this change is of `kind`.

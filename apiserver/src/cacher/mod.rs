@@ -12,6 +12,7 @@ mod event;
 mod filter;
 mod recall;
 mod resource;
+mod told;
 mod watchers;
 
 use std::collections::HashMap;
@@ -32,6 +33,7 @@ use resource::Snapshot;
 pub use event::{Change, Entry, Kind};
 pub use filter::{Filter, NODE_FIELD};
 pub use resource::{CacheStats, Page, ResourceCache, Subscription, WatchStart};
+pub use told::{Telling, Told};
 pub use watchers::{Delivery, WATCHER_QUEUE_MAX};
 
 /// All keys of the API live below this prefix.
@@ -53,6 +55,7 @@ pub struct Cacher {
     /// Told when what could not be read may have become readable.
     again: tokio::sync::Notify,
     lagged_watchers: AtomicU64,
+    told: Arc<Told>,
 }
 
 impl Cacher {
@@ -64,6 +67,7 @@ impl Cacher {
             following: watch::Sender::new(false),
             again: tokio::sync::Notify::new(),
             lagged_watchers: AtomicU64::new(0),
+            told: Arc::default(),
         };
         let mut caches = HashMap::new();
         for resource in catalog.iter().filter(|resource| resource.stored() && resource.conversion.is_none()) {
@@ -145,6 +149,11 @@ impl Cacher {
         *self.following.borrow()
     }
 
+    /// What those who write tell of what they write.
+    pub fn told(&self) -> &Arc<Told> {
+        &self.told
+    }
+
     /// How many watchers were closed because they did not keep up.
     pub fn lagged_watchers(&self) -> u64 {
         self.lagged_watchers.load(Ordering::Relaxed)
@@ -207,6 +216,7 @@ impl Cacher {
                 recent: changed.remove(prefix).unwrap_or_else(|| Recent::after(after)),
             });
         }
+        self.told.clear();
         self.revision.send_replace(revision);
         self.following.send_replace(true);
         Ok(revision)
@@ -280,7 +290,8 @@ impl Cacher {
             let Some(cache) = resource_prefix(&event.kv.key).and_then(|prefix| self.by_prefix(prefix)) else {
                 continue;
             };
-            match cache.apply(event, now) {
+            let facts = self.told.take(&event.kv.key, &event.kv.value);
+            match cache.apply(event, facts, now) {
                 Ok(0) => {}
                 Ok(lagged) => {
                     debug!(resource = cache.resource().plural, lagged, "closed watchers that did not keep up");

@@ -101,7 +101,7 @@ impl Model {
         let kind = if after.is_some() { EventKind::Put } else { EventKind::Delete };
         let prev = before.and_then(|_| self.events.iter().rfind(|event| event.kv.key == kv.key));
         let event = Event { kind, prev: prev.map(|event| event.kv.clone()), kv };
-        self.cache.apply(&event, self.now).unwrap();
+        self.cache.apply(&event, None, self.now).unwrap();
         self.events.push(event);
         self.history.push(Written { revision: self.revision, name, before, after });
         match after {

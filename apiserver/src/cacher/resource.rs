@@ -9,6 +9,7 @@ use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use gantry_api::ApiError;
+use gantry_api::codec::ObjectFacts;
 use gantry_api::kinds::Resource;
 use tokio::sync::mpsc;
 
@@ -184,7 +185,7 @@ impl ResourceCache {
         state.load(snapshot, now);
         let early = std::mem::take(&mut state.early);
         for event in early.iter().filter(|event| event.kv.mod_revision > revision) {
-            self.apply_to(&mut state, event, now)?;
+            self.apply_to(&mut state, event, None, now)?;
         }
         Ok(true)
     }
@@ -219,8 +220,14 @@ impl ResourceCache {
         self.write().load(snapshot, Instant::now());
     }
 
-    /// Applies one event of the store and hands it on to watchers; returns how many of those were closed for lagging.
-    pub fn apply(&self, event: &gantry_store::Event, now: Instant) -> Result<usize, ApiError> {
+    /// Applies one event of the store, of whose value the facts may be known, and hands it on to watchers; returns how many of
+    /// those were closed for lagging.
+    pub fn apply(
+        &self,
+        event: &gantry_store::Event,
+        facts: Option<ObjectFacts>,
+        now: Instant,
+    ) -> Result<usize, ApiError> {
         let mut state = self.write();
         if !state.filled {
             if state.early.len() < EARLY_MAX {
@@ -234,10 +241,16 @@ impl ResourceCache {
         if event.kv.mod_revision <= state.filled_at {
             return Ok(0);
         }
-        self.apply_to(&mut state, event, now)
+        self.apply_to(&mut state, event, facts, now)
     }
 
-    fn apply_to(&self, state: &mut State, event: &gantry_store::Event, now: Instant) -> Result<usize, ApiError> {
+    fn apply_to(
+        &self,
+        state: &mut State,
+        event: &gantry_store::Event,
+        facts: Option<ObjectFacts>,
+        now: Instant,
+    ) -> Result<usize, ApiError> {
         let kv = &event.kv;
         let previous = state.objects.get(kv.key.as_str()).cloned();
         let kind = match (event.kind, &previous) {
@@ -249,7 +262,11 @@ impl ResourceCache {
                 return Ok(0);
             }
         };
-        let change = Change::new(&self.resource(), &kv.key, kind, kv.mod_revision, &kv.value, previous, now);
+        let resource = self.resource();
+        let change = match facts {
+            Some(facts) => Ok(Change::with_facts(&kv.key, kind, kv.mod_revision, &kv.value, facts, previous, now)),
+            None => Change::new(&resource, &kv.key, kind, kv.mod_revision, &kv.value, previous, now),
+        };
         let change = match change {
             Ok(change) => Arc::new(change),
             Err(error) => {

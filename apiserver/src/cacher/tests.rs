@@ -38,7 +38,7 @@ impl Fixture {
             create_revision: self.revision,
             mod_revision: self.revision,
         };
-        self.cache.apply(&Event { kind, kv, prev: None }, self.now).unwrap();
+        self.cache.apply(&Event { kind, kv, prev: None }, None, self.now).unwrap();
         self.revision
     }
 

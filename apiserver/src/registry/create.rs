@@ -50,7 +50,7 @@ impl Registry {
         let mut written = self.create_generated(resource, namespace, object, again, caller, &as_of).await?;
         written.warnings.splice(0..0, warnings);
         if let Some((asked, surroundings)) = asked.filter(|_| generated && caller.notes.is_empty()) {
-            self.bodies.keep(&asked, surroundings, &written);
+            self.bodies.keep(resource, &asked, surroundings, &written);
         }
         Ok(written)
     }
@@ -78,11 +78,14 @@ impl Registry {
         prepared: &Prepared,
     ) -> Result<Option<Written>, ApiError> {
         for _ in 0..NAME_ATTEMPTS_MAX {
-            let Some((name, bytes)) = prepared.copy(&Fresh::new(), Timestamp::now()) else { return Ok(None) };
-            let key = resource.key(namespace, &name);
+            let Some((facts, bytes)) = prepared.copy(&Fresh::new(), Timestamp::now()) else { return Ok(None) };
+            debug_assert_eq!(codec::facts(resource, &bytes).ok().as_ref(), Some(&facts), "a copy's facts");
+            let key = resource.key(namespace, &facts.name);
+            let telling = self.cacher.told().tell(&key, &bytes, facts);
             let op = Op::Put { key, value: bytes.clone(), precondition: Some(Precondition::Absent) };
             match self.store.txn(vec![op]).await {
                 Ok(revision) => {
+                    telling.stored();
                     let object = codec::with_resource_version(&bytes, revision);
                     return Ok(Some(Written { object, created: true, warnings: prepared.warnings() }));
                 }

@@ -14,6 +14,7 @@ use std::ops::Range;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
+use gantry_api::codec::ObjectFacts;
 use gantry_api::engine::{BodyFormat, FieldValidation};
 use gantry_api::kinds::Resource;
 use gantry_api::{codec, meta};
@@ -108,6 +109,7 @@ pub struct Prepared {
     surroundings: Surroundings,
     warnings: Vec<String>,
     stored: Vec<u8>,
+    facts: ObjectFacts,
     name: Range<usize>,
     uid: Range<usize>,
     /// The creation, and when the manager came to own its fields.
@@ -116,7 +118,7 @@ pub struct Prepared {
 
 impl Prepared {
     /// What a request came to that went the whole way. None if another object's bytes could not be made of it.
-    fn of(asked: &Asked<'_>, surroundings: Surroundings, written: &Written) -> Option<Self> {
+    fn of(resource: &Resource, asked: &Asked<'_>, surroundings: Surroundings, written: &Written) -> Option<Self> {
         let object = codec::decode(&written.object).ok()?;
         let revision = meta::resource_version(&object).parse().ok()?;
         let stored = codec::without_resource_version(&written.object, revision)?;
@@ -138,7 +140,7 @@ impl Prepared {
         }
         let (name, uid) = (place("name", own_name)?, place("uid", own_uid)?);
         let times = [place("creationTimestamp", created)?, place("time", created)?];
-        let warnings = written.warnings.clone();
+        let (warnings, facts) = (written.warnings.clone(), codec::facts(resource, &stored).ok()?);
         (name.len() > SUFFIX_LENGTH).then(|| Self {
             kept: Kept::new(asked),
             surroundings,
@@ -146,12 +148,13 @@ impl Prepared {
             name,
             uid,
             times,
+            facts,
             stored: stored.to_vec(),
         })
     }
 
-    /// Another object of the body: its name and its bytes as they are stored. None if they would not have the same shape.
-    pub fn copy(&self, fresh: &Fresh, now: Timestamp) -> Option<(String, Bytes)> {
+    /// Another object of the body: its facts and its bytes as they are stored. None if they would not have the same shape.
+    pub fn copy(&self, fresh: &Fresh, now: Timestamp) -> Option<(ObjectFacts, Bytes)> {
         let mut bytes = self.stored.clone();
         let suffix = self.name.end - SUFFIX_LENGTH..self.name.end;
         let time = meta::time(now);
@@ -159,8 +162,8 @@ impl Prepared {
         for (place, value) in values.into_iter().chain(self.times.iter().map(|place| (place.clone(), time.as_str()))) {
             bytes.get_mut(place).filter(|place| place.len() == value.len())?.copy_from_slice(value.as_bytes());
         }
-        let name = String::from_utf8(bytes.get(self.name.clone())?.to_vec()).ok()?;
-        Some((name, Bytes::from(bytes)))
+        let name = std::str::from_utf8(bytes.get(self.name.clone())?).ok()?;
+        Some((self.facts.of_another(name, &fresh.uid), Bytes::from(bytes)))
     }
 
     /// The warnings of the request.
@@ -185,8 +188,8 @@ impl Bodies {
     }
 
     /// Keeps what a request came to.
-    pub fn keep(&self, asked: &Asked<'_>, surroundings: Surroundings, written: &Written) {
-        let Some(prepared) = Prepared::of(asked, surroundings, written) else { return };
+    pub fn keep(&self, resource: &Resource, asked: &Asked<'_>, surroundings: Surroundings, written: &Written) {
+        let Some(prepared) = Prepared::of(resource, asked, surroundings, written) else { return };
         let hash = self.hasher.hash_one(asked);
         let mut by_hash = self.by_hash.write().unwrap_or_else(PoisonError::into_inner);
         if by_hash.len() >= BODIES_MAX && !by_hash.contains_key(&hash) {
