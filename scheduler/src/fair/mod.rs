@@ -425,11 +425,14 @@ impl<T: Ord + Copy, P: Copy> Tree<T, P> {
     /// Does a pod that one queue has on a node stand within what is guaranteed on its side of where both queues part? It
     /// could have its room back, whoever took it: nobody takes it, or two queues would take the same room in turns.
     pub fn stands(&self, own: QueueId, other: QueueId, demand: &Demand, taken: &Taken) -> bool {
-        let path: Vec<QueueId> = self.path(own).collect();
-        let Some(side) = path.into_iter().rev().find(|id| !self.is_under(other, *id)) else { return false };
-        let mut without = taken.clone();
-        self.take(side, demand, &mut without);
-        self.is_within_guarantee(side, demand, &without)
+        // The last queue on the way up that is not above the other one, too.
+        let Some(side) = self.path(own).take_while(|id| !self.is_under(other, *id)).last() else { return false };
+        let line = self.line(side);
+        // Its own use is in the sums already.
+        let mut listed =
+            asked(demand).filter(|(resource, amount)| line.guarantee(*resource) > 0 && *amount > 0).peekable();
+        listed.peek().is_some()
+            && listed.all(|(resource, _)| self.left(side, resource, taken) <= line.guarantee(resource))
     }
 
     /// Thinks a pod of the queue away.
