@@ -19,9 +19,10 @@ use clusters::{Cluster, complete, generate, name};
 use gantry_scheduler::core::PodKey;
 use gantry_scheduler::defrag;
 use gantry_scheduler::driver::facts::PodFacts;
-use gantry_scheduler::driver::state::{Clearing, Trial};
+use gantry_scheduler::driver::state::{Clearing, Effort, Trial};
 use random::Random;
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 const CLUSTERS: u64 = 150;
 /// More moves than that are not looked for.
@@ -132,7 +133,7 @@ fn fewest(cluster: &Cluster, scheduler: &Scheduler, pod: PodKey, movable: &[PodF
 /// Makes the moves; everyone must be where it was said.
 fn make(scheduler: &mut Scheduler, clearing: &Clearing) {
     let mut actions = Vec::new();
-    assert!(scheduler.state.start_moves(clearing, &mut actions), "nothing has changed since");
+    assert!(scheduler.state.start_moves(clearing, scheduler.now, &mut actions), "nothing has changed since");
     scheduler.act(actions, &mut Vec::new());
     // As long as the others are there, it waits for that node, and who else comes does not get it.
     scheduler.run();
@@ -179,7 +180,7 @@ fn compare(seed: u64) -> [usize; MOST + 1] {
     let stranded = trial(&scheduler).stranded(Duration::ZERO);
     let mut first = None;
     for pod in stranded {
-        let search = trial(&scheduler).make_room(pod, &movable, MOST);
+        let search = trial(&scheduler).make_room(pod, &movable, MOST, &mut Effort::new(CancellationToken::new()));
         let wanted = fewest(&cluster, &scheduler, pod, &movable);
         let found = search.found.as_ref().map(|clearing| clearing.moves.len());
         if found != wanted && search.is_complete {

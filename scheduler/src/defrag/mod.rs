@@ -18,7 +18,7 @@ use kube::{Api, Client};
 
 use crate::core::PodKey;
 use crate::driver::facts::PodFacts;
-use crate::driver::state::{Clearing, Trial};
+use crate::driver::state::{Clearing, Effort, Trial};
 use settings::Settings;
 
 /// Pods that wait for which moves are looked for at once.
@@ -97,6 +97,7 @@ pub async fn search(
     settings: &Settings,
     client: &Client,
     now: i64,
+    mut effort: Effort,
 ) -> Result<(Trial, Vec<Clearing>), Error> {
     let looked = tokio::task::spawn_blocking(move || {
         trial.settle();
@@ -119,24 +120,30 @@ pub async fn search(
         may_move.extend(there.items.iter().filter_map(|pod| movable(pod, settings.cool_down, now)));
     }
     let found = tokio::task::spawn_blocking(move || {
-        let found = make_room(&mut trial, &pods, &may_move, most);
+        let found = make_room(&mut trial, &pods, &may_move, most, &mut effort);
         (trial, found)
     });
     found.await.map_err(Error::Broken)
 }
 
 /// The fewest moves for one pod after the other, `most` at most in all.
-pub fn make_room(trial: &mut Trial, pods: &[PodKey], movable: &[PodFacts], most: usize) -> Vec<Clearing> {
+pub fn make_room(
+    trial: &mut Trial,
+    pods: &[PodKey],
+    movable: &[PodFacts],
+    most: usize,
+    effort: &mut Effort,
+) -> Vec<Clearing> {
     let (mut found, mut left) = (Vec::<Clearing>::new(), most);
     let mut hopeless: Vec<PodKey> = Vec::new();
     for pod in pods {
-        if left == 0 {
+        if left == 0 || effort.is_spent() {
             break;
         }
         if hopeless.iter().any(|other| trial.are_alike(*other, *pod)) {
             continue;
         }
-        match trial.make_room(*pod, movable, left).found {
+        match trial.make_room(*pod, movable, left, effort).found {
             Some(clearing) => {
                 left -= clearing.moves.len();
                 found.push(clearing);

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Driver;
 use super::recorder::Record;
-use super::state::{Clearing, Move};
+use super::state::{Clearing, Effort, Move};
 use crate::core::PodKey;
 use crate::defrag::settings::Mode;
 use crate::defrag::{self, Pace, Wanted};
@@ -78,7 +78,8 @@ impl Driver {
     pub(super) fn wants_moves(&self) -> bool {
         let settings = &self.options.configuration.defragmentation;
         let waits = self.awaited.is_over() && self.state.queue_counts().unschedulable > 0;
-        settings.mode != Mode::Off && waits && !self.mover.is_busy()
+        // Those that were moved may not be there again yet, and their room would be given away.
+        settings.mode != Mode::Off && waits && !self.mover.is_busy() && !self.state.is_making_room()
     }
 
     /// Looks for moves if it is time to.
@@ -95,10 +96,15 @@ impl Driver {
         if left == 0 {
             return;
         }
+        // To look takes a copy of all that is known.
+        if !self.state.has_stranded(settings.wait, now) {
+            return;
+        }
         let (trial, client) = (self.state.trial(now), self.client.clone());
+        let effort = Effort::new(self.shutdown.clone());
         self.mover.searching.spawn(async move {
             let (wanted, now) = (Wanted::Since(settings.wait), Timestamp::now().as_second());
-            match defrag::search(trial, wanted, left, &settings, &client, now).await {
+            match defrag::search(trial, wanted, left, &settings, &client, now, effort).await {
                 Ok((_, found)) => found,
                 Err(error) => {
                     tracing::warn!(error = &error as &dyn std::error::Error, "no moves were looked for");
@@ -111,11 +117,11 @@ impl Driver {
     pub(super) fn happened(&mut self, happening: Happening) {
         match happening {
             Happening::Found(Ok(found)) => {
-                for clearing in found {
-                    // Each was found as if those before it had happened.
-                    if !self.found(clearing) {
-                        break;
-                    }
+                // Each was found as if those before it had happened: what is only told are all of them, what is made is
+                // one at a time, and the next is looked for when it is done.
+                let is_told = self.options.configuration.defragmentation.mode == Mode::Propose;
+                for clearing in found.into_iter().take(if is_told { usize::MAX } else { 1 }) {
+                    self.found(clearing);
                 }
             }
             Happening::Moved(Ok(moved)) => self.moved(*moved),
@@ -125,23 +131,21 @@ impl Driver {
         }
     }
 
-    /// Tells of moves, or begins them; whether that was possible.
-    fn found(&mut self, clearing: Clearing) -> bool {
+    /// Tells of moves, or begins them if they still help.
+    fn found(&mut self, clearing: Clearing) {
         let count = clearing.moves.len();
         if self.options.configuration.defragmentation.mode == Mode::Propose {
             self.metrics.moves("proposed", count);
             let note = format!("Would fit on node {} if {} moved", clearing.node, told(&clearing.moves));
             self.record(Record::MovesProposed(clearing.pod, note));
-            return true;
+            return;
         }
         let mut actions = Vec::new();
-        if !self.state.start_moves(&clearing, &mut actions) {
-            return false;
-        }
         let now = self.now();
-        self.mover.pace.made(count, now);
-        self.act(actions);
-        true
+        if self.state.start_moves(&clearing, now, &mut actions) {
+            self.mover.pace.made(count, now);
+            self.act(actions);
+        }
     }
 
     /// Evicts the pods that a move is about.
@@ -171,7 +175,7 @@ impl Driver {
         self.state.preempted(clearing.pod.key, &failed);
         self.metrics.moves("moved", count);
         self.metrics.moves("refused", failed.len());
-        let Clearing { pod, node, moves } = clearing;
+        let Clearing { pod, node, moves, .. } = clearing;
         for Move { pod: leaver, to } in &moves[..count] {
             let note = format!(
                 "Moved from node {node} to make room for pod {}/{}; node {to} has room for it",

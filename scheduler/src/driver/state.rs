@@ -31,7 +31,7 @@ mod trial;
 use actions::GATED_MESSAGE;
 pub use actions::{Action, Attempt, BindOutcome, PodRef, SCHEDULER_ERROR, SCHEDULING_GATED, UNSCHEDULABLE};
 use holding::Holders;
-pub use moving::{Clearing, Move, Search};
+pub use moving::{Clearing, Effort, Move, Search};
 pub use preempting::Victim;
 use preempting::{Diagnosed, PlacedName};
 use providing::{Going, Outlook, Sources};

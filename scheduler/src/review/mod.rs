@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Configuration;
 use crate::defrag::{self, Wanted};
-use crate::driver::state::Trial;
+use crate::driver::state::{Effort, Trial};
 
 /// Reviews worked on at once: each has a copy of all that is known of the cluster.
 const AT_ONCE: usize = 2;
@@ -101,7 +101,8 @@ impl Reviewer {
             }
             let (settings, now) = (&self.configuration.defragmentation, jiff::Timestamp::now().as_second());
             let wanted = Wanted::Pods(answered.unplaced());
-            let found = defrag::search(answered.trial, wanted, most, settings, &self.client, now).await;
+            let effort = Effort::new(self.shutdown.clone());
+            let found = defrag::search(answered.trial, wanted, most, settings, &self.client, now, effort).await;
             let (trial, found) = found.map_err(|error| match error {
                 defrag::Error::Pods(error) => Error::Api(error),
                 defrag::Error::Broken(_) => Error::NotKnown,

@@ -237,7 +237,7 @@ impl Answered {
 
     /// Takes down the moves that make room for some.
     pub(super) fn make_room(&mut self, found: Vec<Clearing>) {
-        for Clearing { pod, node, moves } in found {
+        for Clearing { pod, node, moves, .. } in found {
             let of_pod = self.told.iter_mut().filter(|(key, _)| *key == pod.key);
             for (_, placement) in of_pod {
                 (placement.node, placement.message) = (Some(node.to_string()), None);

@@ -9,6 +9,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
+
 use super::super::facts::PodFacts;
 use super::preempting::PlacedName;
 use super::{Action, PodRef, State, Trial, Victim};
@@ -19,6 +21,8 @@ use crate::core::{Ask, Leaver, NodeId, PodKey, PodMap};
 const LOOKS_MAX: usize = 60_000;
 /// Sets that are tried out for one that waits: each is a copy of all that is known.
 const TRIES_MAX: usize = 64;
+/// The same for all that one look is about: some seconds on a large cluster.
+const TRIES_OF_LOOK: usize = 128;
 
 /// A pod that leaves its node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +42,27 @@ pub struct Clearing {
     pub node: Arc<str>,
     /// Those that leave it.
     pub moves: Vec<Move>,
+    /// What is known of them, to see once more whether it helps when it begins.
+    pub leaving: Vec<PodFacts>,
+}
+
+/// What one look for moves may cost, for all pods together.
+#[derive(Debug)]
+pub struct Effort {
+    tries: usize,
+    stop: CancellationToken,
+}
+
+impl Effort {
+    /// As much as one look may cost; none is left once `stop` is.
+    pub fn new(stop: CancellationToken) -> Self {
+        Effort { tries: TRIES_OF_LOOK, stop }
+    }
+
+    /// Nothing more can be tried out.
+    pub fn is_spent(&self) -> bool {
+        self.tries == 0 || self.stop.is_cancelled()
+    }
 }
 
 /// What a search for moves came to.
@@ -71,13 +96,25 @@ impl State {
         waits && is_alone && self.blocked(pod).is_none()
     }
 
-    /// Sets moves going, if all is as it was when they were found: the pod waits for its node from now on.
-    pub fn start_moves(&mut self, clearing: &Clearing, actions: &mut Vec<Action>) -> bool {
+    /// Is there a pod that has waited for so long for nothing but room?
+    pub fn has_stranded(&self, waited: Duration, now: Duration) -> bool {
+        self.pending.iter().any(|(pod, pending)| pending.first_seen + waited <= now && self.is_stranded(*pod))
+    }
+
+    /// Is room being made that the pod it is for has not got yet?
+    pub fn is_making_room(&self) -> bool {
+        self.moved_for.iter().any(|pod| self.engine.nominated_node(*pod).is_some())
+    }
+
+    /// Sets moves going, if they still help, which is tried out once more: the pod waits for its node from now on.
+    pub fn start_moves(&mut self, clearing: &Clearing, now: Duration, actions: &mut Vec<Action>) -> bool {
         let Some(ask) = self.ask_of(clearing.pod.key).filter(|ask| self.is_stranded(ask.pod)) else { return false };
         let is_there = |key: PodKey| self.engine.node_of(key) == Some(&*clearing.node) && self.stays(key);
         if self.engine.node(&clearing.node).is_none() || !clearing.moves.iter().all(|one| is_there(one.pod.key)) {
             return false;
         }
+        // Who came, went or grew since may have taken what was free for those that leave.
+        let Some(clearing) = self.trial(now).moved_again(clearing) else { return false };
         let leaving: Vec<PodKey> = clearing.moves.iter().map(|one| one.pod.key).collect();
         self.moved_for.insert(ask.pod);
         self.take_room(ask, &clearing.node, &leaving, false, actions);
@@ -85,7 +122,7 @@ impl State {
             let (pod, nominated) = (pending.pod.clone(), Some(Some(clearing.node.clone())));
             actions.push(Action::Status { pod, condition: None, nominated });
         }
-        actions.push(Action::Move(clearing.clone()));
+        actions.push(Action::Move(clearing));
         true
     }
 
@@ -169,13 +206,16 @@ impl Trial {
     }
 
     /// The fewest moves, `most` at most, of these pods that make room for one that waits; they have happened afterwards.
-    pub fn make_room(&mut self, pod: PodKey, movable: &[PodFacts], most: usize) -> Search {
+    pub fn make_room(&mut self, pod: PodKey, movable: &[PodFacts], most: usize, effort: &mut Effort) -> Search {
         let nothing = |is_complete| Search { found: None, is_complete };
         self.state.refresh_class(pod);
         let Some(ask) = self.state.ask_of(pod).filter(|_| self.state.is_stranded(pod)) else { return nothing(true) };
         let stalls = self.state.stalls(ask, movable, most);
         let (mut looks, mut tries) = (LOOKS_MAX, TRIES_MAX);
         for count in 1..=most {
+            if effort.is_spent() {
+                return nothing(false);
+            }
             let mut sets: Vec<(bool, NodeId, Vec<&PodFacts>)> = Vec::new();
             for stall in stalls.iter().filter(|stall| stall.least <= count && stall.leavers.len() >= count) {
                 let State { engine, budgets, .. } = &mut self.state;
@@ -187,10 +227,11 @@ impl Trial {
             }
             sets.sort_by_key(|(is_doubtful, ..)| *is_doubtful);
             for (_, node, pods) in sets {
-                if tries == 0 {
+                if tries == 0 || effort.is_spent() {
                     return nothing(false);
                 }
                 tries -= 1;
+                effort.tries -= 1;
                 let node = self.state.engine.node_name(node).clone();
                 if let Some((after, clearing)) = self.moved(ask, &node, &pods) {
                     *self = after;
@@ -199,6 +240,16 @@ impl Trial {
             }
         }
         nothing(looks > 0)
+    }
+
+    /// What comes of moves now that were found before; none if they do not help any more.
+    fn moved_again(mut self, clearing: &Clearing) -> Option<Clearing> {
+        let pod = clearing.pod.key;
+        self.settle();
+        self.state.refresh_class(pod);
+        let ask = self.state.ask_of(pod).filter(|_| self.state.is_stranded(pod))?;
+        let leaving: Vec<&PodFacts> = clearing.leaving.iter().collect();
+        self.moved(ask, &clearing.node, &leaving).map(|(_, clearing)| clearing)
     }
 
     /// What comes of it if these pods leave the node for the one that asks; none if that is not what is wanted.
@@ -239,7 +290,8 @@ impl Trial {
             let (uid, namespace, name) = (pod.uid.clone(), pod.namespace.clone(), pod.name.clone());
             moves.push(Move { pod: Victim { key: pod.key, uid, namespace, name }, to });
         }
-        Some((after, Clearing { pod, node: node.clone(), moves }))
+        let leaving = leaving.into_iter().cloned().collect();
+        Some((after, Clearing { pod, node: node.clone(), moves, leaving }))
     }
 
     /// A trial that goes on from here, in which nothing has become of anyone yet.
