@@ -163,7 +163,7 @@ async fn start_own(instance: Instance, options: &ContainerdOptions, shutdown: Ca
 async fn begin(own: &Own, process: &mut Process, runtime: &CriRuntime, left: Option<&Leftovers>) -> Result<()> {
     wait_until_ready(runtime, Some((process, &own.log()))).await?;
     match left {
-        Some(left) => tidy(runtime, left).await,
+        Some(left) => tidy(runtime, left, true).await,
         None => runtime.importer().forget_interrupted().await,
     }
     let archive = pause::archive().map_err(failed("cannot make the pause image"))?;
@@ -326,7 +326,7 @@ impl Supervised {
                 }
                 started = Instant::now();
             }
-            if shutdown.run_until_cancelled(tidy(&self.runtime, &self.left)).await.is_none() {
+            if shutdown.run_until_cancelled(tidy(&self.runtime, &self.left, ended)).await.is_none() {
                 return;
             }
             self.left = Leftovers::look(&self.own.instance);
@@ -354,8 +354,9 @@ impl Supervised {
     }
 }
 
-/// Removes what is left of sandboxes that containerd does not know, and of imports that nobody goes on with.
-async fn tidy(runtime: &CriRuntime, left: &Leftovers) {
+/// Removes what is left of sandboxes that containerd does not know, and of imports that nobody goes on with; if it was `restarted`
+/// since that was looked at, also what it had begun for itself.
+async fn tidy(runtime: &CriRuntime, left: &Leftovers, restarted: bool) {
     if let Err(error) = wait_until_ready(runtime, None).await {
         // It may have ended again; the next start looks anew.
         tracing::debug!(%error, "containerd does not say what is its");
@@ -367,6 +368,9 @@ async fn tidy(runtime: &CriRuntime, left: &Leftovers) {
             let _ = tokio::task::spawn_blocking(move || left.remove(&sandboxes)).await;
         }
         Err(error) => tracing::debug!(%error, "containerd does not list its sandboxes"),
+    }
+    if restarted {
+        runtime.importer().forget_lost(left.seen).await;
     }
     runtime.importer().forget_interrupted().await;
 }

@@ -14,7 +14,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use containerd_client::services::v1::content_client::ContentClient;
 use containerd_client::services::v1::diff_client::DiffClient;
@@ -167,6 +167,11 @@ impl Importer {
     /// Gives up what imports left that did not come to their end, with the process that they ran in or without containerd.
     pub(super) async fn forget_interrupted(&self) {
         lease::give_back_orphaned(&self.channel, &self.held).await;
+    }
+
+    /// Gives up what a containerd that has ended since `then` had begun: it keeps the snapshots of what it was making.
+    pub(super) async fn forget_lost(&self, then: SystemTime) {
+        lease::give_back_lost(&self.channel, then).await;
     }
 
     /// Imports one archive, unless its images are there; returns the names it holds.

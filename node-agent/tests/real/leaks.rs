@@ -1,8 +1,13 @@
 //! What a runtime that is killed or stuck leaves behind, and that it does not stay.
 
-use std::path::PathBuf;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use containerd_client::services::v1::leases_client::LeasesClient;
+use containerd_client::services::v1::snapshots::snapshots_client::SnapshotsClient;
+use containerd_client::services::v1::snapshots::{PrepareSnapshotRequest, StatSnapshotRequest};
+use containerd_client::services::v1::{CreateRequest, ListRequest};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::harness::{Node, eventually, isolated};
@@ -31,6 +36,37 @@ fn namespaces(node: &Node) -> Vec<PathBuf> {
     points.filter(|point| point.starts_with(&state)).filter(is_one).collect()
 }
 
+/// A request in CRI's namespace, to whose effects a lease holds on.
+fn leased<T>(request: T, lease: &'static str) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(request);
+    request.metadata_mut().insert("containerd-namespace", "k8s.io".parse().unwrap());
+    request.metadata_mut().insert("containerd-lease", lease.parse().unwrap());
+    request
+}
+
+/// What CRI has begun of a container before it is known: a lease for a day and a snapshot, both of this name.
+async fn begin_container(socket: &Path, snapshotter: &str, name: &'static str) {
+    let channel = containerd_client::connect(socket).await.unwrap();
+    let expiry = (jiff::Timestamp::now() + jiff::SignedDuration::from_hours(24)).to_string();
+    let labels = HashMap::from([("containerd.io/gc.expire".to_owned(), expiry)]);
+    let lease = CreateRequest { id: name.to_owned(), labels };
+    LeasesClient::new(channel.clone()).create(leased(lease, name)).await.unwrap();
+    let snapshot =
+        PrepareSnapshotRequest { snapshotter: snapshotter.to_owned(), key: name.to_owned(), ..Default::default() };
+    SnapshotsClient::new(channel).prepare(leased(snapshot, name)).await.unwrap();
+}
+
+/// Whether containerd answers and knows neither the lease nor the snapshot.
+async fn is_forgotten(socket: &Path, snapshotter: &str, name: &'static str) -> bool {
+    let Ok(channel) = containerd_client::connect(socket).await else { return false };
+    let leases = LeasesClient::new(channel.clone()).list(leased(ListRequest::default(), name)).await;
+    let Ok(leases) = leases else { return false };
+    let stat = StatSnapshotRequest { snapshotter: snapshotter.to_owned(), key: name.to_owned() };
+    let snapshot = SnapshotsClient::new(channel).stat(leased(stat, name)).await;
+    leases.into_inner().leases.iter().all(|lease| lease.id != name)
+        && snapshot.is_err_and(|status| status.code() == tonic::Code::NotFound)
+}
+
 #[test]
 fn what_a_killed_containerd_has_forgotten_is_removed() {
     isolated("leaks::what_a_killed_containerd_has_forgotten_is_removed", || async {
@@ -55,9 +91,16 @@ fn what_a_killed_containerd_has_forgotten_is_removed() {
         let shim = format!("exec -a containerd-shim-runc-v2 sh -c 'while true; do sleep 1; done' {flags}");
         let mut lost_shim = Command::new("bash").arg("-c").arg(shim).spawn().unwrap();
 
+        let record = std::fs::read(node.data.join("containerd/instance.json")).unwrap();
+        let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
+        let snapshotter = record["snapshotter"].as_str().unwrap();
+        begin_container(&socket, snapshotter, "lost").await;
+        assert!(!is_forgotten(&socket, snapshotter, "lost").await);
+
         signal(node.containerd_pid(), Signal::KILL);
         eventually("what is lost is removed", || async {
-            !lost_address.exists() && !lost_namespace.exists() && namespaces(&node) == own
+            let forgotten = is_forgotten(&socket, snapshotter, "lost").await;
+            forgotten && !lost_address.exists() && !lost_namespace.exists() && namespaces(&node) == own
         })
         .await;
         assert!(!lost_shim.wait().unwrap().success(), "it was killed");

@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use rustix::mount::{UnmountFlags, unmount};
 
@@ -20,8 +21,10 @@ use crate::runtime::instance::Instance;
 const NAMESPACE_PREFIX: &str = "cni-";
 
 /// What of sandboxes there was, whoever's.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Leftovers {
+    /// When it was.
+    pub(super) seen: SystemTime,
     socket: PathBuf,
     namespaces: Vec<PathBuf>,
     addresses: Vec<PathBuf>,
@@ -37,6 +40,7 @@ impl Leftovers {
         let namespaces = mounts_below(&[instance.state_dir()]).unwrap_or_default();
         let networks = files_in(&instance.addresses_dir());
         Self {
+            seen: SystemTime::now(),
             shims: shims::of(&instance.socket()),
             socket: instance.socket(),
             namespaces: namespaces.into_iter().filter(is_namespace).collect(),
@@ -108,7 +112,13 @@ mod tests {
             path
         };
         let (kept, lost) = (address("10.0.0.2", "lives"), address("10.0.0.3", "lost"));
-        let left = Leftovers { addresses: vec![kept.clone(), lost.clone()], ..Leftovers::default() };
+        let left = Leftovers {
+            seen: SystemTime::now(),
+            socket: PathBuf::new(),
+            namespaces: Vec::new(),
+            addresses: vec![kept.clone(), lost.clone()],
+            shims: Vec::new(),
+        };
         // Given out after the look: whose it is may not be known yet.
         let young = address("10.0.0.4", "young");
         left.remove(&Sandboxes { all: HashSet::from(["lives".to_owned()]), ..Sandboxes::default() });

@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use containerd_client::services::v1::leases_client::LeasesClient;
 use containerd_client::services::v1::{CreateRequest, DeleteRequest, ListRequest};
@@ -24,6 +24,9 @@ const LABEL_PROCESS: &str = "io.gantry.importer";
 /// How often a lease is given back that containerd was not there for, and how soon again: it is back within a second.
 const GIVE_BACK_TRIES: usize = 5;
 const GIVE_BACK_RETRY: Duration = Duration::from_secs(1);
+
+/// The label that says when a lease ends by itself.
+const LABEL_EXPIRY: &str = "containerd.io/gc.expire";
 
 /// The leases that imports of this process hold.
 #[derive(Clone, Debug, Default)]
@@ -55,7 +58,7 @@ impl Lease {
         held.with(|held| held.insert(lease.id.clone()));
         // Should nobody look for what this process left, the lease expires by itself.
         let expiry = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(24);
-        let mut labels = HashMap::from([("containerd.io/gc.expire".to_owned(), expiry.to_string())]);
+        let mut labels = HashMap::from([(LABEL_EXPIRY.to_owned(), expiry.to_string())]);
         labels.extend(process(std::process::id()).map(|name| (LABEL_PROCESS.to_owned(), name)));
         LeasesClient::new(channel.clone())
             .create(namespaced(CreateRequest { id: lease.id.clone(), labels }))
@@ -88,17 +91,38 @@ impl Lease {
 
 /// Gives back the leases of processes that are no more, and this one's that no import holds.
 pub(super) async fn give_back_orphaned(channel: &Channel, held: &Held) {
-    let request = ListRequest { filters: vec![format!("id~=^{PREFIX}")] };
-    let leases = match LeasesClient::new(channel.clone()).list(namespaced(request)).await {
-        Ok(answer) => answer.into_inner().leases,
-        Err(status) => {
-            tracing::debug!(error = %status, "what interrupted imports left is left to expire");
-            return;
-        }
-    };
+    let leases = list(channel, vec![format!("id~=^{PREFIX}")]).await;
     for lease in leases.into_iter().filter(|lease| is_orphaned(&lease.id, lease.labels.get(LABEL_PROCESS), held)) {
         tracing::info!(lease = lease.id, "what an interrupted import left is given up");
         delete(channel, &lease.id).await;
+    }
+}
+
+/// Gives back the leases that were there `then`, when containerd was not. It takes them for itself while it makes a sandbox or a
+/// container or pulls, and whoever else has taken one lost the connection: what they keep nobody goes on with, for a day.
+pub(super) async fn give_back_lost(channel: &Channel, then: SystemTime) {
+    let leases = list(channel, Vec::new()).await;
+    for lease in leases.into_iter().filter(|lease| is_lost(lease, then)) {
+        tracing::info!(lease = lease.id, "what containerd was at when it ended is given up");
+        delete(channel, &lease.id).await;
+    }
+}
+
+/// Whether a lease was taken before `then` by somebody who meant to give it back soon. Imports have theirs looked after by themselves.
+fn is_lost(lease: &containerd_client::services::v1::Lease, then: SystemTime) -> bool {
+    let taken = lease.created_at.as_ref().and_then(|at| SystemTime::try_from(*at).ok());
+    let expires = lease.labels.contains_key(LABEL_EXPIRY);
+    expires && !lease.id.starts_with(PREFIX) && taken.is_some_and(|taken| taken < then)
+}
+
+/// The leases that filters let through; none if containerd does not say.
+async fn list(channel: &Channel, filters: Vec<String>) -> Vec<containerd_client::services::v1::Lease> {
+    match LeasesClient::new(channel.clone()).list(namespaced(ListRequest { filters })).await {
+        Ok(answer) => answer.into_inner().leases,
+        Err(status) => {
+            tracing::debug!(error = %status, "what was interrupted is left to expire");
+            Vec::new()
+        }
     }
 }
 
@@ -145,6 +169,20 @@ mod tests {
         assert!(is_orphaned(Some(&format!("{parent}0"))), "an earlier process of the same number");
         assert!(is_orphaned(Some(&format!("{}-1", u32::MAX))), "there is none");
         assert!(!is_orphaned(None) && !is_orphaned(Some("nobody")));
+    }
+
+    #[test]
+    fn what_containerd_took_before_it_ended_is_lost() {
+        let then = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000);
+        let lease = |id: &str, taken: i64, labels: &[&str]| containerd_client::services::v1::Lease {
+            id: id.to_owned(),
+            created_at: Some(prost_types::Timestamp { seconds: taken, nanos: 0 }),
+            labels: labels.iter().map(|label| ((*label).to_owned(), "2026-01-02T00:00:00Z".to_owned())).collect(),
+        };
+        assert!(is_lost(&lease("999-abc", 999, &[LABEL_EXPIRY]), then));
+        assert!(!is_lost(&lease("1001-abc", 1_001, &[LABEL_EXPIRY]), then), "it was taken since");
+        assert!(!is_lost(&lease("kept", 999, &[]), then), "somebody means to keep it");
+        assert!(!is_lost(&lease("gantry-import-1", 999, &[LABEL_EXPIRY, LABEL_PROCESS]), then));
     }
 
     #[test]
