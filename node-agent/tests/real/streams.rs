@@ -23,7 +23,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_util::sync::CancellationToken;
 
-use crate::harness::{Node, isolated};
+use crate::harness::{Node, eventually, isolated};
 
 type Socket = WebSocketStream<TlsStream<TcpStream>>;
 
@@ -258,26 +258,34 @@ fn spdy_clients_are_passed_through() {
     });
 }
 
+/// What a page of the pod "web" is that is asked for through numbered channels: its last line, as far as it came.
+async fn forwarded_page(served: &Served) -> String {
+    let (mut socket, chosen) = served.websocket("/portForward/test/web?ports=8080", "v4.channel.k8s.io").await;
+    assert_eq!(chosen, "v4.channel.k8s.io");
+    for channel in 0..2u8 {
+        let Message::Binary(first) = socket.next().await.unwrap().unwrap() else { panic!("not binary") };
+        assert_eq!(first.as_ref(), [channel, 0x90, 0x1f]);
+    }
+    let request = b"\x00GET /index.html HTTP/1.0\r\n\r\n".as_slice();
+    socket.send(Message::Binary(request.into())).await.unwrap();
+    let mut text = Vec::new();
+    while !text.ends_with(b"found\n") {
+        match tokio::time::timeout(Duration::from_secs(10), socket.next()).await.unwrap() {
+            Some(Ok(Message::Binary(data))) if data.first() == Some(&0) => text.extend_from_slice(&data[1..]),
+            Some(Ok(_)) => {}
+            Some(Err(_)) | None => break,
+        }
+    }
+    String::from_utf8_lossy(&text).lines().last().map(|line| format!("{line}\n")).unwrap_or_default()
+}
+
 #[test]
 fn ports_are_forwarded_for_clients_with_numbered_channels() {
     isolated("streams::ports_are_forwarded_for_clients_with_numbered_channels", || async {
         let served = Served::start().await;
         served.run_pod("web", "echo found > /tmp/index.html; exec httpd -f -p 8080 -h /tmp").await;
-        let path = "/portForward/test/web?ports=8080";
-        let (mut socket, chosen) = served.websocket(path, "v4.channel.k8s.io").await;
-        assert_eq!(chosen, "v4.channel.k8s.io");
-        for channel in 0..2u8 {
-            let Message::Binary(first) = socket.next().await.unwrap().unwrap() else { panic!("not binary") };
-            assert_eq!(first.as_ref(), [channel, 0x90, 0x1f]);
-        }
-        let request = b"\x00GET /index.html HTTP/1.0\r\n\r\n".as_slice();
-        socket.send(Message::Binary(request.into())).await.unwrap();
-        let mut text = Vec::new();
-        while !text.ends_with(b"found\n") {
-            let next = tokio::time::timeout(Duration::from_secs(10), socket.next()).await.unwrap();
-            let Message::Binary(data) = next.unwrap().unwrap() else { continue };
-            text.extend_from_slice(&data[1..]);
-        }
+        // A container runs before its server listens.
+        eventually("the page", || async { forwarded_page(&served).await == "found\n" }).await;
         served.stop().await;
     });
 }
