@@ -27,7 +27,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
-use recall::Recent;
+use recall::History;
 use resource::Snapshot;
 
 pub use event::{Change, Entry, Kind};
@@ -205,7 +205,8 @@ impl Cacher {
             start_after = page.items.last().map(|item| item.key.clone());
         }
         let revision = at.unwrap_or_default();
-        let (after, mut changed) = self.recent(store, revision).await;
+        let resource_of = |prefix: &str| Some(self.by_prefix(prefix)?.resource());
+        let mut history = History::read(store, ROOT, revision, resource_of).await;
         for cache in self.all() {
             let resource = cache.resource();
             let prefix = resource.storage_prefix.as_str();
@@ -213,31 +214,13 @@ impl Cacher {
                 revision,
                 entries: loaded.remove(prefix).unwrap_or_default(),
                 unreadable: unreadable.remove(prefix).unwrap_or_default(),
-                recent: changed.remove(prefix).unwrap_or_else(|| Recent::after(after)),
+                recent: history.take(prefix),
             });
         }
         self.told.clear();
         self.revision.send_replace(revision);
         self.following.send_replace(true);
         Ok(revision)
-    }
-
-    /// The latest changes up to `revision`, by resource, and after which revision they begin.
-    async fn recent(&self, store: &dyn Store, revision: u64) -> (u64, HashMap<String, Recent>) {
-        let now = Instant::now();
-        let mut changed: HashMap<String, Recent> = HashMap::new();
-        let told = recall::each_recent(store, ROOT, revision, |after, event| {
-            if let Some(prefix) = resource_prefix(&event.kv.key)
-                && let Some(cache) = self.by_prefix(prefix)
-            {
-                let recent = changed.entry(prefix.to_owned()).or_insert_with(|| Recent::after(after));
-                recent.add(&cache.resource(), event, now);
-            }
-        });
-        match told.await {
-            Some(after) => (after, changed),
-            None => (revision, HashMap::new()),
-        }
     }
 
     /// Follows the store until shutdown, loading everything again whenever its watch breaks.
@@ -323,7 +306,7 @@ impl Cacher {
 }
 
 /// Everything below a prefix, which is that of a resource.
-async fn read_all(store: &dyn Store, prefix: &str, resource: &Resource) -> Result<Snapshot, gantry_store::Error> {
+async fn read_all(store: &dyn Store, prefix: &str, resource: &Arc<Resource>) -> Result<Snapshot, gantry_store::Error> {
     let mut entries = Vec::new();
     let mut at = None;
     let mut start_after: Option<String> = None;
@@ -338,14 +321,8 @@ async fn read_all(store: &dyn Store, prefix: &str, resource: &Resource) -> Resul
         }
         if !page.more {
             let revision = page.revision;
-            let mut recent = None;
-            let told = recall::each_recent(store, prefix, revision, |after, event| {
-                recent.get_or_insert_with(|| Recent::after(after)).add(resource, event, Instant::now());
-            });
-            let recent = match told.await {
-                Some(after) => recent.unwrap_or_else(|| Recent::after(after)),
-                None => Recent::after(revision),
-            };
+            let resource_of = |_: &str| Some(Arc::clone(resource));
+            let recent = History::read(store, prefix, revision, resource_of).await.take(prefix);
             return Ok(Snapshot { revision, entries, unreadable: Vec::new(), recent });
         }
         start_after = page.items.last().map(|item| item.key.clone());

@@ -13,6 +13,7 @@ use proptest::prelude::*;
 use serde_json::json;
 use tokio::sync::mpsc::error::TryRecvError;
 
+use super::recall::Recent;
 use super::watchers::WATCHER_QUEUE_MAX;
 use super::*;
 

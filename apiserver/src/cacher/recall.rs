@@ -9,7 +9,7 @@ use futures::StreamExt;
 use gantry_api::ApiError;
 use gantry_api::kinds::Resource;
 use gantry_store::{Error, Event, EventKind, Store};
-use tracing::{debug, error, info};
+use tracing::{error, info};
 
 use super::event::{Change, Entry, Kind};
 
@@ -29,7 +29,7 @@ pub(super) struct Recent {
     /// In the order of their revisions.
     pub(super) changes: Vec<Arc<Change>>,
     /// What they have made of the objects that they are about and that are there.
-    pub(super) objects: HashMap<String, Arc<Entry>>,
+    pub(super) objects: HashMap<Arc<str>, Arc<Entry>>,
 }
 
 impl Recent {
@@ -43,8 +43,8 @@ impl Recent {
         match self.change(resource, event, now) {
             Ok(change) => {
                 match change.kind {
-                    Kind::Deleted => drop(self.objects.remove(&event.kv.key)),
-                    _ => drop(self.objects.insert(event.kv.key.clone(), Arc::clone(&change.entry))),
+                    Kind::Deleted => drop(self.objects.remove(&change.entry.key)),
+                    _ => drop(self.objects.insert(Arc::clone(&change.entry.key), Arc::clone(&change.entry))),
                 }
                 self.changes.push(Arc::new(change));
             }
@@ -57,7 +57,7 @@ impl Recent {
 
     fn change(&self, resource: &Resource, event: &Event, now: Instant) -> Result<Change, ApiError> {
         let kv = &event.kv;
-        let previous = match (self.objects.get(&kv.key), &event.prev) {
+        let previous = match (self.objects.get(kv.key.as_str()), &event.prev) {
             (Some(known), _) => Some(Arc::clone(known)),
             (None, Some(prev)) => Some(Arc::new(Entry::new(resource, &prev.key, prev.mod_revision, &prev.value)?)),
             (None, None) => None,
@@ -71,29 +71,52 @@ impl Recent {
     }
 }
 
-/// Hands `each` the latest changes below `prefix` up to `revision`, in order, with the revision after which they begin, and
-/// returns that. None if the store could not tell all: what was handed on is of no use then.
-pub(super) async fn each_recent(
-    store: &dyn Store,
-    prefix: &str,
-    revision: u64,
-    mut each: impl FnMut(u64, &Event),
-) -> Option<u64> {
-    let told = match tokio::time::timeout(WAIT_MAX, replay(store, prefix, revision, &mut each)).await {
-        Ok(told) => told.inspect_err(|error| debug!(%error, prefix, "the latest changes cannot be read again")).ok(),
-        Err(_) => None,
-    };
-    if told.is_none() {
-        info!(prefix, "clients list again: the latest changes could not be read in time");
-    }
-    told
+/// The latest changes of several resources.
+#[derive(Debug)]
+pub(super) struct History {
+    /// All changes after this revision are known.
+    after: u64,
+    /// Of the resources that have some, by prefix.
+    changed: HashMap<String, Recent>,
 }
 
+impl History {
+    /// Reads what happened below `prefix` up to `revision` to the resources that `resource_of` knows by their prefixes; nothing if
+    /// the store cannot tell all of it.
+    pub(super) async fn read(
+        store: &dyn Store,
+        prefix: &str,
+        revision: u64,
+        resource_of: impl Fn(&str) -> Option<Arc<Resource>>,
+    ) -> Self {
+        let now = Instant::now();
+        let mut changed: HashMap<String, Recent> = HashMap::new();
+        let each = |after: u64, event: &Event| {
+            let Some(prefix) = super::resource_prefix(&event.kv.key) else { return };
+            let Some(resource) = resource_of(prefix) else { return };
+            changed.entry(prefix.to_owned()).or_insert_with(|| Recent::after(after)).add(&resource, event, now);
+        };
+        let why = match tokio::time::timeout(WAIT_MAX, replay(store, prefix, revision, each)).await {
+            Ok(Ok(after)) => return Self { after, changed },
+            Ok(Err(error)) => error.to_string(),
+            Err(elapsed) => elapsed.to_string(),
+        };
+        info!(why, prefix, "the latest changes cannot be read again; clients list again");
+        Self { after: revision, changed: HashMap::new() }
+    }
+
+    /// What it has of one resource.
+    pub(super) fn take(&mut self, prefix: &str) -> Recent {
+        self.changed.remove(prefix).unwrap_or_else(|| Recent::after(self.after))
+    }
+}
+
+/// Hands on the changes, in order, with the revision after which they begin, and returns that.
 async fn replay(
     store: &dyn Store,
     prefix: &str,
     revision: u64,
-    each: &mut impl FnMut(u64, &Event),
+    mut each: impl FnMut(u64, &Event),
 ) -> Result<u64, Error> {
     let oldest = store.status().await?.oldest_revision;
     let after = oldest.max(revision.saturating_sub(REVISIONS_MAX)).min(revision);
