@@ -13,20 +13,12 @@ use crate::runtime::{ContainerRecord, Result, RuntimeError};
 impl CriRuntime {
     pub(super) async fn container_by_id(&self, id: &str) -> Result<Option<v1::Container>> {
         let filter = v1::ContainerFilter { id: id.to_owned(), ..Default::default() };
-        let request = v1::ListContainersRequest { filter: Some(filter) };
-        let mut client = self.runtime.clone();
-        let listed = client.list_containers(timed(READ_TIMEOUT, request)).await;
-        let listed = listed.map_err(|status| translate(Call::Other, &status))?.into_inner();
-        Ok(listed.containers.into_iter().next())
+        Ok(self.containers(filter).await?.into_iter().next())
     }
 
     pub(super) async fn sandbox_by_id(&self, id: &str) -> Result<Option<v1::PodSandbox>> {
         let filter = v1::PodSandboxFilter { id: id.to_owned(), ..Default::default() };
-        let request = v1::ListPodSandboxRequest { filter: Some(filter) };
-        let mut client = self.runtime.clone();
-        let listed = client.list_pod_sandbox(timed(READ_TIMEOUT, request)).await;
-        let listed = listed.map_err(|status| translate(Call::Other, &status))?.into_inner();
-        Ok(listed.items.into_iter().next())
+        Ok(self.pod_sandboxes(filter).await?.into_iter().next())
     }
 
     pub(super) async fn container_status(&self, id: &str) -> Result<v1::ContainerStatus> {
@@ -52,15 +44,13 @@ impl CriRuntime {
     }
 
     pub(super) async fn list_sandboxes(&self, uid: Option<&str>) -> Result<Vec<v1::PodSandbox>> {
-        let filter = v1::PodSandboxFilter { label_selector: selector(uid), ..Default::default() };
+        self.pod_sandboxes(v1::PodSandboxFilter { label_selector: selector(uid), ..Default::default() }).await
+    }
+
+    async fn pod_sandboxes(&self, filter: v1::PodSandboxFilter) -> Result<Vec<v1::PodSandbox>> {
         let request = v1::ListPodSandboxRequest { filter: Some(filter) };
-        let response = self
-            .runtime
-            .clone()
-            .list_pod_sandbox(timed(READ_TIMEOUT, request))
-            .await
-            .map_err(|status| translate(Call::Other, &status))?;
-        Ok(response.into_inner().items)
+        let response = self.runtime.clone().list_pod_sandbox(timed(READ_TIMEOUT, request)).await;
+        Ok(response.map_err(|status| translate(Call::Other, &status))?.into_inner().items)
     }
 
     /// The sandboxes that there are, whoever made them.
@@ -75,15 +65,13 @@ impl CriRuntime {
     }
 
     pub(super) async fn list_containers(&self, uid: Option<&str>) -> Result<Vec<v1::Container>> {
-        let filter = v1::ContainerFilter { label_selector: selector(uid), ..Default::default() };
+        self.containers(v1::ContainerFilter { label_selector: selector(uid), ..Default::default() }).await
+    }
+
+    async fn containers(&self, filter: v1::ContainerFilter) -> Result<Vec<v1::Container>> {
         let request = v1::ListContainersRequest { filter: Some(filter) };
-        let response = self
-            .runtime
-            .clone()
-            .list_containers(timed(READ_TIMEOUT, request))
-            .await
-            .map_err(|status| translate(Call::Other, &status))?;
-        Ok(response.into_inner().containers)
+        let response = self.runtime.clone().list_containers(timed(READ_TIMEOUT, request)).await;
+        Ok(response.map_err(|status| translate(Call::Other, &status))?.into_inner().containers)
     }
 
     /// The container's record, or none if it went away since it was listed.
