@@ -32,6 +32,13 @@ const TOOLS: &[Tool] = &[
         why: "compiles the gRPC interfaces of containerd and etcd",
         needed_for: For::Demo,
     },
+    // Debian's protoc only recommends the package of the types that those interfaces import.
+    Tool {
+        probe: "/usr/include/google/protobuf/descriptor.proto",
+        package: "libprotobuf-dev",
+        why: "has the common types that those interfaces are made of",
+        needed_for: For::Demo,
+    },
     Tool { probe: "containerd", package: "containerd", why: "runs the containers of a node", needed_for: For::Demo },
     Tool { probe: "runc", package: "runc", why: "starts one container for containerd", needed_for: For::Demo },
     Tool {
