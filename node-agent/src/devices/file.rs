@@ -89,7 +89,7 @@ mod tests {
         let key = Key { uid: "u".into(), container: "c".into(), resource: "a.b/c".into() };
         let given = Given { ids: BTreeSet::from(["x".to_owned()]), grant: Some(grant) };
         let given = BTreeMap::from([(key, given)]);
-        let book = Book::before(vec!["a.b/c".into()], given.clone(), jiff::Timestamp::UNIX_EPOCH);
+        let book = Book::before(vec!["a.b/c".into()], given.clone(), Default::default());
         Written::of(&book).write(&file).unwrap();
         let read = Written::read(&file).unwrap();
         assert_eq!(read.into_parts(), (vec!["a.b/c".to_owned()], given));

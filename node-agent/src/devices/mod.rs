@@ -102,7 +102,7 @@ impl Devices {
             Written::default()
         });
         let (kinds, given) = written.into_parts();
-        let book = Mutex::new(Book::before(kinds, given, clock::now()));
+        let book = Mutex::new(Book::before(kinds, given, clock::steady()));
         let (writing, changed) = (tokio::sync::Mutex::new(()), watch::channel(0).0);
         Self { inner: Some(Arc::new(Inner { folder, book, writing, changed, began: Instant::now() })) }
     }
@@ -114,7 +114,7 @@ impl Devices {
 
     /// How many devices there are by kind, and how many of them pods can have.
     pub fn amounts(&self) -> (Amounts, Amounts) {
-        self.inner.as_ref().map(|inner| inner.book().amounts(clock::now())).unwrap_or_default()
+        self.inner.as_ref().map(|inner| inner.book().amounts(clock::steady())).unwrap_or_default()
     }
 
     /// Tells whenever there are others.
@@ -144,7 +144,7 @@ impl Devices {
 
     fn disconnected(&self, resource: &str, generation: u64) {
         let Some(inner) = &self.inner else { return };
-        inner.book().disconnected(resource, generation, clock::now());
+        inner.book().disconnected(resource, generation, clock::steady());
         inner.tell();
     }
 

@@ -2,17 +2,18 @@
 //! get, or why they get none.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, Pod};
 
 use super::client::Plugin;
 use super::messages::{Grant, PluginOptions};
+use crate::clock::Moment;
 use crate::pods::resources::{Amounts, amount};
 use crate::pods::spec;
 
 /// How long a plugin may be away before its devices are no longer counted as the node's.
-const AWAY_MAX: SignedDuration = SignedDuration::from_mins(5);
+const AWAY_MAX: Duration = Duration::from_secs(300);
 
 /// One container's devices of one kind.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -49,9 +50,9 @@ enum State {
     /// The plugin is there.
     There(Plugin, PluginOptions),
     /// It was there with an agent before this one.
-    Before { since: Timestamp },
+    Before { since: Moment },
     /// It has gone.
-    Gone { since: Timestamp },
+    Gone { since: Moment },
 }
 
 /// What to do for a container that asks for devices.
@@ -84,7 +85,7 @@ pub struct Book {
 
 impl Book {
     /// What there was with an agent before this one.
-    pub fn before(kinds: Vec<String>, given: BTreeMap<Key, Given>, now: Timestamp) -> Self {
+    pub fn before(kinds: Vec<String>, given: BTreeMap<Key, Given>, now: Moment) -> Self {
         let kind = || Kind { devices: BTreeMap::new(), state: State::Before { since: now }, generation: 0 };
         let kinds = kinds.into_iter().map(|name| (name, kind())).collect();
         Self { kinds, given, ..Self::default() }
@@ -112,7 +113,7 @@ impl Book {
     }
 
     /// A plugin has gone, unless another has taken its place.
-    pub fn disconnected(&mut self, resource: &str, generation: u64, now: Timestamp) {
+    pub fn disconnected(&mut self, resource: &str, generation: u64, now: Moment) {
         let Some(kind) = self.kinds.get_mut(resource).filter(|kind| kind.generation == generation) else { return };
         kind.state = State::Gone { since: now };
         kind.devices.values_mut().for_each(|healthy| *healthy = false);
@@ -120,12 +121,12 @@ impl Book {
 
     /// How many devices there are, and how many of them containers can have. A kind that is no more has none: whoever reads it
     /// must not go on with the number before.
-    pub fn amounts(&self, now: Timestamp) -> (Amounts, Amounts) {
+    pub fn amounts(&self, now: Moment) -> (Amounts, Amounts) {
         let mut all = (Amounts::new(), Amounts::new());
         for (name, kind) in &self.kinds {
             let counts = match kind.state {
                 State::There(..) => true,
-                State::Before { since } | State::Gone { since } => now.duration_since(since) <= AWAY_MAX,
+                State::Before { since } | State::Gone { since } => now.since(since) <= AWAY_MAX,
             };
             let count = |count: usize| if counts { i64::try_from(count).unwrap_or(i64::MAX) } else { 0 };
             all.0.insert(name.clone(), count(kind.devices.len()));
@@ -318,8 +319,8 @@ mod tests {
     use super::*;
     use crate::socket::Socket;
 
-    fn at(second: i64) -> Timestamp {
-        Timestamp::from_second(second).unwrap()
+    fn at(second: i64) -> Moment {
+        Moment::from_second(second)
     }
 
     fn key(uid: &str, container: &str) -> Key {

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{LifecycleHandler, Pod, PodStatus, ResourceRequirements};
 use kube::api::{Api, DeleteParams, Preconditions};
 use tokio::time::Instant;
@@ -20,6 +19,7 @@ use super::events::Kind;
 use super::memory::Waiting;
 use super::plan::{Kill, Step};
 use super::{config, publish, resize, spec, start, volumes};
+use crate::clock::Moment;
 use crate::runtime::{PodRecord, Resources, RuntimeError};
 
 /// Seconds a container gets even when its preStop hook used them all up.
@@ -45,7 +45,7 @@ pub enum Change {
         /// Which.
         name: String,
         /// When the instance before it failed.
-        after_failure: Option<Timestamp>,
+        after_failure: Option<Moment>,
     },
     /// A container could not be started.
     StartFailed {
@@ -54,9 +54,9 @@ pub enum Change {
         /// Why.
         waiting: Waiting,
         /// When to try again; `None` by the usual short back-off.
-        retry_at: Option<Timestamp>,
+        retry_at: Option<Moment>,
         /// When the instance before it failed, if an instance was made in spite of the failure.
-        counts_after: Option<Timestamp>,
+        counts_after: Option<Moment>,
     },
     /// A container's postStart hook failed.
     Condemned {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use crate::clock::Moment;
 
 /// First delay before a failed container or image pull is tried again.
 pub const RESTART_BASE: Duration = Duration::from_secs(10);
@@ -13,7 +13,7 @@ pub const RESTART_MAX: Duration = Duration::from_secs(300);
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     delay: Duration,
-    updated_at: Timestamp,
+    updated_at: Moment,
 }
 
 /// Back-off by key.
@@ -36,17 +36,17 @@ impl BackOff {
     }
 
     /// When `key`, which failed at `since`, may be tried again; `None` is at once.
-    pub fn until(&self, key: &str, since: Timestamp, now: Timestamp) -> Option<Timestamp> {
+    pub fn until(&self, key: &str, since: Moment, now: Moment) -> Option<Moment> {
         let entry = self.entries.get(key)?;
         if self.expired(since, entry) {
             return None;
         }
-        let until = after(since, entry.delay);
+        let until = since.after(entry.delay);
         (until > now).then_some(until)
     }
 
     /// Notes that `key`, which failed at `since`, is tried again at `now`: the next delay is longer.
-    pub fn bump(&mut self, key: &str, since: Timestamp, now: Timestamp) {
+    pub fn bump(&mut self, key: &str, since: Moment, now: Moment) {
         let delay = match self.entries.get(key) {
             Some(entry) if !self.expired(since, entry) => (entry.delay * 2).min(self.max),
             _ => self.base,
@@ -59,15 +59,9 @@ impl BackOff {
         self.entries.remove(key);
     }
 
-    fn expired(&self, event_at: Timestamp, entry: &Entry) -> bool {
-        let quiet = event_at.duration_since(entry.updated_at);
-        quiet > SignedDuration::try_from(self.max * 2).unwrap_or(SignedDuration::MAX)
+    fn expired(&self, event_at: Moment, entry: &Entry) -> bool {
+        event_at.since(entry.updated_at) > self.max * 2
     }
-}
-
-/// `at + delay`, at the end of time if that is too far.
-pub fn after(at: Timestamp, delay: Duration) -> Timestamp {
-    at.checked_add(delay).unwrap_or(Timestamp::MAX)
 }
 
 /// A duration as Go prints it: `10s`, `1m20s`, `5m0s`, `1.5s`, `250ms`.
@@ -97,8 +91,8 @@ pub fn go_duration(duration: Duration) -> String {
 mod tests {
     use super::*;
 
-    fn at(second: i64) -> Timestamp {
-        Timestamp::from_second(second).unwrap()
+    fn at(second: i64) -> Moment {
+        Moment::from_second(second)
     }
 
     #[test]

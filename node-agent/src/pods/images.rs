@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod};
 
 use super::backoff::{BackOff, RESTART_BASE, RESTART_MAX, go_duration};
@@ -12,6 +11,7 @@ use super::context::Context;
 use super::events::Kind;
 use super::keyring::{Keyring, keyring};
 use super::memory::Waiting;
+use crate::clock::Moment;
 use crate::runtime::{ImageRecord, RuntimeError};
 
 /// Why an image cannot be used now.
@@ -20,13 +20,13 @@ pub struct Missing {
     /// What the container's status says.
     pub waiting: Waiting,
     /// When to try again.
-    pub retry_at: Timestamp,
+    pub retry_at: Moment,
 }
 
 /// Pulls that failed, by pod and image.
 struct Failures {
     back_off: BackOff,
-    last: HashMap<String, (Timestamp, String)>,
+    last: HashMap<String, (Moment, String)>,
 }
 
 /// Pull back-off.
@@ -47,13 +47,13 @@ impl Images {
     }
 
     /// Until when pulling is pointless, and how the last attempt failed.
-    fn back_off(&self, key: &str, now: Timestamp) -> Option<(Timestamp, String)> {
+    fn back_off(&self, key: &str, now: Moment) -> Option<(Moment, String)> {
         let failures = self.failures();
         let (at, error) = failures.last.get(key)?;
         failures.back_off.until(key, *at, now).map(|until| (until, error.clone()))
     }
 
-    fn note_failure(&self, key: &str, now: Timestamp, error: String) {
+    fn note_failure(&self, key: &str, now: Moment, error: String) {
         let mut failures = self.failures();
         failures.back_off.bump(key, now, now);
         failures.last.insert(key.to_owned(), (now, error));
@@ -174,8 +174,8 @@ pub async fn ensure(context: &Context, pod: &Pod, wanted: &Wanted<'_>) -> Result
     let image = wanted.image;
     let policy = policy(wanted);
     let tell = |kind, reason, message: String| wanted.tell(context, pod, kind, reason, message);
-    let now = crate::clock::now();
-    let soon = super::backoff::after(now, RESTART_BASE);
+    let now = crate::clock::steady();
+    let soon = now.after(RESTART_BASE);
     let missing = |reason: &str, message: String, retry_at| Missing {
         waiting: Waiting { reason: reason.into(), message },
         retry_at,
@@ -259,10 +259,10 @@ async fn pull(context: &Context, pod: &Pod, wanted: &Wanted<'_>, key: &str) -> R
             tell(Kind::Warning, "Failed", "Error: ErrImagePull".into());
             let invalid = matches!(error, RuntimeError::InvalidImageName(_));
             let error = error.to_string();
-            let now = crate::clock::now();
+            let now = crate::clock::steady();
             context.images.note_failure(key, now, error.clone());
             // Soon, but only to say ImagePullBackOff until the back-off is over.
-            let retry_at = super::backoff::after(now, Duration::from_secs(1));
+            let retry_at = now.after(Duration::from_secs(1));
             let reason = if invalid { "InvalidImageName" } else { "ErrImagePull" };
             Err(Missing { waiting: Waiting { reason: reason.into(), message: error }, retry_at })
         }

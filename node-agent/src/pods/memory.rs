@@ -10,6 +10,8 @@ use k8s_openapi::api::core::v1::ResourceRequirements;
 use super::Order;
 use super::backoff::{BackOff, RESTART_BASE, RESTART_MAX};
 use super::ledger::Short;
+use crate::clock::{Moment, Now};
+use crate::runtime::{ContainerState, PodRecord};
 
 /// Why a container waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,7 +33,7 @@ pub enum Volumes {
     /// Something was missing.
     Failed {
         /// When to try again.
-        retry_at: Timestamp,
+        retry_at: Moment,
     },
     /// Taken away for good.
     Removed,
@@ -51,20 +53,28 @@ pub struct Condemned {
 pub struct Memory {
     /// When the agent first acknowledged the pod.
     pub start_time: Option<Timestamp>,
+    /// The same by the agent's own clock: since when the pod's time runs.
+    pub active_since: Option<Moment>,
+    /// When the pod was last looked at.
+    pub looked_at: Option<Moment>,
+    /// Since when containers run, by id.
+    pub begun: HashMap<String, Moment>,
+    /// When containers ended, by id.
+    pub ended: HashMap<String, Moment>,
     /// Restart back-off by container name.
     pub restarts: BackOff,
     /// Failed preparations (sandbox, volumes, container configuration) by what failed; short delays.
     pub retries: BackOff,
     /// When the sandbox last could not be made.
-    pub sandbox_failed_at: Option<Timestamp>,
+    pub sandbox_failed_at: Option<Moment>,
     /// Why containers could not be started, by name; until they are.
     pub waiting: HashMap<String, Waiting>,
     /// Containers that could not be started and when they may be tried again.
-    pub retry_at: HashMap<String, Timestamp>,
+    pub retry_at: HashMap<String, Moment>,
     /// The pod's volumes.
     pub volumes: Volumes,
     /// When the contents of the volumes are to be read again; `None` if they cannot change.
-    pub refresh_at: Option<Timestamp>,
+    pub refresh_at: Option<Moment>,
     /// Whether it has the devices that it asks for.
     pub claimed: bool,
     /// Refused by this node: reason and message.
@@ -86,13 +96,13 @@ pub struct Memory {
     /// Why the node does not give the pod what it wants now.
     pub short: Option<Short>,
     /// When a container last could not be given what it was granted, and why.
-    pub resize_failed: Option<(Timestamp, String)>,
+    pub resize_failed: Option<(Moment, String)>,
     /// The node wants it to end.
     pub order: Option<Order>,
     /// Volumes unmounted, cgroup gone.
     pub cleaned: bool,
     /// The last `DELETE` failed; when to try again.
-    pub delete_retry_at: Option<Timestamp>,
+    pub delete_retry_at: Option<Moment>,
 }
 
 impl Default for Memory {
@@ -100,6 +110,10 @@ impl Default for Memory {
         let second = std::time::Duration::from_secs(1);
         Self {
             start_time: None,
+            active_since: None,
+            looked_at: None,
+            begun: HashMap::new(),
+            ended: HashMap::new(),
             restarts: BackOff::new(RESTART_BASE, RESTART_MAX),
             retries: BackOff::new(second, RESTART_BASE),
             sandbox_failed_at: None,
@@ -126,8 +140,27 @@ impl Default for Memory {
 }
 
 impl Memory {
+    /// Takes over what a look has found. The runtime tells by a clock that may be set at any time when containers began and ended:
+    /// what was not so at the last look has become so since, and what an agent before this one saw is believed.
+    pub fn see(&mut self, record: &PodRecord, now: Now) {
+        let start_time = *self.start_time.get_or_insert(now.wall);
+        self.active_since.get_or_insert_with(|| now.when(start_time, None));
+        for container in &record.containers {
+            let (stamp, known) = match container.state {
+                ContainerState::Running => (container.started_at, &mut self.begun),
+                ContainerState::Exited => (container.finished_at, &mut self.ended),
+                ContainerState::Created | ContainerState::Unknown => continue,
+            };
+            let when = || now.when(stamp.unwrap_or(container.created_at), self.looked_at);
+            known.entry(container.id.clone()).or_insert_with(when);
+        }
+        self.looked_at = Some(now.steady);
+    }
+
     /// Forgets what concerns containers that are no more.
     pub fn keep_only(&mut self, ids: &HashSet<&str>) {
+        self.begun.retain(|id, _| ids.contains(id.as_str()));
+        self.ended.retain(|id, _| ids.contains(id.as_str()));
         self.ready.retain(|id, _| ids.contains(id.as_str()));
         self.started.retain(|id| ids.contains(id.as_str()));
         self.stuck.retain(|id| ids.contains(id.as_str()));

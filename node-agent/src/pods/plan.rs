@@ -5,8 +5,8 @@
 //! agent or a container that ends meanwhile need no cases of their own.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 
 use super::backoff::go_duration;
@@ -14,6 +14,7 @@ use super::config::ANNOTATION_RESTART_COUNT;
 use super::memory::{Memory, Volumes, Waiting};
 use super::spec::{self, ContainerRef, Role};
 use super::{resize, resources};
+use crate::clock::Moment;
 use crate::devices;
 use crate::runtime::{ContainerRecord, ContainerState, PodRecord, Resources, SandboxRecord};
 
@@ -73,7 +74,7 @@ pub enum Step {
         /// Its number.
         attempt: u32,
         /// When the instance before it ended, if there was one: the restart counts for the back-off.
-        after_failure: Option<Timestamp>,
+        after_failure: Option<Moment>,
     },
     /// End these, one by one of their own accord; the pod goes on.
     Kill {
@@ -126,11 +127,11 @@ pub struct Plan {
     /// Containers that wait in restart back-off.
     pub back_off: HashMap<String, Waiting>,
     /// Look again then, at the latest.
-    pub wake_at: Option<Timestamp>,
+    pub wake_at: Option<Moment>,
 }
 
 impl Plan {
-    fn wake(&mut self, at: Timestamp) {
+    fn wake(&mut self, at: Moment) {
         self.wake_at = Some(self.wake_at.map_or(at, |old| old.min(at)));
     }
 
@@ -179,7 +180,7 @@ pub fn live_sandbox<'a>(pod: &Pod, record: &'a PodRecord) -> Option<&'a SandboxR
 }
 
 /// Decides.
-pub fn plan(seen: &Observed<'_>, now: Timestamp) -> Plan {
+pub fn plan(seen: &Observed<'_>, now: Moment) -> Plan {
     if is_ending(seen) {
         return plan_end(seen, now);
     }
@@ -228,13 +229,14 @@ pub fn plan(seen: &Observed<'_>, now: Timestamp) -> Plan {
     }
 }
 
-fn deadline(seen: &Observed<'_>) -> Option<Timestamp> {
+/// Until when the pod may run. The kubelet holds its clock against the pod's startTime whenever it looks, so that a clock which is set
+/// forward ends pods. Here startTime is believed once, by an agent that finds the pod begun; from then on its time is measured.
+fn deadline(seen: &Observed<'_>) -> Option<Moment> {
     let seconds = spec::spec(seen.pod).active_deadline_seconds?;
-    let started = seen.memory.start_time?;
-    Some(started.checked_add(SignedDuration::from_secs(seconds)).unwrap_or(Timestamp::MAX))
+    Some(seen.memory.active_since?.after(Duration::from_secs(u64::try_from(seconds).unwrap_or(0))))
 }
 
-fn plan_sandbox(seen: &Observed<'_>, now: Timestamp, mut plan: Plan) -> Plan {
+fn plan_sandbox(seen: &Observed<'_>, now: Moment, mut plan: Plan) -> Plan {
     if !seen.memory.claimed && running(seen.record).next().is_none() && devices::plan::asks(seen.pod) {
         return plan.then(Step::Claim);
     }
@@ -326,7 +328,7 @@ fn next_resize(seen: &Observed<'_>, sandbox: &SandboxRecord) -> Option<Step> {
 }
 
 /// The next container to start in this sandbox, if one is due.
-fn next_start(seen: &Observed<'_>, sandbox: &SandboxRecord, now: Timestamp, plan: &mut Plan) -> Option<Step> {
+fn next_start(seen: &Observed<'_>, sandbox: &SandboxRecord, now: Moment, plan: &mut Plan) -> Option<Step> {
     if let Some(start) = next_ephemeral(seen, sandbox, now, plan) {
         return Some(start);
     }
@@ -362,7 +364,7 @@ fn next_start(seen: &Observed<'_>, sandbox: &SandboxRecord, now: Timestamp, plan
 
 /// The next ephemeral container that has not been started: they come first, as whoever added one may want to see why the
 /// others do not.
-fn next_ephemeral(seen: &Observed<'_>, sandbox: &SandboxRecord, now: Timestamp, plan: &mut Plan) -> Option<Step> {
+fn next_ephemeral(seen: &Observed<'_>, sandbox: &SandboxRecord, now: Moment, plan: &mut Plan) -> Option<Step> {
     let statuses = seen.pod.status.as_ref().and_then(|status| status.ephemeral_container_statuses.as_deref());
     let has_run = |name: &str| {
         let known = statuses.unwrap_or_default().iter().find(|status| status.name == name);
@@ -387,7 +389,7 @@ fn start(
     seen: &Observed<'_>,
     sandbox: &SandboxRecord,
     container: ContainerRef<'_>,
-    now: Timestamp,
+    now: Moment,
     plan: &mut Plan,
 ) -> Option<Step> {
     let name = &container.spec.name;
@@ -415,7 +417,7 @@ fn start(
         if !rerun_init && !changed && !spec::restarts(seen.pod, container, last.exit_code) {
             return None;
         }
-        let ended_at = last.finished_at.unwrap_or(last.created_at);
+        let ended_at = seen.memory.ended.get(&last.id).copied().unwrap_or(now);
         if !fresh_sandbox && !changed {
             if let Some(until) = seen.memory.restarts.until(name, ended_at, now) {
                 plan.wake(until);
@@ -493,7 +495,7 @@ fn plan_prune(seen: &Observed<'_>, plan: Plan) -> Plan {
 }
 
 /// The way down: containers, sandboxes, volumes and cgroup, and last the API's object.
-fn plan_end(seen: &Observed<'_>, now: Timestamp) -> Plan {
+fn plan_end(seen: &Observed<'_>, now: Moment) -> Plan {
     let mut plan = Plan::default();
     let alive: Vec<_> = running(seen.record).collect();
     if !alive.is_empty() {

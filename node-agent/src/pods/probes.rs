@@ -5,7 +5,6 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod, Probe};
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -16,6 +15,7 @@ use super::events::Kind as EventKind;
 use super::memory::{Condemned, Memory};
 use super::plan::{has_started, live_sandbox};
 use super::spec::{self, Role};
+use crate::clock::{self, Moment};
 use crate::runtime::{ContainerState, PodRecord};
 
 /// Reports that may wait: each probe of a pod has at most one under way, and no pod has so many.
@@ -127,7 +127,7 @@ impl Probes {
                         target,
                         kind: *kind,
                         probe: probe.clone(),
-                        started_at: instance.started_at.unwrap_or(instance.created_at),
+                        began: memory.begun.get(&instance.id).copied().unwrap_or_else(clock::steady),
                         // An adopted container's first failures count from where they stood.
                         last: (*kind == Kind::Readiness).then(|| memory.ready.get(&instance.id).copied()).flatten(),
                         reports: self.sender.clone(),
@@ -180,7 +180,7 @@ struct Prober {
     target: Target,
     kind: Kind,
     probe: Probe,
-    started_at: Timestamp,
+    began: Moment,
     last: Option<bool>,
     reports: mpsc::Sender<Report>,
 }
@@ -192,9 +192,8 @@ fn seconds(value: Option<i32>, default: u64) -> Duration {
 impl Prober {
     async fn run(mut self) {
         let Some(question) = self.question() else { return };
-        let delay = super::backoff::after(self.started_at, seconds(self.probe.initial_delay_seconds, 0));
-        let wait = delay.duration_since(crate::clock::now());
-        tokio::time::sleep(Duration::try_from(wait).unwrap_or_default()).await;
+        let first_at = self.began.after(seconds(self.probe.initial_delay_seconds, 0));
+        tokio::time::sleep(first_at.since(clock::steady())).await;
         let mut ticks = tokio::time::interval(seconds(self.probe.period_seconds, 10));
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         let timeout = seconds(self.probe.timeout_seconds, 1);

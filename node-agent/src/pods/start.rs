@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures::FutureExt;
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use tokio::time::Instant;
 
@@ -20,6 +19,7 @@ use super::plan::{latest, live_sandbox, restarts_of_next};
 use super::{images, spec, volumes};
 use crate::Paths;
 use crate::checkpoint::{Key, Kind};
+use crate::clock::{self, Moment};
 use crate::runtime::{
     ContainerConfig, ContainerState, ImageRecord, Mount, MountPropagation, NamespaceMode, PodRecord, RuntimeError,
     SandboxRecord,
@@ -31,7 +31,7 @@ const POST_START_MAX: Duration = Duration::from_secs(3600);
 const FRESH: Duration = Duration::from_secs(1);
 
 /// Makes and starts the container `name` as instance `attempt`.
-pub async fn container(task: &Task, name: &str, attempt: u32, after_failure: Option<Timestamp>) -> Vec<Change> {
+pub async fn container(task: &Task, name: &str, attempt: u32, after_failure: Option<Moment>) -> Vec<Change> {
     let Some(found) = Found::new(task, name) else { return Vec::new() };
     let Some(sandbox) = live_sandbox(&task.pod, &task.record) else { return Vec::new() };
     let failed = |waiting: Waiting, retry_at, counts_after| {
@@ -82,7 +82,7 @@ pub async fn container(task: &Task, name: &str, attempt: u32, after_failure: Opt
         tell(events::Kind::Warning, "Failed", format!("Error: {error}"));
         let waiting = Waiting { reason: "RunContainerError".into(), message: error.to_string() };
         // It exists, and has ended: the usual restart back-off delays the next instance.
-        let retry_at = matches!(error, RuntimeError::RunContainer(_)).then(Timestamp::now);
+        let retry_at = matches!(error, RuntimeError::RunContainer(_)).then(clock::steady);
         return failed(waiting, retry_at, after_failure);
     }
     tell(events::Kind::Normal, "Started", "Container started".into());
@@ -281,6 +281,8 @@ fn write_files(hosts: &Path, text: &str, termination_file: &Path) -> std::io::Re
 
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
+
     use super::*;
     use crate::pods::tests::plans::container;
     use crate::runtime::PodIdentity;

@@ -9,6 +9,7 @@ use super::config::{ANNOTATION_TERMINATION_FILE, ANNOTATION_TERMINATION_POLICY};
 use super::memory::Memory;
 use super::spec;
 use crate::Paths;
+use crate::clock::Moment;
 use crate::runtime::{ContainerRecord, ContainerState, PodRecord};
 
 /// The kubelet reads no more of the file.
@@ -19,24 +20,25 @@ const LOG_MAX: usize = 2048;
 const LOG_LINES_MAX: usize = 80;
 
 /// A container that ended longer ago than this has all its lines in its log.
-const LOG_RECENT: jiff::SignedDuration = jiff::SignedDuration::from_secs(5);
+const LOG_RECENT: Duration = Duration::from_secs(5);
 /// How long the last lines may take to be written.
 const LOG_SETTLE_MAX: Duration = Duration::from_millis(500);
 /// Looks at whether they are.
 const LOG_SETTLE_POLL: Duration = Duration::from_millis(50);
 
 /// Reads the messages of those containers whose message is not yet known.
-pub async fn read(record: &PodRecord, memory: &mut Memory, pod: &Pod, paths: &Paths) {
+pub async fn read(record: &PodRecord, memory: &mut Memory, pod: &Pod, paths: &Paths, now: Moment) {
     for container in &record.containers {
         if container.state != ContainerState::Exited || memory.termination_messages.contains_key(&container.id) {
             continue;
         }
-        let message = message(container, pod, paths).await;
+        let ended_ago = memory.ended.get(&container.id).map_or(Duration::ZERO, |ended_at| now.since(*ended_at));
+        let message = message(container, pod, paths, ended_ago).await;
         memory.termination_messages.insert(container.id.clone(), message);
     }
 }
 
-async fn message(container: &ContainerRecord, pod: &Pod, paths: &Paths) -> String {
+async fn message(container: &ContainerRecord, pod: &Pod, paths: &Paths, ended_ago: Duration) -> String {
     let Some(file) = container.annotations.get(ANNOTATION_TERMINATION_FILE) else { return String::new() };
     // The annotation names a file; only the pod's own folder is believed.
     let own = paths.pod(&spec::identity(pod).uid);
@@ -47,8 +49,7 @@ async fn message(container: &ContainerRecord, pod: &Pod, paths: &Paths) -> Strin
         return text;
     }
     let Some(log) = &container.log_path else { return String::new() };
-    let recently = |at: jiff::Timestamp| crate::clock::now().duration_since(at) < LOG_RECENT;
-    if container.finished_at.is_none_or(recently) {
+    if ended_ago < LOG_RECENT {
         settled(log).await;
     }
     log_tail(&read_tail(log).await)

@@ -18,7 +18,6 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::act::{self, Change, Task};
-use super::backoff::after;
 use super::context::Context;
 use super::ledger::Short;
 use super::memory::{Memory, Volumes, Waiting};
@@ -27,6 +26,7 @@ use super::probes::{self, Probes};
 use super::resize::{self, Granted};
 use super::status::{self, Sources};
 use super::{Order, PodEntry, mirror, publish, resources, spec, start, termination, volumes};
+use crate::clock::{self, Moment, Now};
 use crate::runtime::{ContainerState, PodRecord};
 
 /// How long a look is put off while a step runs: what the step itself changes need not be seen twice.
@@ -98,7 +98,7 @@ impl Worker {
         let published = wanted.pod.status.clone();
         let mut memory = Memory { rejected, ..Memory::default() };
         memory.start_time = published.as_ref().and_then(|status| status.start_time.as_ref()).map(|time| time.0);
-        memory.refresh_at = volumes::next_refresh(&wanted.pod, crate::clock::now());
+        memory.refresh_at = volumes::next_refresh(&wanted.pod, clock::steady());
         let granted = resize::granted_before(&wanted.pod);
         Self {
             pod: Arc::new(resize::as_granted(&wanted.pod, &granted)),
@@ -123,9 +123,9 @@ impl Worker {
     pub async fn run(mut self, shutdown: CancellationToken) {
         let mut step: Option<Running> = None;
         let mut patch: Option<BoxFuture<'static, (PodStatus, Result<Pod, kube::Error>)>> = None;
-        let mut patch_after: Option<Timestamp> = None;
+        let mut patch_after: Option<Moment> = None;
         let mut look = true;
-        let mut wake_at: Option<Timestamp> = None;
+        let mut wake_at: Option<Moment> = None;
         loop {
             if look {
                 look = false;
@@ -138,11 +138,11 @@ impl Worker {
                     }
                     Err(error) => {
                         debug!(%error, "cannot look at a pod");
-                        wake_at = Some(after(crate::clock::now(), RETRY));
+                        wake_at = Some(clock::steady().after(RETRY));
                     }
                 }
             }
-            if patch.is_none() && patch_after.is_none_or(|at| at <= crate::clock::now()) && self.must_publish() {
+            if patch.is_none() && patch_after.is_none_or(|at| at <= clock::steady()) && self.must_publish() {
                 patch_after = None;
                 patch = Some(self.patch());
             }
@@ -184,14 +184,14 @@ impl Worker {
                 }
                 () = self.inbox.changed.notified() => {
                     if step.is_some() {
-                        wake_at = Some(after(crate::clock::now(), SETTLE));
+                        wake_at = Some(clock::steady().after(SETTLE));
                     } else {
                         look = true;
                     }
                 }
                 () = sleep_until(alarm) => {
-                    look |= wake_at.is_some_and(|at| at <= crate::clock::now());
-                    if patch_after.is_some_and(|at| at <= crate::clock::now()) {
+                    look |= wake_at.is_some_and(|at| at <= clock::steady());
+                    if patch_after.is_some_and(|at| at <= clock::steady()) {
                         patch_after = None;
                     }
                 }
@@ -204,23 +204,24 @@ impl Worker {
         let uid = spec::identity(&self.wanted.pod).uid;
         let mut record = self.context.runtime.pod(&uid).await?;
         start::undo_interrupted(&mut record, &self.context.paths).await;
-        termination::read(&record, &mut self.memory, &self.wanted.pod, &self.context.paths).await;
+        let now = Now::read();
         let ids: HashSet<&str> = record.containers.iter().map(|container| container.id.as_str()).collect();
         self.memory.keep_only(&ids);
+        self.memory.see(&record, now);
+        termination::read(&record, &mut self.memory, &self.wanted.pod, &self.context.paths, now.steady).await;
         self.record = Arc::new(record);
         self.looked = true;
-        let now = crate::clock::now();
-        self.memory.start_time.get_or_insert(now);
+        let now = Now::read();
         let (pod, gone) = (&self.wanted.pod, self.wanted.gone);
         let ending = plan::is_ending(&Observed { pod, gone, record: &self.record, memory: &self.memory });
         self.grant(ending);
         let seen = Observed { pod: &self.pod, gone: self.wanted.gone, record: &self.record, memory: &self.memory };
-        let plan = plan::plan(&seen, now);
+        let plan = plan::plan(&seen, now.steady);
         let alive = |state| matches!(state, ContainerState::Running | ContainerState::Unknown);
         let ended = ending
             && !self.record.containers.iter().any(|container| alive(container.state))
             && !self.record.sandboxes.iter().any(|sandbox| sandbox.ready);
-        self.compute(&plan.back_off, ended, now);
+        self.compute(&plan.back_off, ended, now.wall);
         self.tell_back_off(&plan.back_off, busy);
         self.probes.fit(&self.context, &self.wanted.pod, &self.record, &mut self.memory, ending);
         self.show();
@@ -320,7 +321,7 @@ impl Worker {
         let grace_s = plan::grace_s(&Observed { pod, gone, record: &self.record, memory: &self.memory });
         let is_kill = matches!(step, Step::KillPod { .. } | Step::Kill { .. });
         if let Step::MountVolumes = step {
-            self.memory.refresh_at = volumes::next_refresh(&self.wanted.pod, crate::clock::now());
+            self.memory.refresh_at = volumes::next_refresh(&self.wanted.pod, clock::steady());
         }
         let task = Task {
             context: self.context.clone(),
@@ -398,7 +399,7 @@ impl Worker {
     }
 
     /// Takes over a patch's result; returns when the next one may be tried.
-    fn patched(&mut self, status: PodStatus, result: Result<Pod, kube::Error>) -> Option<Timestamp> {
+    fn patched(&mut self, status: PodStatus, result: Result<Pod, kube::Error>) -> Option<Moment> {
         match result {
             Ok(pod) => {
                 self.patched_version = self.patched_version.max(version(&pod));
@@ -412,7 +413,7 @@ impl Worker {
             }
             Err(error) => {
                 warn!(pod = ?self.wanted.pod.metadata.name, %error, "cannot publish a pod's status");
-                Some(after(crate::clock::now(), RETRY))
+                Some(clock::steady().after(RETRY))
             }
         }
     }
@@ -430,7 +431,7 @@ impl Worker {
     }
 
     fn apply(&mut self, change: Change) {
-        let now = crate::clock::now();
+        let now = clock::steady();
         let memory = &mut self.memory;
         match change {
             Change::Claimed => memory.claimed = true,
@@ -455,7 +456,7 @@ impl Worker {
             }
             Change::VolumesFailed => {
                 memory.retries.bump("volumes", now, now);
-                memory.volumes = Volumes::Failed { retry_at: after(now, memory.retries.delay("volumes")) };
+                memory.volumes = Volumes::Failed { retry_at: now.after(memory.retries.delay("volumes")) };
             }
             Change::Started { name, after_failure } => {
                 memory.retries.reset(&name);
@@ -471,7 +472,7 @@ impl Worker {
                 }
                 let retry_at = retry_at.unwrap_or_else(|| {
                     memory.retries.bump(&name, now, now);
-                    after(now, memory.retries.delay(&name))
+                    now.after(memory.retries.delay(&name))
                 });
                 memory.retry_at.insert(name.clone(), retry_at);
                 memory.waiting.insert(name, waiting);
@@ -494,7 +495,7 @@ impl Worker {
                 memory.volumes = Volumes::Removed;
                 memory.delete_retry_at = None;
             }
-            Change::EndFailed => memory.delete_retry_at = Some(after(now, RETRY)),
+            Change::EndFailed => memory.delete_retry_at = Some(now.after(RETRY)),
             Change::DeadlineExceeded => memory.deadline_exceeded = true,
             Change::Published(status) => self.published = Some(*status),
             Change::Forgotten => {}
@@ -532,11 +533,10 @@ async fn optional<T>(future: &mut Option<BoxFuture<'static, T>>) -> T {
     }
 }
 
-async fn sleep_until(at: Option<Timestamp>) {
+async fn sleep_until(at: Option<Moment>) {
     match at {
         Some(at) => {
-            let left = at.duration_since(crate::clock::now());
-            tokio::time::sleep(Duration::try_from(left).unwrap_or_default()).await;
+            tokio::time::sleep(at.since(clock::steady())).await;
         }
         None => pending().await,
     }

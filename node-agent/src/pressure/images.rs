@@ -4,8 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
-
+use crate::clock::Moment;
 use crate::runtime::{ImageRecord, PodRecord};
 use crate::stats::disk::FileSystem;
 
@@ -43,8 +42,9 @@ pub fn to_free(policy: &Policy, disk: &FileSystem) -> Option<u64> {
 
 #[derive(Clone, Copy, Debug)]
 struct Seen {
-    first: Timestamp,
-    used: Timestamp,
+    first: Moment,
+    /// None if it was not since the agent began.
+    used: Option<Moment>,
 }
 
 /// Since when images are known, and when they were last used.
@@ -53,14 +53,14 @@ pub struct Ages(HashMap<String, Seen>);
 
 impl Ages {
     /// Takes over what there is now.
-    pub fn note(&mut self, images: &[ImageRecord], in_use: &HashSet<String>, now: Timestamp) {
+    pub fn note(&mut self, images: &[ImageRecord], in_use: &HashSet<String>, now: Moment) {
         let ids: HashSet<&str> = images.iter().map(|image| image.id.as_str()).collect();
         self.0.retain(|id, _| ids.contains(id.as_str()));
         for image in images {
-            let unused = Seen { first: now, used: Timestamp::UNIX_EPOCH };
+            let unused = Seen { first: now, used: None };
             let seen = self.0.entry(image.id.clone()).or_insert(unused);
             if is_used(image, in_use) {
-                seen.used = now;
+                seen.used = Some(now);
             }
         }
     }
@@ -72,13 +72,11 @@ impl Ages {
         in_use: &HashSet<String>,
         bytes: Option<u64>,
         age_min: Duration,
-        now: Timestamp,
+        now: Moment,
     ) -> Vec<ImageRecord> {
-        let age_min = SignedDuration::try_from(age_min).unwrap_or(SignedDuration::MAX);
-        let seen = |image: &ImageRecord| self.0.get(&image.id).copied().unwrap_or(Seen { first: now, used: now });
-        let may_go = |image: &&ImageRecord| {
-            !image.pinned && !is_used(image, in_use) && now.duration_since(seen(image).first) >= age_min
-        };
+        let seen = |image: &ImageRecord| self.0.get(&image.id).copied().unwrap_or(Seen { first: now, used: Some(now) });
+        let may_go =
+            |image: &&ImageRecord| !image.pinned && !is_used(image, in_use) && now.since(seen(image).first) >= age_min;
         let mut candidates: Vec<&ImageRecord> = images.iter().filter(may_go).collect();
         candidates.sort_by_key(|image| (seen(image).used, seen(image).first, image.id.clone()));
         let mut freed = 0u64;
@@ -119,8 +117,8 @@ mod tests {
         }
     }
 
-    fn at(second: i64) -> Timestamp {
-        Timestamp::from_second(second).unwrap()
+    fn at(second: i64) -> Moment {
+        Moment::from_second(second)
     }
 
     fn names(images: &[ImageRecord]) -> Vec<&str> {

@@ -141,7 +141,7 @@ impl Keeper {
         let observed = self.observe().await;
         let met = plan::met(&self.policy.thresholds, &observed);
         self.tell(&met);
-        let due = self.patience.due(&met, crate::clock::now());
+        let due = self.patience.due(&met, crate::clock::steady());
         let evicted = self.look_at_limits().await?;
         let (Some(worst), true) = (due.first().copied(), evicted.is_empty()) else { return Ok(evicted) };
         let message = format!("Attempting to reclaim {}", worst.signal.resource());
@@ -159,7 +159,7 @@ impl Keeper {
     }
 
     fn tell(&mut self, met: &[Met]) {
-        let now = self.conditions.update(met, self.policy.transition, crate::clock::now());
+        let now = self.conditions.update(met, self.policy.transition, crate::clock::steady());
         self.shared.send_if_modified(|before| {
             let changed = *before != now;
             *before = now;
@@ -202,7 +202,7 @@ impl Keeper {
 
     async fn note_images(&mut self) -> Result<(), RuntimeError> {
         let (images, pods) = tokio::try_join!(self.context.runtime.images(), self.context.runtime.list())?;
-        self.ages.note(&images, &self.used_by(&pods), crate::clock::now());
+        self.ages.note(&images, &self.used_by(&pods), crate::clock::steady());
         Ok(())
     }
 
@@ -218,7 +218,7 @@ impl Keeper {
     /// Removes images that nobody uses; returns how many bytes they were.
     async fn remove_images(&mut self, bytes: Option<u64>, age_min: Duration) -> Result<u64, RuntimeError> {
         let (all, pods) = tokio::try_join!(self.context.runtime.images(), self.context.runtime.list())?;
-        let (used, now) = (self.used_by(&pods), crate::clock::now());
+        let (used, now) = (self.used_by(&pods), crate::clock::steady());
         self.ages.note(&all, &used, now);
         let mut freed = 0;
         for image in self.ages.plan(&all, &used, bytes, age_min, now) {

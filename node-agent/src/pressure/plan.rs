@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use gantry_api::quantity::{Format, Quantity};
-use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 
+use crate::clock::Moment;
 use crate::pods::resources::{self, Amounts, Qos};
 use crate::pods::spec;
 use crate::stats::disk::Taken;
@@ -245,17 +245,17 @@ pub fn met(thresholds: &[Threshold], observed: &Observed) -> Vec<Met> {
 
 /// Since when thresholds are reached that may be for a while.
 #[derive(Clone, Debug, Default)]
-pub struct Patience(BTreeMap<Signal, Timestamp>);
+pub struct Patience(BTreeMap<Signal, Moment>);
 
 impl Patience {
     /// Takes over what is met now; returns what pods are to be evicted for. Each look that does not find a threshold reached begins
     /// its time anew.
-    pub fn due(&mut self, met: &[Met], now: Timestamp) -> Vec<Met> {
+    pub fn due(&mut self, met: &[Met], now: Moment) -> Vec<Met> {
         self.0.retain(|signal, _| met.iter().any(|met| met.signal == *signal && met.grace.is_some()));
         let due = met.iter().filter(|met| {
             let Some(grace) = met.grace else { return true };
             let since = *self.0.entry(met.signal).or_insert(now);
-            now.duration_since(since) >= SignedDuration::try_from(grace).unwrap_or(SignedDuration::MAX)
+            now.since(since) >= grace
         });
         due.copied().collect()
     }
@@ -277,17 +277,16 @@ pub fn grace_s(pod: &Pod, met: &Met, most: i64) -> i64 {
 /// Which conditions the node has. A condition stays for a while after its cause, so that pods do not come back at once.
 #[derive(Clone, Debug, Default)]
 pub struct Conditions {
-    seen_at: BTreeMap<Condition, Timestamp>,
+    seen_at: BTreeMap<Condition, Moment>,
 }
 
 impl Conditions {
     /// Takes over what is met now; returns the conditions.
-    pub fn update(&mut self, met: &[Met], stays: Duration, now: Timestamp) -> BTreeSet<Condition> {
+    pub fn update(&mut self, met: &[Met], stays: Duration, now: Moment) -> BTreeSet<Condition> {
         for met in met {
             self.seen_at.insert(met.signal.condition(), now);
         }
-        let stays = SignedDuration::try_from(stays).unwrap_or(SignedDuration::MAX);
-        self.seen_at.retain(|_, seen_at| *seen_at == now || now.duration_since(*seen_at) < stays);
+        self.seen_at.retain(|_, seen_at| *seen_at == now || now.since(*seen_at) < stays);
         self.seen_at.keys().copied().collect()
     }
 }
@@ -522,7 +521,7 @@ mod tests {
 
     #[test]
     fn a_soft_threshold_is_borne_for_its_time_and_the_hard_one_is_not() {
-        let at = |second| Timestamp::from_second(second).unwrap();
+        let at = Moment::from_second;
         let threshold = |least, grace| Threshold { signal: Signal::Memory, least: Least::Amount(least), grace };
         let thresholds = [threshold(100, Some(Duration::from_secs(30))), threshold(10, None)];
         const NOTHING: [i64; 0] = [];
@@ -555,7 +554,7 @@ mod tests {
     #[test]
     fn conditions_come_at_once_and_stay_for_a_while() {
         let thresholds = default_thresholds();
-        let at = |second| Timestamp::from_second(second).unwrap();
+        let at = Moment::from_second;
         let left = |available| Observed::from([(Signal::Memory, Left { available, capacity: 4 << 30 })]);
         let mut conditions = Conditions::default();
         let mut update = |available, second| {

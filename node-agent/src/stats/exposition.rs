@@ -110,12 +110,12 @@ fn resources(families: &mut Families, node: &NodeSample, pods: &[PodSample]) {
         ("container_swap_usage_bytes", GAUGE, "Current amount of the container swap usage in bytes");
     const START: (&str, &str, &str) =
         ("container_start_time_seconds", GAUGE, "Start time of the container since unix epoch in seconds");
-    let at = Some(node.at);
+    let at = Some(node.at.wall);
     families.add(NODE_CPU, &[], seconds(node.usage.cpu_ns), at);
     families.add(NODE_MEMORY, &[], node.usage.working_set_bytes as f64, at);
     families.add(NODE_SWAP, &[], node.usage.swap_bytes as f64, at);
     for pod in pods {
-        let ((namespace, name), at) = (pod.name(), Some(pod.at));
+        let ((namespace, name), at) = (pod.name(), Some(pod.at.wall));
         let labels = [("namespace", namespace), ("pod", name)];
         families.add(POD_CPU, &labels, seconds(pod.usage.pod.cpu_ns), at);
         families.add(POD_MEMORY, &labels, pod.usage.pod.working_set_bytes as f64, at);
@@ -144,18 +144,18 @@ pub async fn cadvisor(collector: &Collector) -> Result<String, RuntimeError> {
     );
     let node = collector.node();
     let root = Labels6 { container: "", id: "/", image: "", name: "", namespace: "", pod: "" };
-    used(&mut families, &root, &node.usage, node.at);
+    used(&mut families, &root, &node.usage, node.at.wall);
     for interface in &node.interfaces {
-        carried(&mut families, &root, interface, node.at);
+        carried(&mut families, &root, interface, node.at.wall);
     }
     let layers = collector.runtime.layers().await?;
     for pod in collector.pods().await? {
         let (namespace, name) = pod.name();
         let labels = Labels6 { container: "", id: &pod.cgroup, image: "", name: "", namespace, pod: name };
-        used(&mut families, &labels, &pod.usage.pod, pod.at);
+        used(&mut families, &labels, &pod.usage.pod, pod.at.wall);
         if !pod.entry.pod.spec.as_ref().and_then(|spec| spec.host_network).unwrap_or(false) {
             for interface in &pod.usage.interfaces {
-                carried(&mut families, &labels, interface, pod.at);
+                carried(&mut families, &labels, interface, pod.at.wall);
             }
         }
         for (container, usage) in pod.containers() {
@@ -168,7 +168,7 @@ pub async fn cadvisor(collector: &Collector) -> Result<String, RuntimeError> {
                 namespace,
                 pod: name,
             };
-            used(&mut families, &labels, usage, pod.at);
+            used(&mut families, &labels, usage, pod.at.wall);
             limits(&mut families, &labels, &pod, container, usage);
             if let Some(layer) = layers.get(&container.id) {
                 let family = (
@@ -176,7 +176,7 @@ pub async fn cadvisor(collector: &Collector) -> Result<String, RuntimeError> {
                     GAUGE,
                     "Number of bytes that are consumed by the container on this filesystem.",
                 );
-                families.add(family, &labels.with("device", ""), layer.bytes as f64, Some(pod.at));
+                families.add(family, &labels.with("device", ""), layer.bytes as f64, Some(pod.at.wall));
             }
         }
     }
@@ -275,9 +275,9 @@ fn limits(families: &mut Families, labels: &Labels6<'_>, pod: &PodSample, contai
     let all = labels.all();
     let started = unix_seconds(container.started_at.unwrap_or(container.created_at)).floor();
     let start = ("container_start_time_seconds", GAUGE, "Start time of the container since unix epoch in seconds.");
-    families.add(start, &all, started, Some(pod.at));
+    families.add(start, &all, started, Some(pod.at.wall));
     let memory = ("container_spec_memory_limit_bytes", GAUGE, "Memory limit for the container.");
-    families.add(memory, &all, usage.memory_limit_bytes.unwrap_or(0) as f64, Some(pod.at));
+    families.add(memory, &all, usage.memory_limit_bytes.unwrap_or(0) as f64, Some(pod.at.wall));
 }
 
 fn carried(families: &mut Families, labels: &Labels6<'_>, interface: &InterfaceUsage, at: Timestamp) {

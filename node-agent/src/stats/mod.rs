@@ -13,11 +13,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Volume;
 use tokio::time::Instant;
 
 use crate::Paths;
+use crate::clock::{Moment, Now};
 use crate::csi::Drivers;
 use crate::csi::messages::VolumeUsage;
 use crate::node::machine::{self, Machine};
@@ -46,7 +46,7 @@ pub struct PodSample {
     /// What it used.
     pub usage: PodUsage,
     /// When.
-    pub at: Timestamp,
+    pub at: Now,
 }
 
 impl PodSample {
@@ -76,7 +76,7 @@ pub struct NodeSample {
     /// Its own interfaces.
     pub interfaces: Vec<InterfaceUsage>,
     /// When.
-    pub at: Timestamp,
+    pub at: Now,
 }
 
 /// A volume that a pod has a claim on.
@@ -115,7 +115,7 @@ pub struct Collector {
     pub machine: Machine,
     drivers: Drivers,
     /// Processor time of each cgroup at its last sample, for rates.
-    before: Mutex<HashMap<String, (Timestamp, u64)>>,
+    before: Mutex<HashMap<String, (Moment, u64)>>,
     files: Mutex<HashMap<String, (Instant, Arc<PodFiles>)>>,
 }
 
@@ -149,7 +149,7 @@ impl Collector {
             entries.push((entry, cgroup));
         }
         let usages = self.runtime.usage(&asked).await?;
-        let at = crate::clock::now();
+        let at = Now::read();
         let samples = entries.into_iter().zip(usages);
         Ok(samples.map(|((entry, cgroup), usage)| PodSample { entry, cgroup, usage, at }).collect())
     }
@@ -157,14 +157,14 @@ impl Collector {
     /// Samples the node.
     pub fn node(&self) -> NodeSample {
         let (usage, interfaces) = machine::usage();
-        NodeSample { usage, interfaces, at: crate::clock::now() }
+        NodeSample { usage, interfaces, at: Now::read() }
     }
 
     /// Nanoseconds of processor time a second since the last sample of what is known by `key`; none the first time.
-    fn rate(&self, key: &str, at: Timestamp, cpu_ns: u64) -> Option<u64> {
+    fn rate(&self, key: &str, at: Moment, cpu_ns: u64) -> Option<u64> {
         let mut before = self.before.lock().unwrap_or_else(PoisonError::into_inner);
         let (since, used) = *before.get(key).unwrap_or(&(at, cpu_ns));
-        let seconds = at.duration_since(since).as_secs_f64();
+        let seconds = at.since(since).as_secs_f64();
         if seconds >= RATE_OVER_MIN_S || !before.contains_key(key) {
             before.insert(key.to_owned(), (at, cpu_ns));
         }

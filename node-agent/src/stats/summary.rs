@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::disk::{FileSystem, Taken};
 use super::{Collector, FILES_AGE_MAX, NodeSample, PodFiles, PodSample};
+use crate::clock::Now;
 use crate::runtime::{InterfaceUsage, RuntimeError, Usage};
 
 /// By this the node's rate is remembered.
@@ -48,9 +49,9 @@ fn second(at: Timestamp) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
-fn cpu(collector: &Collector, key: &str, at: Timestamp, usage: &Usage) -> Value {
-    let mut cpu = json!({"time": second(at), "usageCoreNanoSeconds": usage.cpu_ns});
-    if let Some(rate) = collector.rate(key, at, usage.cpu_ns) {
+fn cpu(collector: &Collector, key: &str, at: Now, usage: &Usage) -> Value {
+    let mut cpu = json!({"time": second(at.wall), "usageCoreNanoSeconds": usage.cpu_ns});
+    if let Some(rate) = collector.rate(key, at.steady, usage.cpu_ns) {
         cpu["usageNanoCores"] = json!(rate);
     }
     cpu
@@ -110,15 +111,15 @@ fn node(collector: &Collector, sample: &NodeSample, pods: &[PodSample]) -> Value
     usage.memory_limit_bytes = u64::try_from(machine.memory_bytes).ok();
     let mut node = json!({
         "nodeName": collector.node_name,
-        "startTime": second(machine_start(sample.at)),
+        "startTime": second(machine_start(sample.at.wall)),
         "cpu": cpu(collector, NODE, sample.at, &usage),
-        "memory": memory(sample.at, &usage),
-        "network": network(sample.at, &sample.interfaces),
-        "swap": {"time": second(sample.at), "swapUsageBytes": usage.swap_bytes},
-        "systemContainers": [system_pods(collector, sample.at, pods)],
+        "memory": memory(sample.at.wall, &usage),
+        "network": network(sample.at.wall, &sample.interfaces),
+        "swap": {"time": second(sample.at.wall), "swapUsageBytes": usage.swap_bytes},
+        "systemContainers": [system_pods(collector, sample.at.wall, pods)],
     });
     if let Some((running, most)) = load.pids {
-        node["rlimit"] = json!({"time": second(sample.at), "maxpid": most, "curproc": running});
+        node["rlimit"] = json!({"time": second(sample.at.wall), "maxpid": most, "curproc": running});
     }
     node
 }
@@ -158,7 +159,7 @@ fn pod(
     file_system: &FileSystem,
 ) -> Value {
     let (namespace, name) = sample.name();
-    let (at, uid) = (sample.at, sample.uid());
+    let (at, uid) = (sample.at.wall, sample.uid());
     let started = sample.entry.pod.status.as_ref().and_then(|status| status.start_time.as_ref());
     let mut containers = Vec::new();
     let mut ephemeral = Taken::default();
@@ -167,7 +168,7 @@ fn pod(
         let mut one = json!({
             "name": container.name,
             "startTime": second(container.started_at.unwrap_or(container.created_at)),
-            "cpu": cpu(collector, &key, at, usage),
+            "cpu": cpu(collector, &key, sample.at, usage),
             "memory": memory(at, usage),
             "swap": {"time": second(at), "swapUsageBytes": usage.swap_bytes},
         });
@@ -184,7 +185,7 @@ fn pod(
         "podRef": {"name": name, "namespace": namespace, "uid": uid},
         "startTime": started.map(|time| second(time.0)),
         "containers": containers,
-        "cpu": cpu(collector, uid, at, &sample.usage.pod),
+        "cpu": cpu(collector, uid, sample.at, &sample.usage.pod),
         "memory": memory(at, &sample.usage.pod),
         "swap": {"time": second(at), "swapUsageBytes": sample.usage.pod.swap_bytes},
         "process_stats": {"process_count": sample.usage.pod.processes},

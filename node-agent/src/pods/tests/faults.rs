@@ -1,14 +1,16 @@
 //! The worker under faults: calls that fail, answers that are lost, an agent that is killed anywhere, containers and sandboxes
-//! that end by themselves. Whatever the order, some things must never be seen in the runtime's history.
+//! that end by themselves, a clock that somebody sets. Whatever the order, some things must never be seen in the runtime's history.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use jiff::SignedDuration;
 use proptest::prelude::*;
 use serde_json::json;
 
 use super::harness::{Node, UID, pod};
+use crate::clock;
 use crate::runtime::simulated::{Fault, Happening};
 
 /// A generator of pseudo-random numbers that a failing case can be replayed with.
@@ -64,6 +66,7 @@ fn judge(history: &[Happening], excused: bool) {
 
 async fn run(seed: u64, deleted: bool) {
     let mut rng = Rng(seed);
+    clock::set_by(SignedDuration::ZERO);
     let mut node = Node::new(pod(json!({
         "initContainers": [{"name": "one"}, {"name": "side", "restartPolicy": "Always"}, {"name": "two"}],
         "containers": [{"name": "a"}, {"name": "b"}],
@@ -76,13 +79,14 @@ async fn run(seed: u64, deleted: bool) {
         _ => Fault::None,
     })));
     for _ in 0..40 {
-        match rng.below(8) {
+        match rng.below(9) {
             0 => node.start_agent(),
             1 => node.runtime.lose_sandbox(UID),
             2 => drop(node.runtime.end(UID, "a", 1)),
             3 => drop(node.runtime.end(UID, "side", 2)),
             4 => drop(node.runtime.end(UID, "one", i32::try_from(rng.below(2)).unwrap())),
             5 => drop(node.runtime.end(UID, "two", 0)),
+            6 => clock::set_by(SignedDuration::from_hours(24 * (i64::try_from(rng.below(3)).unwrap() - 1))),
             _ => {}
         }
         tokio::time::sleep(Duration::from_millis(rng.below(4000))).await;

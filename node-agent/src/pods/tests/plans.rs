@@ -8,11 +8,20 @@ use super::super::memory::{Memory, Volumes, Waiting};
 use super::super::plan::{Observed, Step, plan, restarts_of_next};
 use super::super::spec;
 use super::harness::pod;
+use crate::clock::{Moment, Now};
 use crate::runtime::{ContainerRecord, ContainerState, PodRecord, SandboxRecord};
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
 }
+
+/// The same time by the agent's own clock.
+const fn moment(second: i64) -> Moment {
+    Moment::from_second(second)
+}
+
+/// When the planner is asked.
+const NOW: Now = Now { wall: Timestamp::constant(20, 0), steady: moment(20) };
 
 fn sandbox(attempt: u32, ready: bool) -> SandboxRecord {
     SandboxRecord {
@@ -50,14 +59,16 @@ pub fn container(name: &str, attempt: u32, state: ContainerState, exit_code: i32
 
 fn step(pod: &Pod, memory: &Memory, sandboxes: Vec<SandboxRecord>, containers: Vec<ContainerRecord>) -> Option<Step> {
     let record = PodRecord { pod: spec::identity(pod), sandboxes, containers };
-    plan(&Observed { pod, gone: false, record: &record, memory }, at(20)).step
+    let mut memory = memory.clone();
+    memory.see(&record, NOW);
+    plan(&Observed { pod, gone: false, record: &record, memory: &memory }, NOW.steady).step
 }
 
 fn mounted() -> Memory {
     Memory { volumes: Volumes::Mounted, ..Memory::default() }
 }
 
-fn start(name: &str, attempt: u32, after_failure: Option<Timestamp>) -> Option<Step> {
+fn start(name: &str, attempt: u32, after_failure: Option<Moment>) -> Option<Step> {
     Some(Step::Start { name: name.into(), attempt, after_failure })
 }
 
@@ -74,7 +85,7 @@ fn the_way_up() {
     assert_eq!(step(&pod, &memory, up(), Vec::new()), start("i", 0, None));
     assert_eq!(step(&pod, &memory, up(), vec![container("i", 0, Running, 0)]), None);
     assert_eq!(step(&pod, &memory, up(), vec![container("i", 0, Exited, 0)]), start("a", 0, None));
-    assert_eq!(step(&pod, &memory, up(), vec![container("i", 0, Exited, 1)]), start("i", 1, Some(at(10))));
+    assert_eq!(step(&pod, &memory, up(), vec![container("i", 0, Exited, 1)]), start("i", 1, Some(moment(10))));
     let one_up = vec![container("i", 0, Exited, 0), container("a", 0, Running, 0)];
     assert_eq!(step(&pod, &memory, up(), one_up), start("b", 0, None));
     let all_up = vec![container("a", 0, Running, 0), container("b", 0, Running, 0)];
@@ -145,7 +156,7 @@ fn restart_policies() {
         let pod = pod(json!({"restartPolicy": policy, "containers": [{"name": "a"}, {"name": "b"}]}));
         let containers = vec![container("a", 0, Exited, exit_code), container("b", 0, Running, 0)];
         let step = step(&pod, &mounted(), vec![sandbox(0, true)], containers);
-        let expected = if restarts { start("a", 1, Some(at(10))) } else { None };
+        let expected = if restarts { start("a", 1, Some(moment(10))) } else { None };
         assert_eq!(step, expected, "{policy} {exit_code}");
     }
 }
@@ -154,15 +165,16 @@ fn restart_policies() {
 fn back_off_waits_and_says_so() {
     let pod = pod(json!({"containers": [{"name": "a"}]}));
     let mut memory = mounted();
-    memory.restarts.bump("a", at(9), at(9));
-    memory.restarts.bump("a", at(9), at(9));
+    memory.restarts.bump("a", moment(9), moment(9));
+    memory.restarts.bump("a", moment(9), moment(9));
     let record = PodRecord {
         pod: spec::identity(&pod),
         sandboxes: vec![sandbox(0, true)],
         containers: vec![container("a", 3, Exited, 1)],
     };
-    let plan = plan(&Observed { pod: &pod, gone: false, record: &record, memory: &memory }, at(20));
-    assert_eq!((plan.step, plan.wake_at), (None, Some(at(30))));
+    memory.see(&record, NOW);
+    let plan = plan(&Observed { pod: &pod, gone: false, record: &record, memory: &memory }, NOW.steady);
+    assert_eq!((plan.step, plan.wake_at), (None, Some(moment(30))));
     assert_eq!(plan.back_off["a"].reason, "CrashLoopBackOff");
     assert!(plan.back_off["a"].message.starts_with("back-off 20s restarting failed container=a pod=web_default("));
 }
@@ -212,7 +224,7 @@ fn old_instances_are_pruned_but_the_last_two() {
     assert_eq!(pruned, Some(expected));
     // One that was made and never ran takes the place of none that did: the next one's number and restarts go by those.
     let mut memory = mounted();
-    memory.retry_at.insert("a".into(), at(30));
+    memory.retry_at.insert("a".into(), moment(30));
     let containers = vec![container("a", 0, Exited, 1), container("a", 1, Created, 0), container("a", 2, Created, 0)];
     assert_eq!(step(&pod, &memory, vec![sandbox(0, true)], containers), None);
 }
@@ -280,4 +292,34 @@ fn a_pod_has_its_devices_before_anything_of_it_is_made() {
     assert!(matches!(again, Some(Step::StartSandbox { attempt: 1, .. })), "{again:?}");
     let refused = Memory { rejected: Some(Waiting { reason: "r".into(), message: "m".into() }), ..Memory::default() };
     assert_eq!(step(&asking, &refused, Vec::new(), Vec::new()), Some(Step::CleanUp));
+}
+
+#[test]
+fn a_clock_that_is_set_ends_no_pod_and_no_wait() {
+    let pod = pod(json!({"activeDeadlineSeconds": 60, "containers": [{"name": "a"}]}));
+    let mut record = PodRecord {
+        pod: spec::identity(&pod),
+        sandboxes: vec![sandbox(0, true)],
+        containers: vec![container("a", 0, Running, 0)],
+    };
+    for day in [-86_400, 86_400] {
+        let mut memory = mounted();
+        memory.see(&record, NOW);
+        memory.restarts.bump("a", moment(20), moment(20));
+        // It is set, and shortly after that the container ends.
+        let now = Now { wall: at(25 + day), steady: moment(25) };
+        record.containers[0] = container("a", 0, Exited, 1);
+        record.containers[0].finished_at = Some(at(24 + day));
+        memory.see(&record, now);
+        let plan = plan(&Observed { pod: &pod, gone: false, record: &record, memory: &memory }, now.steady);
+        assert_eq!((plan.step, plan.wake_at), (None, Some(moment(34))), "{day}");
+        assert_eq!(memory.active_since, Some(moment(20)));
+        // The other way about: it ended by the clock before.
+        let mut memory = Memory { looked_at: Some(moment(20)), ..mounted() };
+        record.containers[0].finished_at = Some(at(24));
+        memory.see(&record, now);
+        let ended = memory.ended["a0"];
+        assert!(ended >= moment(20) && ended <= moment(25), "{day} {ended:?}");
+        record.containers[0] = container("a", 0, Running, 0);
+    }
 }

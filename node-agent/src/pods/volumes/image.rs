@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, Volume};
 use tokio::fs;
 
 use super::{blocking, path, sys};
-use crate::pods::backoff::{RESTART_BASE, after};
+use crate::pods::backoff::RESTART_BASE;
 use crate::pods::context::Context;
 use crate::pods::events::Kind;
 use crate::pods::images::{self, Missing};
@@ -45,7 +45,7 @@ async fn make_one(context: &Context, pod: &Pod, volume: &Volume) -> Result<(), M
     let failed = |error: String| {
         let message = format!("ImageVolumeMountFailed: failed to mount image volume \"{}\": {error}", volume.name);
         let waiting = Waiting { reason: "CreateContainerError".into(), message };
-        Missing { waiting, retry_at: after(crate::clock::now(), RESTART_BASE) }
+        Missing { waiting, retry_at: crate::clock::steady().after(RESTART_BASE) }
     };
     let note = context.paths.image_volumes(&uid).join(&volume.name);
     let id = match fs::read_to_string(&note).await {

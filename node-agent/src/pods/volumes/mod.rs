@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use futures::future::try_join_all;
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::{Container, HostPathVolumeSource, Pod, Volume};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -21,6 +21,7 @@ use super::resources::amount;
 use super::spec;
 use crate::Paths;
 use crate::checkpoint::{self, Key, Kind};
+use crate::clock::{Moment, Now};
 use crate::runtime::{Mount, MountPropagation, PodIdentity};
 use payload::Written;
 use sys::FileKind;
@@ -37,6 +38,8 @@ pub mod sys;
 const REFRESH_EVERY: Duration = Duration::from_secs(60);
 /// A refresh may be answered by what another pod's refresh has just read.
 pub const REFRESH_TOLERANCE: Duration = Duration::from_secs(20);
+/// By how much a token may be younger than the clock says, for who checks it.
+const LEEWAY: SignedDuration = SignedDuration::from_mins(1);
 /// How long a token is valid if the pod does not say.
 const TOKEN_EXPIRATION_S: i64 = 3600;
 
@@ -69,7 +72,33 @@ pub enum VolumeError {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Token {
     text: String,
-    renew_at: Timestamp,
+    /// What is kept for when the API server is away is not renewed by its time.
+    #[serde(skip)]
+    life: Option<Life>,
+}
+
+/// How long a token is used.
+#[derive(Clone, Copy, Debug)]
+struct Life {
+    issued: Now,
+    renew_after: Duration,
+}
+
+impl Life {
+    /// To four fifths of what the API server gives it, or a day, as the kubelet renews tokens.
+    fn new(issued: Now, seconds: i64) -> Self {
+        let seconds = u64::try_from(seconds * 4 / 5).unwrap_or(0).min(86_400);
+        Self { issued, renew_after: Duration::from_secs(seconds) }
+    }
+
+    /// Whether it goes on. Who checks a token goes by the time of day: a clock that is set makes it too old, or such as will only be
+    /// issued one day, however long it has been.
+    fn goes_on(&self, now: Now) -> bool {
+        let by_wall = now.wall.duration_since(self.issued.wall);
+        now.steady.since(self.issued.steady) < self.renew_after
+            && by_wall < SignedDuration::try_from(self.renew_after).unwrap_or(SignedDuration::MAX)
+            && by_wall > -LEEWAY
+    }
 }
 
 /// Tokens that were issued to pods, by pod UID, volume and path; lost with the agent and then issued anew.
@@ -85,9 +114,9 @@ impl Tokens {
         issued.retain(|(owner, _, _), _| owner != uid);
     }
 
-    fn valid(&self, key: &(String, String, String), now: Timestamp) -> Option<String> {
+    fn valid(&self, key: &(String, String, String), now: Now) -> Option<String> {
         let issued = self.issued.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        issued.get(key).filter(|token| token.renew_at > now).map(|token| token.text.clone())
+        issued.get(key).filter(|token| token.life.is_some_and(|life| life.goes_on(now))).map(|token| token.text.clone())
     }
 
     fn put(&self, key: (String, String, String), token: Token) {
@@ -146,12 +175,12 @@ pub fn may_change(pod: &Pod) -> bool {
 }
 
 /// When the volumes should be looked at again, if they may change.
-pub fn next_refresh(pod: &Pod, now: Timestamp) -> Option<Timestamp> {
+pub fn next_refresh(pod: &Pod, now: Moment) -> Option<Moment> {
     // Spread over a fifth of the interval, so that pods that started together do not ask together for ever.
     let uid = pod.metadata.uid.as_deref().unwrap_or_default();
     let spread = uid.bytes().fold(0u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(byte)));
     let interval = REFRESH_EVERY + Duration::from_millis(spread % 12_000);
-    may_change(pod).then(|| super::backoff::after(now, interval))
+    may_change(pod).then(|| now.after(interval))
 }
 
 /// How old the objects may be that a refresh sees.
@@ -257,7 +286,7 @@ async fn token(
 ) -> Result<String, String> {
     let identity = spec::identity(pod);
     let key = (identity.uid.clone(), volume.to_owned(), wanted.path.clone());
-    let now = crate::clock::now();
+    let now = Now::read();
     if let Some(text) = context.tokens.valid(&key, now) {
         return Ok(text);
     }
@@ -276,10 +305,9 @@ async fn token(
         }
     };
     let status = issued.status.ok_or("the API server issued no token")?;
-    // At four fifths of its life, or after a day, as the kubelet renews them.
-    let life = status.expiration_timestamp.0.duration_since(now).as_secs().max(0);
-    let renew_at = now.checked_add(SignedDuration::from_secs((life * 4 / 5).min(86_400))).unwrap_or(Timestamp::MAX);
-    context.tokens.put(key, Token { text: status.token.clone(), renew_at });
+    // How long it lives, not until when: the API server's clock may show another time than this one.
+    let life = Life::new(now, issued.spec.expiration_seconds.unwrap_or(seconds));
+    context.tokens.put(key, Token { text: status.token.clone(), life: Some(life) });
     context.checkpoint.keep(kept, &context.tokens.of(&identity.uid));
     Ok(status.token)
 }
@@ -445,6 +473,28 @@ pub async fn remove_folder(paths: &Paths, uid: &str) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_token_is_renewed_by_whichever_clock_says_so() {
+        let at = |wall: i64, steady| Now {
+            wall: jiff::Timestamp::from_second(1_000_000 + wall).unwrap(),
+            steady: Moment::from_second(steady),
+        };
+        let life = Life::new(at(0, 0), 1000);
+        for (wall, steady, goes_on) in [
+            (799, 799, true),
+            (800, 800, false),
+            // The clock was set back: by its stamps it lives on, and whoever checks it says that it is not valid yet.
+            (-30, 100, true),
+            (-60, 100, false),
+            (-30, 800, false),
+            (800, 100, false),
+        ] {
+            assert_eq!(life.goes_on(at(wall, steady)), goes_on, "{wall} {steady}");
+        }
+        let long = Life::new(at(0, 0), 1_000_000);
+        assert!(long.goes_on(at(86_399, 86_399)) && !long.goes_on(at(86_400, 86_400)));
+    }
 
     #[test]
     fn host_path_types_are_checked() {
