@@ -8,6 +8,7 @@
 //! and who makes them makes them anew.
 
 pub mod settings;
+pub mod turns;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
@@ -20,9 +21,8 @@ use crate::core::PodKey;
 use crate::driver::facts::PodFacts;
 use crate::driver::state::{Clearing, Effort, Trial};
 use settings::Settings;
+use turns::Turns;
 
-/// Pods that wait for which moves are looked for at once.
-const PODS_MAX: usize = 32;
 /// Nodes whose pods are looked at for one pod that waits: those from which the fewest would have to leave.
 const NODES_MAX: usize = 32;
 /// A pod of this priority or above is one that the cluster itself needs.
@@ -37,8 +37,8 @@ const SAFE_TO_EVICT: &str = "cluster-autoscaler.kubernetes.io/safe-to-evict";
 pub enum Wanted {
     /// These pods, as far as they wait.
     Pods(Vec<PodKey>),
-    /// Whoever has waited for so long.
-    Since(Duration),
+    /// Whoever has waited for so long, as far as it is their turn.
+    Since(Duration, Turns),
 }
 
 /// A pod as if it had no node yet, beside which node it has.
@@ -89,7 +89,20 @@ pub enum Error {
     Broken(#[source] tokio::task::JoinError),
 }
 
-/// Finds moves, `most` at most in all, that make room for those that want some; they have happened in the trial afterwards.
+/// What a search came to.
+#[derive(Debug)]
+pub struct Found {
+    /// In it the moves have happened.
+    pub trial: Trial,
+    /// The moves.
+    pub clearings: Vec<Clearing>,
+    /// Who waited.
+    pub waiting: Vec<PodKey>,
+    /// Those of them that were looked at, and that no moves help.
+    pub in_vain: Vec<PodKey>,
+}
+
+/// Finds moves, `most` at most in all, that make room for those that want some.
 pub async fn search(
     mut trial: Trial,
     wanted: Wanted,
@@ -98,21 +111,23 @@ pub async fn search(
     client: &Client,
     now: i64,
     mut effort: Effort,
-) -> Result<(Trial, Vec<Clearing>), Error> {
+) -> Result<Found, Error> {
     let looked = tokio::task::spawn_blocking(move || {
         trial.settle();
-        let mut pods = match wanted {
-            Wanted::Pods(pods) => pods.into_iter().filter(|pod| trial.is_stranded(*pod)).collect(),
-            Wanted::Since(waited) => trial.stranded(waited),
+        let (waiting, turns): (Vec<PodKey>, Turns) = match wanted {
+            Wanted::Pods(pods) => (pods.into_iter().filter(|pod| trial.is_stranded(*pod)).collect(), Turns::default()),
+            Wanted::Since(waited, turns) => (trial.stranded(waited), turns),
         };
-        pods.truncate(PODS_MAX);
+        let pods = turns.choose(waiting.clone(), most, |one, other| trial.are_alike(one, other));
         let mut nodes = BTreeSet::new();
-        for pod in &pods {
-            nodes.extend(trial.nodes_to_clear(*pod, most).into_iter().take(NODES_MAX));
+        for (index, pod) in pods.iter().enumerate() {
+            if !pods[..index].iter().any(|before| trial.are_alike(*before, *pod)) {
+                nodes.extend(trial.nodes_to_clear(*pod, most).into_iter().take(NODES_MAX));
+            }
         }
-        (trial, pods, nodes)
+        (trial, waiting, pods, nodes)
     });
-    let (mut trial, pods, nodes) = looked.await.map_err(Error::Broken)?;
+    let (mut trial, waiting, pods, nodes) = looked.await.map_err(Error::Broken)?;
     let mut may_move = Vec::new();
     for node in nodes {
         let params = ListParams::default().fields(&format!("spec.nodeName={node}"));
@@ -120,20 +135,25 @@ pub async fn search(
         may_move.extend(there.items.iter().filter_map(|pod| movable(pod, settings.cool_down, now)));
     }
     let found = tokio::task::spawn_blocking(move || {
-        let found = make_room(&mut trial, &pods, &may_move, most, &mut effort);
-        (trial, found)
+        let (clearings, mut in_vain) = make_room(&mut trial, &pods, &may_move, most, &mut effort);
+        // What is true of one is true of all that are like it.
+        let firsts = std::mem::take(&mut in_vain);
+        let is_like = |pod: &PodKey| firsts.iter().any(|first| trial.are_alike(*first, *pod));
+        in_vain.extend(waiting.iter().filter(|pod| is_like(pod)));
+        Found { trial, clearings, waiting, in_vain }
     });
     found.await.map_err(Error::Broken)
 }
 
-/// The fewest moves for one pod after the other, `most` at most in all.
+/// The fewest moves for one pod after the other, `most` at most in all; and of those that are alike the first one that none
+/// helped.
 pub fn make_room(
     trial: &mut Trial,
     pods: &[PodKey],
     movable: &[PodFacts],
     most: usize,
     effort: &mut Effort,
-) -> Vec<Clearing> {
+) -> (Vec<Clearing>, Vec<PodKey>) {
     let (mut found, mut left) = (Vec::<Clearing>::new(), most);
     let mut hopeless: Vec<PodKey> = Vec::new();
     for pod in pods {
@@ -151,7 +171,7 @@ pub fn make_room(
             None => hopeless.push(*pod),
         }
     }
-    found
+    (found, hopeless)
 }
 
 /// How many moves were made lately.

@@ -17,7 +17,8 @@ use super::recorder::Record;
 use super::state::{Clearing, Effort, Move};
 use crate::core::PodKey;
 use crate::defrag::settings::Mode;
-use crate::defrag::{self, Pace, Wanted};
+use crate::defrag::turns::Turns;
+use crate::defrag::{self, Found, Pace, Wanted};
 
 /// How often an eviction is tried while the server does not answer as it should. A budget that refuses it does so for
 /// longer than is waited here.
@@ -36,16 +37,18 @@ pub(super) struct Moved {
 /// What the driver keeps about moves.
 pub(super) struct Mover {
     pace: Pace,
+    turns: Turns,
     next: Instant,
     /// One search at a time: it has a copy of all that is known.
-    searching: JoinSet<Vec<Clearing>>,
+    searching: JoinSet<Option<Box<Found>>>,
     /// As many as one search may come to.
     evicting: JoinSet<Box<Moved>>,
 }
 
 impl Mover {
     pub(super) fn new() -> Self {
-        Mover { pace: Pace::default(), next: Instant::now(), searching: JoinSet::new(), evicting: JoinSet::new() }
+        let (pace, turns, next) = (Pace::default(), Turns::default(), Instant::now());
+        Mover { pace, turns, next, searching: JoinSet::new(), evicting: JoinSet::new() }
     }
 
     /// When to look next.
@@ -69,7 +72,7 @@ impl Mover {
 
 /// See [`Mover::happens`].
 pub(super) enum Happening {
-    Found(Result<Vec<Clearing>, JoinError>),
+    Found(Result<Option<Box<Found>>, JoinError>),
     Moved(Result<Box<Moved>, JoinError>),
 }
 
@@ -100,15 +103,15 @@ impl Driver {
         if !self.state.has_stranded(settings.wait, now) {
             return;
         }
-        let (trial, client) = (self.state.trial(now), self.client.clone());
+        let (trial, client, turns) = (self.state.trial(now), self.client.clone(), self.mover.turns.clone());
         let effort = Effort::new(self.shutdown.clone());
         self.mover.searching.spawn(async move {
-            let (wanted, now) = (Wanted::Since(settings.wait), Timestamp::now().as_second());
+            let (wanted, now) = (Wanted::Since(settings.wait, turns), Timestamp::now().as_second());
             match defrag::search(trial, wanted, left, &settings, &client, now, effort).await {
-                Ok((_, found)) => found,
+                Ok(found) => Some(Box::new(found)),
                 Err(error) => {
                     tracing::warn!(error = &error as &dyn std::error::Error, "no moves were looked for");
-                    Vec::new()
+                    None
                 }
             }
         });
@@ -116,11 +119,13 @@ impl Driver {
 
     pub(super) fn happened(&mut self, happening: Happening) {
         match happening {
-            Happening::Found(Ok(found)) => {
+            Happening::Found(Ok(None)) => {}
+            Happening::Found(Ok(Some(found))) => {
+                self.mover.turns.looked(&found.waiting, &found.in_vain);
                 // Each was found as if those before it had happened: what is only told are all of them, what is made is
                 // one at a time, and the next is looked for when it is done.
                 let is_told = self.options.configuration.defragmentation.mode == Mode::Propose;
-                for clearing in found.into_iter().take(if is_told { usize::MAX } else { 1 }) {
+                for clearing in found.clearings.into_iter().take(if is_told { usize::MAX } else { 1 }) {
                     self.found(clearing);
                 }
             }
@@ -145,6 +150,8 @@ impl Driver {
         if self.state.start_moves(&clearing, now, &mut actions) {
             self.mover.pace.made(count, now);
             self.act(actions);
+        } else {
+            self.mover.turns.failed(clearing.pod.key);
         }
     }
 
@@ -186,6 +193,8 @@ impl Driver {
         if failed.is_empty() {
             let note = format!("Made room on node {node}: moved {}", told(&moves));
             self.record(Record::RoomMade(pod, note));
+        } else {
+            self.mover.turns.failed(pod.key);
         }
     }
 }

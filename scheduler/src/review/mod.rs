@@ -103,12 +103,12 @@ impl Reviewer {
             let wanted = Wanted::Pods(answered.unplaced());
             let effort = Effort::new(self.shutdown.clone());
             let found = defrag::search(answered.trial, wanted, most, settings, &self.client, now, effort).await;
-            let (trial, found) = found.map_err(|error| match error {
+            let found = found.map_err(|error| match error {
                 defrag::Error::Pods(error) => Error::Api(error),
                 defrag::Error::Broken(_) => Error::NotKnown,
             })?;
-            answered.trial = trial;
-            answered.make_room(found);
+            answered.trial = found.trial;
+            answered.make_room(found.clearings);
         }
         Ok(answered.status())
     }
