@@ -10,6 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, 
 use k8s_openapi::{ClusterResourceScope, NamespaceResourceScope};
 use serde::{Deserialize, Deserializer};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::owners::OwnerKind;
 use super::queues::QUEUE_LABEL;
@@ -55,6 +56,10 @@ pub struct PodFacts {
     pub not_scheduled: Option<(String, String)>,
     /// The kind and name of the controller that owns a waiting pod, if it is one that makes pods in numbers.
     pub controller: Option<(OwnerKind, String)>,
+    /// The UID of the controller that owns it, as a number.
+    pub maker: Option<u128>,
+    /// How long it has to end, if it says so.
+    pub grace: Option<Duration>,
     /// The claims that it uses; `None` if there are none.
     pub claimant: Option<Claimant>,
     /// `status.nominatedNodeName`.
@@ -87,8 +92,9 @@ impl From<&k8s::Pod> for PodFacts {
         };
         let target = condition("DisruptionTarget", "True");
         let terminating = meta.deletion_timestamp.is_some();
-        let owners = meta.owner_references.iter().flatten();
-        let controller = owners.clone().find(|owner| owner.controller == Some(true) && node_name.is_none());
+        let maker = meta.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
+        let controller = maker.filter(|_| node_name.is_none());
+        let grace = spec.termination_grace_period_seconds.and_then(|seconds| u64::try_from(seconds).ok());
         let label = |name: &str| {
             let label = meta.labels.as_ref().and_then(|labels| labels.get(name));
             label.filter(|value| !value.is_empty()).cloned()
@@ -99,6 +105,8 @@ impl From<&k8s::Pod> for PodFacts {
             controller: controller.and_then(|owner| {
                 Some((OwnerKind::of_controller(&owner.api_version, &owner.kind)?, owner.name.clone()))
             }),
+            maker: maker.map(|owner| convert::pod_key(&owner.uid).0),
+            grace: grace.map(Duration::from_secs),
             claimant: claimant(pod),
             key: convert::pod_key(&uid),
             uid,
@@ -376,6 +384,7 @@ struct PodSpecView {
     overhead: Option<BTreeMap<String, Quantity>>,
     resources: Option<k8s::ResourceRequirements>,
     volumes: Option<Vec<VolumeView>>,
+    termination_grace_period_seconds: Option<i64>,
 }
 
 #[derive(Deserialize)]
@@ -429,6 +438,7 @@ impl From<PodSpecView> for k8s::PodSpec {
             init_containers: containers(view.init_containers),
             overhead: view.overhead,
             resources: view.resources,
+            termination_grace_period_seconds: view.termination_grace_period_seconds,
             volumes: view.volumes.map(|volumes| volumes.into_iter().map(Into::into).collect()),
             ..k8s::PodSpec::default()
         }
@@ -515,7 +525,8 @@ mod tests {
                 "managedFields": [{"manager": "m", "operation": "Update", "fieldsV1": {"f:spec": {}}}]},
             "spec": {
                 "schedulerName": "default-scheduler", "priority": 5, "preemptionPolicy": "Never",
-                "nodeSelector": {"a": "b"}, "os": {"name": "linux"}, "overhead": {"cpu": "1"}, "schedulingGates": [{"name": "g"}],
+                "nodeSelector": {"a": "b"}, "os": {"name": "linux"}, "overhead": {"cpu": "1"},
+                "terminationGracePeriodSeconds": 45, "schedulingGates": [{"name": "g"}],
                 "volumes": [{"name": "e", "emptyDir": {}}, {"name": "v", "persistentVolumeClaim": {"claimName": "data"}},
                     {"name": "x", "ephemeral": {"volumeClaimTemplate": {"spec": {}}}}],
                 "tolerations": [{"operator": "Exists"}],
@@ -538,6 +549,8 @@ mod tests {
         assert_eq!(watched.facts.class.pod_affinity.anti_required[0].selector.namespaces, ["d".to_owned()].into());
         assert_eq!(watched.facts.class.spread.len(), 1);
         assert_eq!(watched.meta.resource_version.as_deref(), Some("7"));
+        let number = convert::pod_key("u").0;
+        assert_eq!((watched.facts.maker, watched.facts.grace), (Some(number), Some(Duration::from_secs(45))));
         assert!(watched.facts.gated && watched.facts.never_preempts);
         let claims = watched.facts.claimant.as_ref().unwrap().claims.iter();
         assert_eq!(

@@ -215,6 +215,11 @@ impl Queue {
         self.held.get(&queue).into_iter().flat_map(BTreeMap::values).copied()
     }
 
+    /// Does a queue, or one above it, hold back pods?
+    pub fn holds_back(&self, queue: QueueId) -> bool {
+        self.held.keys().any(|at| self.fair.is_under(queue, *at))
+    }
+
     /// A pod that was held back is tried again.
     pub fn let_try(&mut self, pod: PodKey, now: Duration) {
         if self.entries.get(&pod).is_some_and(|entry| matches!(entry.place, Place::Held(..))) {

@@ -27,6 +27,7 @@ mod providing;
 mod queueing;
 mod surroundings;
 mod trial;
+mod underway;
 
 use actions::GATED_MESSAGE;
 pub use actions::{Action, Attempt, BindOutcome, PodRef, SCHEDULER_ERROR, SCHEDULING_GATED, UNSCHEDULABLE};
@@ -38,6 +39,7 @@ use providing::{Going, Outlook, Sources};
 use queueing::Members;
 pub use queueing::QueueReport;
 pub use trial::{Leaver, Outcome, Trial};
+use underway::Moves;
 
 #[derive(Clone, Debug)]
 struct Pending {
@@ -122,8 +124,7 @@ pub struct State {
     came: bool,
     /// Pods that waited for a node which is gone.
     left_alone: Vec<PodKey>,
-    /// Pods for which others are being moved.
-    moved_for: BTreeSet<PodKey>,
+    moves: Moves,
     /// The last diagnosis, which holds for its class until something changes.
     diagnosed: Option<Diagnosed>,
     /// The scores of the nodes that pods were given, where someone wants to know.
@@ -164,7 +165,7 @@ impl State {
             freed: false,
             came: false,
             left_alone: Vec::new(),
-            moved_for: BTreeSet::new(),
+            moves: Moves::default(),
             diagnosed: None,
             scores: None,
         }
@@ -195,6 +196,7 @@ impl State {
             return None;
         }
         self.note_group(&pod, now);
+        self.note_made_anew(&pod);
         if let Some(node) = &pod.node_name {
             self.pod_assigned(pod.key, node, &pod);
             return None;
@@ -340,6 +342,7 @@ impl State {
     /// A pod is gone, or has ended.
     pub fn pod_gone(&mut self, key: PodKey) {
         self.gangs.gone(key);
+        self.moves.gone(key);
         self.drop_pending_entry(key);
         self.names.remove(&key);
         self.holders.gone(key);
@@ -362,7 +365,6 @@ impl State {
         let pending = self.pending.remove(&key)?;
         self.assumed -= usize::from(pending.assumed);
         self.claimants.remove(&key);
-        self.moved_for.remove(&key);
         if let Some(going) = &pending.going {
             self.going.remove(&(going.since, key));
             self.storage.forget(&going.choice);
@@ -419,6 +421,7 @@ impl State {
     fn next_pod(&mut self, now: Duration, actions: &mut Vec<Action>) -> Option<PodKey> {
         self.look_at_going(now, actions);
         self.end_holds(now, actions);
+        self.look_at_moves(now, actions);
         if self.queue.fair.is_loosened() {
             self.wake_queues(now);
         }
@@ -536,7 +539,7 @@ impl State {
 
     /// When time alone will make a pod ready.
     pub fn next_deadline(&self) -> Option<Duration> {
-        let waits = self.going_deadline().into_iter().chain(self.gangs.deadline());
+        let waits = self.going_deadline().into_iter().chain(self.gangs.deadline()).chain(self.moves.deadline());
         self.queue.next_deadline().into_iter().chain(waits).min()
     }
 

@@ -101,11 +101,6 @@ impl State {
         self.pending.iter().any(|(pod, pending)| pending.first_seen + waited <= now && self.is_stranded(*pod))
     }
 
-    /// Is room being made that the pod it is for has not got yet?
-    pub fn is_making_room(&self) -> bool {
-        self.moved_for.iter().any(|pod| self.engine.nominated_node(*pod).is_some())
-    }
-
     /// Sets moves going, if they still help, which is tried out once more: the pod waits for its node from now on.
     pub fn start_moves(&mut self, clearing: &Clearing, now: Duration, actions: &mut Vec<Action>) -> bool {
         let Some(ask) = self.ask_of(clearing.pod.key).filter(|ask| self.is_stranded(ask.pod)) else { return false };
@@ -116,7 +111,7 @@ impl State {
         // Who came, went or grew since may have taken what was free for those that leave.
         let Some(clearing) = self.trial(now).moved_again(clearing) else { return false };
         let leaving: Vec<PodKey> = clearing.moves.iter().map(|one| one.pod.key).collect();
-        self.moved_for.insert(ask.pod);
+        self.moves.begin(&clearing, now);
         self.take_room(ask, &clearing.node, &leaving, false, actions);
         if let Some(pending) = self.pending.get(&ask.pod) {
             let (pod, nominated) = (pending.pod.clone(), Some(Some(clearing.node.clone())));
@@ -144,10 +139,16 @@ impl State {
             let Some(mut pods) = by_node.remove(&**self.engine.node_name(node)) else { continue };
             // Those that matter least leave first, and of equals the youngest.
             pods.sort_by_key(|pod| (pod.priority, Reverse(pod.started.unwrap_or(i64::MAX)), pod.key));
+            pods.retain(|pod| !self.others_come_first(pod));
             let (pods, leavers) = self.leavers(&pods);
             stalls.push(Stall { least, node, pods, leavers });
         }
         stalls
+    }
+
+    /// Does its queue, or one above it, hold back pods? These would have its share before it is made anew.
+    fn others_come_first(&self, pod: &PodFacts) -> bool {
+        self.seat_of(pod.key).is_some_and(|queue| self.queue.holds_back(queue))
     }
 
     /// Those of a node's pods that budgets let go, and which of them are alike.

@@ -92,9 +92,7 @@ impl State {
             }
             // Those that were to be moved for it are gone, or stay: its room is not kept any longer.
             Preemption::Never
-                if self.moved_for.contains(&ask.pod)
-                    && !self.waits_for_victims(ask)
-                    && self.engine.unnominate(ask.pod) =>
+                if self.moves.are_for(ask.pod) && !self.waits_for_victims(ask) && self.engine.unnominate(ask.pod) =>
             {
                 self.freed = true;
                 Some(None)
@@ -169,7 +167,7 @@ impl State {
     /// Is someone about to leave the node that the pod waits for?
     pub(super) fn waits_for_victims(&mut self, ask: Ask) -> bool {
         // Those that are moved, or owe their room, may matter as much.
-        if self.queue.line_of(ask.pod).is_some() || self.moved_for.contains(&ask.pod) {
+        if self.queue.line_of(ask.pod).is_some() || self.moves.are_for(ask.pod) {
             self.engine.waits_for_any(ask)
         } else {
             self.engine.waits_for_victims(ask)
@@ -262,6 +260,7 @@ impl State {
             self.engine.set_preempted(*pod, false);
         }
         self.note_staying(failed);
+        self.moves.stay(failed);
         if !failed.is_empty() {
             self.left_alone.push(key);
         }

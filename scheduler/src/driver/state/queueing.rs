@@ -103,6 +103,11 @@ impl State {
         self.members.pods.insert(key, Member { queue, demand, priority, is_named });
     }
 
+    /// The queue in which a pod has its place.
+    pub(super) fn seat_of(&self, key: PodKey) -> Option<QueueId> {
+        self.members.pods.get(&key).map(|member| member.queue)
+    }
+
     /// A pod leaves its node, or its queue.
     pub(super) fn unseat(&mut self, key: PodKey) {
         if self.members.pods.is_empty() {

@@ -7,6 +7,7 @@ use crate::core::spec::Operator;
 use crate::core::{AffinityTerm, Budget, NodeSpec, PodDemand, PodSelector, Requirement, Resources, Scoring, Strategy};
 use serde_json::json;
 
+mod moving;
 mod volumes;
 
 fn seconds(seconds: u64) -> Duration {

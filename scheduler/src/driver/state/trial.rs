@@ -65,6 +65,7 @@ impl State {
     pub fn trial(&self, now: Duration) -> Trial {
         let mut state = self.clone();
         state.scores = Some(PodMap::default());
+        state.moves.freeze();
         Trial {
             state,
             now,
