@@ -4,34 +4,28 @@
 //!
 //! `GANTRY_HISTORIES` says how many, `GANTRY_SEED` with which to start.
 
+#[path = "support/objects.rs"]
+mod objects;
 #[path = "sequences/random.rs"]
 mod random;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use gantry_api::meta::POD_GROUP_LABEL;
 use gantry_scheduler::config::Configuration;
-use gantry_scheduler::convert::pod_key;
-use gantry_scheduler::driver::facts::{PodFacts, WatchedNode, WatchedPod};
-use gantry_scheduler::driver::gangs::WatchedGroup;
+use gantry_scheduler::driver::facts::PodFacts;
 use gantry_scheduler::driver::state::{Action, BindOutcome, State};
+use objects::{Pod, histories, key, see_group, see_node};
 use random::Random;
-use serde_json::{Value, json};
 
-const HISTORIES: u64 = 500;
-
-fn uid(name: &str) -> String {
-    // Any text will do for a UID that is told from others.
-    format!("uid of {name}")
-}
+const HISTORIES: usize = 500;
 
 /// A scheduler's state, and the cluster that it acts on.
 struct World {
     state: State,
     now: Duration,
-    /// Pods without an end, with their CPU in thousandths and their group.
-    pods: BTreeMap<String, (i64, Option<String>)>,
+    /// Pods without an end; where they are is told below.
+    pods: BTreeMap<String, Pod>,
     /// Where pods are, or are being bound.
     nodes_of: BTreeMap<String, String>,
     /// Bindings that have not been answered.
@@ -40,8 +34,6 @@ struct World {
     /// What groups need.
     groups: BTreeMap<String, usize>,
     messages: BTreeMap<String, String>,
-    /// Those that are not zero.
-    priorities: BTreeMap<String, i32>,
     /// Pods that have been told to go.
     leaving: BTreeSet<String>,
 }
@@ -57,25 +49,17 @@ impl World {
             nodes: BTreeMap::new(),
             groups: BTreeMap::new(),
             messages: BTreeMap::new(),
-            priorities: BTreeMap::new(),
             leaving: BTreeSet::new(),
         }
     }
 
     fn node(&mut self, name: &str, milli_cpu: i64) {
-        let node = json!({"metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}},
-            "status": {"allocatable": {"cpu": format!("{milli_cpu}m"), "memory": "64Gi", "pods": "110"}}});
-        self.state.node_seen(serde_json::from_value::<WatchedNode>(node).unwrap().spec);
+        see_node(&mut self.state, name, milli_cpu);
         self.nodes.insert(name.to_owned(), milli_cpu);
     }
 
     fn group(&mut self, name: &str, min: usize, hold_seconds: u64) {
-        let mut group = json!({"metadata": {"name": name, "namespace": "default"}, "spec": {"minMember": min}});
-        if hold_seconds > 0 {
-            group["spec"]["scheduleTimeoutSeconds"] = json!(hold_seconds);
-        }
-        let (key, spec) = serde_json::from_value::<WatchedGroup>(group).unwrap().into_parts();
-        self.state.group_seen(&key, spec);
+        see_group(&mut self.state, name, min, Duration::from_secs(hold_seconds));
         self.groups.insert(name.to_owned(), min);
     }
 
@@ -85,41 +69,29 @@ impl World {
     }
 
     fn facts(&self, name: &str) -> PodFacts {
-        let (milli_cpu, group) = &self.pods[name];
-        let mut pod: Value = json!({
-            "metadata": {"name": name, "namespace": "default", "uid": uid(name), "labels": {"app": "x"}},
-            "spec": {"schedulerName": "default-scheduler", "containers": [
-                {"name": "main", "resources": {"requests": {"cpu": format!("{milli_cpu}m")}}}]}});
-        pod["spec"]["priority"] = json!(self.priorities.get(name).copied().unwrap_or(0));
-        if let Some(group) = group {
-            pod["metadata"]["labels"][POD_GROUP_LABEL] = json!(group);
-        }
-        if let Some(node) = self.nodes_of.get(name).filter(|_| !self.underway.contains(name)) {
-            pod["spec"]["nodeName"] = json!(node);
-        }
-        serde_json::from_value::<WatchedPod>(pod).unwrap().facts
+        let node = self.nodes_of.get(name).filter(|_| !self.underway.contains(name)).cloned();
+        Pod { node, ..self.pods[name].clone() }.facts(name)
     }
 
     fn pod(&mut self, name: &str, milli_cpu: i64, group: Option<&str>) {
-        self.pods.insert(name.to_owned(), (milli_cpu, group.map(str::to_owned)));
+        self.important(name, milli_cpu, group, 0);
+    }
+
+    fn important(&mut self, name: &str, milli_cpu: i64, group: Option<&str>, priority: i32) {
+        let pod = Pod { milli_cpu, priority, group: group.map(str::to_owned), ..Pod::default() };
+        self.pods.insert(name.to_owned(), pod);
         let facts = self.facts(name);
         let action = self.state.pod_seen(facts, self.now);
         assert_eq!(action, None);
     }
 
-    fn important(&mut self, name: &str, milli_cpu: i64, group: Option<&str>, priority: i32) {
-        self.priorities.insert(name.to_owned(), priority);
-        self.pod(name, milli_cpu, group);
-    }
-
     fn pod_goes(&mut self, name: &str) {
         self.leaving.remove(name);
-        self.priorities.remove(name);
         self.pods.remove(name);
         self.nodes_of.remove(name);
         self.underway.remove(name);
         self.messages.remove(name);
-        self.state.pod_gone(pod_key(&uid(name)));
+        self.state.pod_gone(key(name));
     }
 
     /// Tries all pods that are to be tried now; what is decided at once must leave every group whole.
@@ -136,7 +108,7 @@ impl World {
                         self.nodes_of.insert(pod.name.clone(), node.to_string());
                         self.underway.insert(pod.name.clone());
                         self.messages.remove(&pod.name);
-                        touched.extend(self.pods[&pod.name].1.clone());
+                        touched.extend(self.pods[&pod.name].group.clone());
                     }
                     Action::Status { pod, condition, nominated } => {
                         self.messages.extend(condition.map(|(_, message)| (pod.name.clone(), message)));
@@ -145,7 +117,7 @@ impl World {
                     Action::Preempt { pod, victims, .. } => {
                         self.state.preempted(pod.key, &[]);
                         self.leaving.extend(victims.into_iter().map(|victim| victim.name));
-                        cleared.extend(self.pods[&pod.name].1.clone());
+                        cleared.extend(self.pods[&pod.name].group.clone());
                     }
                     Action::FailedEvent { .. } => {}
                     other => panic!("{other:?}"),
@@ -165,7 +137,7 @@ impl World {
     }
 
     fn members<'a>(&'a self, group: &'a str) -> impl Iterator<Item = &'a String> {
-        self.pods.iter().filter(move |(_, (_, of))| of.as_deref() == Some(group)).map(|(name, _)| name)
+        self.pods.iter().filter(move |(_, pod)| pod.group.as_deref() == Some(group)).map(|(name, _)| name)
     }
 
     /// Others go for a group only if all that it needs then fits.
@@ -176,8 +148,9 @@ impl World {
             assert!(there + coming.len() >= self.groups[group], "{group}: {there} are there, and {coming:?} come");
             for (node, all) in &self.nodes {
                 let stays = self.nodes_of.iter().filter(|(pod, at)| *at == node && !self.leaving.contains(*pod));
-                let used: i64 = stays.map(|(pod, _)| self.pods[pod].0).sum();
-                let wanted: i64 = coming.iter().filter(|pod| seats[**pod] == *node).map(|pod| self.pods[*pod].0).sum();
+                let used: i64 = stays.map(|(pod, _)| self.pods[pod].milli_cpu).sum();
+                let wanted: i64 =
+                    coming.iter().filter(|pod| seats[**pod] == *node).map(|pod| self.pods[*pod].milli_cpu).sum();
                 assert!(wanted == 0 || used + wanted <= *all, "{group} on {node}: {used} and {wanted} of {all}");
             }
         }
@@ -186,7 +159,7 @@ impl World {
     fn check_room(&self) {
         let mut used: BTreeMap<&String, i64> = BTreeMap::new();
         for (pod, node) in &self.nodes_of {
-            *used.entry(node).or_default() += self.pods[pod].0;
+            *used.entry(node).or_default() += self.pods[pod].milli_cpu;
         }
         for (node, used) in used {
             assert!(self.nodes.get(node).is_none_or(|all| used <= *all), "{node} has {used}");
@@ -200,7 +173,7 @@ impl World {
         if !is_made {
             self.nodes_of.remove(name);
         }
-        self.state.bound(pod_key(&uid(name)), outcome, self.now, &mut Vec::new());
+        self.state.bound(key(name), outcome, self.now, &mut Vec::new());
         if is_made {
             let facts = self.facts(name);
             self.state.pod_seen(facts, self.now);
@@ -433,7 +406,8 @@ fn history(seed: u64) -> usize {
         }
         // A node that is made smaller than what it holds is nobody's fault.
         let shrunk = world.nodes.clone().into_iter().filter(|(node, all)| {
-            let used: i64 = world.nodes_of.iter().filter(|(_, at)| *at == node).map(|(pod, _)| world.pods[pod].0).sum();
+            let used: i64 =
+                world.nodes_of.iter().filter(|(_, at)| *at == node).map(|(pod, _)| world.pods[pod].milli_cpu).sum();
             used > *all
         });
         for (node, _) in shrunk.collect::<Vec<_>>() {
@@ -453,14 +427,7 @@ fn history(seed: u64) -> usize {
 
 #[test]
 fn no_group_is_ever_bound_in_part() {
-    let number = |variable: &str, default: u64| {
-        std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
-    };
-    let (first, count) = (number("GANTRY_SEED", 1), number("GANTRY_HISTORIES", HISTORIES));
-    let mut bound = 0;
-    for seed in first..first + count {
-        let played = std::panic::catch_unwind(|| history(seed));
-        bound += played.unwrap_or_else(|_| panic!("history {seed} fails"));
-    }
-    assert!(bound > usize::try_from(count).unwrap(), "{bound} bindings show little");
+    let played = histories(HISTORIES, history);
+    let bound: usize = played.iter().sum();
+    assert!(bound > played.len(), "{bound} bindings show little");
 }

@@ -4,39 +4,25 @@
 //!
 //! `GANTRY_HISTORIES` says how many, `GANTRY_SEED` with which to start.
 
+#[path = "support/objects.rs"]
+mod objects;
 #[path = "sequences/random.rs"]
 mod random;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use gantry_api::meta::POD_GROUP_LABEL;
 use gantry_scheduler::config::Configuration;
-use gantry_scheduler::convert::pod_key;
-use gantry_scheduler::driver::facts::{PodFacts, WatchedNode, WatchedPod};
-use gantry_scheduler::driver::gangs::WatchedGroup;
 use gantry_scheduler::driver::queues::QUEUE_LABEL;
 use gantry_scheduler::driver::state::{Action, BindOutcome, State};
+use objects::{Pod, histories, key, see_group, see_node};
 use random::Random;
 use serde_json::{Value, json};
 
-const HISTORIES: u64 = 300;
+const HISTORIES: usize = 300;
 
 /// So often each pod may be tried before time passes.
 const TRIES_MAX: usize = 20;
-
-fn uid(name: &str) -> String {
-    format!("uid of {name}")
-}
-
-#[derive(Clone)]
-struct Pod {
-    milli_cpu: i64,
-    group: Option<String>,
-    priority: i32,
-    queue: Option<String>,
-    node: Option<String>,
-}
 
 /// A scheduler's state, and the cluster that it acts on: bindings succeed, and who has to go is gone at the end of a round.
 struct World {
@@ -66,9 +52,7 @@ impl World {
     }
 
     fn node(&mut self, name: &str, cpus: i64) {
-        let node = json!({"metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}},
-            "status": {"allocatable": {"cpu": cpus.to_string(), "memory": "64Gi", "pods": "110"}}});
-        self.state.node_seen(serde_json::from_value::<WatchedNode>(node).unwrap().spec);
+        see_node(&mut self.state, name, cpus * 1_000);
     }
 
     fn queue(&mut self, name: &str, spec: Value) {
@@ -79,28 +63,8 @@ impl World {
         self.state.queue_seen(serde_json::from_value(queue).unwrap());
     }
 
-    fn facts(&self, name: &str) -> PodFacts {
-        let Pod { milli_cpu, group, priority, queue, node } = &self.pods[name];
-        let mut pod = json!({
-            "metadata": {"name": name, "namespace": "default", "uid": uid(name), "labels": {"app": "x"}},
-            "spec": {"schedulerName": "default-scheduler", "priority": priority, "containers": [
-                {"name": "main", "resources": {"requests": {"cpu": format!("{milli_cpu}m")}}}]}});
-        if let Some(queue) = queue {
-            pod["metadata"]["labels"][QUEUE_LABEL] = json!(queue);
-        }
-        if let Some(group) = group {
-            pod["metadata"]["labels"][POD_GROUP_LABEL] = json!(group);
-        }
-        if let Some(node) = node {
-            pod["spec"]["nodeName"] = json!(node);
-        }
-        serde_json::from_value::<WatchedPod>(pod).unwrap().facts
-    }
-
     fn group(&mut self, name: &str, min: usize) {
-        let group = json!({"metadata": {"name": name, "namespace": "default"}, "spec": {"minMember": min}});
-        let (key, spec) = serde_json::from_value::<WatchedGroup>(group).unwrap().into_parts();
-        self.state.group_seen(&key, spec);
+        see_group(&mut self.state, name, min, Duration::ZERO);
     }
 
     fn member(&mut self, name: &str, milli_cpu: i64, group: &str, queue: &str) {
@@ -114,7 +78,7 @@ impl World {
 
     fn made(&mut self, name: &str, pod: Pod) {
         self.pods.insert(name.to_owned(), pod);
-        let facts = self.facts(name);
+        let facts = self.pods[name].facts(name);
         self.state.pod_seen(facts, self.now);
     }
 
@@ -125,7 +89,7 @@ impl World {
     fn pod_goes(&mut self, name: &str) {
         self.pods.remove(name);
         self.messages.remove(name);
-        self.state.pod_gone(pod_key(&uid(name)));
+        self.state.pod_gone(key(name));
     }
 
     /// Goes on until nothing moves, for so many seconds.
@@ -164,7 +128,7 @@ impl World {
                 self.messages.remove(&pod.name);
                 self.bound.push(pod.name.clone());
                 self.state.bound(pod.key, BindOutcome::Bound, self.now, &mut Vec::new());
-                let facts = self.facts(&pod.name);
+                let facts = self.pods[&pod.name].facts(&pod.name);
                 self.state.pod_seen(facts, self.now);
             }
             Action::Status { pod, condition, .. } => {
@@ -434,16 +398,9 @@ fn history(seed: u64) -> (usize, usize) {
 
 #[test]
 fn no_queue_has_more_than_its_limit_and_nobody_is_held_back_without_need() {
-    let number = |variable: &str, default: u64| {
-        std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
-    };
-    let (first, count) = (number("GANTRY_SEED", 1), number("GANTRY_HISTORIES", HISTORIES));
-    let (mut held, mut gone) = (0, 0);
-    for seed in first..first + count {
-        let played = std::panic::catch_unwind(|| history(seed));
-        let (more_held, more_gone) = played.unwrap_or_else(|_| panic!("history {seed} fails"));
-        (held, gone) = (held + more_held, gone + more_gone);
-    }
-    let enough = usize::try_from(count).unwrap() / 10;
+    let played = histories(HISTORIES, history);
+    let held: usize = played.iter().map(|(held, _)| held).sum();
+    let gone: usize = played.iter().map(|(_, gone)| gone).sum();
+    let enough = played.len() / 10;
     assert!(held > enough && gone > enough, "{held} held back and {gone} gone show little");
 }
