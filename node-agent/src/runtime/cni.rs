@@ -5,12 +5,17 @@
 //! are given out by `host-local` from a folder of this node's own, so several nodes can
 //! live on one machine.
 
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use serde_json::json;
 
 const FILE_NAME: &str = "10-gantry.conflist";
+/// The network's name. The plug-ins tell by it and by a sandbox's id what is whose.
+const NETWORK: &str = "gantry";
+/// Of the plug-ins' protocol.
+const CNI_VERSION: &str = "0.4.0";
 
 /// Where CNI plug-ins are installed, by distribution.
 const BIN_DIRS: [&str; 3] = ["/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni"];
@@ -59,8 +64,8 @@ impl Cni {
             routes.push(json!({ "dst": "::/0" }));
         }
         let conflist = json!({
-            "cniVersion": "0.4.0",
-            "name": "gantry",
+            "cniVersion": CNI_VERSION,
+            "name": NETWORK,
             "plugins": [
                 {
                     "type": "bridge",
@@ -94,6 +99,38 @@ pub fn find_plugins() -> Result<PathBuf, String> {
             BIN_DIRS.join(", ")
         )
     })
+}
+
+/// Takes back the ports of the node that lead to a sandbox, also when it is not there any more. Idempotent.
+pub fn close_ports(sandbox: &str) -> io::Result<()> {
+    // Which ports they are, the plug-in finds by the sandbox; it only does not look if it is told of none.
+    let any = json!([{ "hostPort": 1, "containerPort": 1, "protocol": "tcp" }]);
+    let config = json!({
+        "cniVersion": CNI_VERSION,
+        "name": NETWORK,
+        "type": "portmap",
+        "runtimeConfig": { "portMappings": any },
+    });
+    let folder = find_plugins().map_err(io::Error::other)?;
+    let mut plugin = Command::new(folder.join("portmap"))
+        .env("CNI_COMMAND", "DEL")
+        .env("CNI_CONTAINERID", sandbox)
+        .env("CNI_NETNS", "")
+        .env("CNI_IFNAME", "eth0")
+        .env("CNI_PATH", &folder)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()?;
+    if let Some(mut input) = plugin.stdin.take() {
+        input.write_all(config.to_string().as_bytes())?;
+    }
+    let output = plugin.wait_with_output()?;
+    match output.status.success() {
+        true => Ok(()),
+        // What is wrong it tells where its result would be.
+        false => Err(io::Error::other(String::from_utf8_lossy(&output.stdout).trim().to_owned())),
+    }
 }
 
 /// Lets the kernel route between pods, and shows bridged packets to the rules that

@@ -1,13 +1,15 @@
 //! What a runtime that is killed or stuck leaves behind, and that it does not stay.
 
 use std::collections::HashMap;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use containerd_client::services::v1::leases_client::LeasesClient;
 use containerd_client::services::v1::snapshots::snapshots_client::SnapshotsClient;
 use containerd_client::services::v1::snapshots::{PrepareSnapshotRequest, StatSnapshotRequest};
 use containerd_client::services::v1::{CreateRequest, ListRequest};
+use gantry_node_agent::runtime::PortMapping;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::harness::{Node, eventually, isolated};
@@ -34,6 +36,41 @@ fn namespaces(node: &Node) -> Vec<PathBuf> {
     let points = mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from);
     let is_one = |point: &PathBuf| point.file_name().is_some_and(|name| name.to_string_lossy().starts_with("cni-"));
     points.filter(|point| point.starts_with(&state)).filter(is_one).collect()
+}
+
+/// A plug-in has led a port of the node to a sandbox's address.
+fn open_port(sandbox: &str, host_port: u16, ip: &str) {
+    let config = serde_json::json!({
+        "cniVersion": "0.4.0", "name": "gantry", "type": "portmap", "snat": true,
+        "runtimeConfig": {"portMappings": [{"hostPort": host_port, "containerPort": 80, "protocol": "tcp"}]},
+        "prevResult": {"cniVersion": "0.4.0", "interfaces": [{"name": "eth0", "sandbox": "/none"}],
+            "ips": [{"version": "4", "interface": 0, "address": format!("{ip}/24")}]},
+    });
+    let folders = ["/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni"].map(Path::new);
+    let folder = folders.into_iter().find(|folder| folder.join("portmap").exists()).unwrap();
+    let mut plugin = Command::new(folder.join("portmap"))
+        .envs([("CNI_COMMAND", "ADD"), ("CNI_CONTAINERID", sandbox), ("CNI_IFNAME", "eth0")])
+        .envs([("CNI_NETNS", Path::new("/proc/self/ns/net")), ("CNI_PATH", folder)])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    plugin.stdin.take().unwrap().write_all(config.to_string().as_bytes()).unwrap();
+    assert!(plugin.wait().unwrap().success());
+}
+
+/// The ports of the node that lead to addresses of pods, as `port ADDRESS:PORT`.
+fn open_ports() -> Vec<String> {
+    let rules = Command::new("nft").args(["list", "ruleset"]).output().unwrap();
+    let rules = String::from_utf8(rules.stdout).unwrap();
+    let to = |line: &str| {
+        let (port, to) = line.split_once("tcp dport ")?.1.split_once(" counter")?;
+        let (_, to) = to.split_once(" dnat to ")?;
+        Some(format!("{port} {}", to.trim()))
+    };
+    let mut ports: Vec<_> = rules.lines().filter_map(to).collect();
+    ports.sort();
+    ports
 }
 
 /// A request in CRI's namespace, to whose effects a lease holds on.
@@ -71,7 +108,14 @@ async fn is_forgotten(socket: &Path, snapshotter: &str, name: &'static str) -> b
 fn what_a_killed_containerd_has_forgotten_is_removed() {
     isolated("leaks::what_a_killed_containerd_has_forgotten_is_removed", || async {
         let node = Node::start().await;
-        let (sandbox, _) = node.run_pod("steady", "while true; do sleep 1; done").await;
+        let mut config = node.sandbox("steady");
+        let mapping =
+            PortMapping { protocol: "TCP".into(), container_port: 80, host_port: 8081, host_ip: String::new() };
+        config.port_mappings = vec![mapping];
+        let sandbox = node.runtime.run_sandbox(&config).await.unwrap();
+        let container = node.container(&config, "main", "while true; do sleep 1; done");
+        let id = node.runtime.create_container(&sandbox, &container, &config).await.unwrap();
+        node.runtime.start_container(&id).await.unwrap();
         let own = namespaces(&node);
         assert_eq!(own.len(), 1, "below the instance's own folder");
         let ip = node.runtime.pod("uid-steady").await.unwrap().sandboxes[0].ips[0];
@@ -81,6 +125,9 @@ fn what_a_killed_containerd_has_forgotten_is_removed() {
         // As they are left when it is killed in the middle of making a sandbox.
         let lost_address = addresses.join("10.245.7.250");
         std::fs::write(&lost_address, "0123456789abcdef\r\neth0").unwrap();
+        open_port("0123456789abcdef", 8082, "10.245.7.250");
+        let steady_port = format!("8081 {ip}:80");
+        assert_eq!(open_ports(), [steady_port.clone(), "8082 10.245.7.250:80".to_owned()]);
         let lost_namespace = own[0].with_file_name("cni-lost");
         std::fs::write(&lost_namespace, "").unwrap();
         let pin = Command::new("unshare").arg(format!("--net={}", lost_namespace.display())).arg("true").status();
@@ -103,12 +150,13 @@ fn what_a_killed_containerd_has_forgotten_is_removed() {
             forgotten && !lost_address.exists() && !lost_namespace.exists() && namespaces(&node) == own
         })
         .await;
+        assert_eq!(open_ports(), [steady_port], "the port of a pod that lives still leads there");
         assert!(!lost_shim.wait().unwrap().success(), "it was killed");
         assert_eq!(processes_with(socket.to_str().unwrap()).len(), 1, "the shim of a pod that lives is kept");
         assert!(addresses.join(ip.to_string()).exists(), "the address of a pod that lives is kept");
         node.runtime.stop_sandbox(&sandbox).await.unwrap();
         node.runtime.remove_sandbox(&sandbox).await.unwrap();
-        assert!(namespaces(&node).is_empty() && !addresses.join(ip.to_string()).exists());
+        assert!(open_ports().is_empty() && namespaces(&node).is_empty() && !addresses.join(ip.to_string()).exists());
         node.stop().await;
     });
 }

@@ -1,11 +1,12 @@
-//! What containerd leaves behind when it is killed while it makes a sandbox, and forgets: the network namespace, the address and
-//! the shim.
+//! What containerd leaves behind when it is killed while it makes a sandbox, and forgets: the network namespace, the address, the
+//! ports of the node that lead there, and the shim.
 //!
 //! In: what there was at one moment. Out, once whatever was being made then is either listed or given up: what still is there
 //! and belongs to nobody is removed.
 
 use std::collections::HashSet;
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -14,6 +15,7 @@ use rustix::mount::{UnmountFlags, unmount};
 
 use super::mounts_below;
 use super::shims::{self, Shim};
+use crate::runtime::cni;
 use crate::runtime::cri::Sandboxes;
 use crate::runtime::instance::Instance;
 
@@ -54,15 +56,7 @@ impl Leftovers {
         for shim in self.shims.iter().filter(|shim| !known.alive.contains(&shim.sandbox)) {
             shims::kill_one(shim, &self.socket);
         }
-        for address in &self.addresses {
-            // The plug-in writes whose it is into the first line.
-            let Ok(text) = fs::read_to_string(address) else { continue };
-            let owner = text.lines().next().unwrap_or_default().trim();
-            if !known.all.contains(owner) {
-                tracing::info!(address = %address.display(), "an address that nobody has is given back");
-                let _ = fs::remove_file(address);
-            }
-        }
+        self.give_back(known, cni::close_ports);
         let found: Vec<_> = self.namespaces.iter().filter_map(|path| Some((path, inode(path)?))).collect();
         if found.is_empty() {
             return;
@@ -75,6 +69,25 @@ impl Leftovers {
                 continue;
             }
             let _ = fs::remove_file(path);
+        }
+    }
+
+    /// Gives the addresses of sandboxes back which containerd does not know, and the ports that lead to them.
+    fn give_back(&self, known: &Sandboxes, close_ports: impl Fn(&str) -> io::Result<()>) {
+        for address in &self.addresses {
+            // The plug-in writes whose it is into the first line.
+            let Ok(text) = fs::read_to_string(address) else { continue };
+            let owner = text.lines().next().unwrap_or_default().trim();
+            if known.all.contains(owner) {
+                continue;
+            }
+            // Before the address: by it is known whose ports there may be, and they must not lead to whoever has it next.
+            if let Err(error) = close_ports(owner) {
+                tracing::warn!(sandbox = owner, %error, "cannot take back the ports of a sandbox that is no more");
+                continue;
+            }
+            tracing::info!(address = %address.display(), "an address that nobody has is given back");
+            let _ = fs::remove_file(address);
         }
     }
 }
@@ -99,6 +112,8 @@ fn namespaces_in_use() -> HashSet<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+
     use super::*;
 
     #[test]
@@ -121,7 +136,15 @@ mod tests {
         };
         // Given out after the look: whose it is may not be known yet.
         let young = address("10.0.0.4", "young");
-        left.remove(&Sandboxes { all: HashSet::from(["lives".to_owned()]), ..Sandboxes::default() });
+        let known = Sandboxes { all: HashSet::from(["lives".to_owned()]), ..Sandboxes::default() };
+        left.give_back(&known, |_| Err(io::Error::other("the rules are locked")));
+        assert!(lost.exists(), "ports still lead there");
+        let closed = RefCell::new(Vec::new());
+        left.give_back(&known, |sandbox| {
+            closed.borrow_mut().push(sandbox.to_owned());
+            Ok(())
+        });
+        assert_eq!(closed.into_inner(), ["lost"]);
         assert!(kept.exists() && !lost.exists() && young.exists());
         assert!(is_address(&young) && !is_address(&network.join("last_reserved_ip.0")));
     }
