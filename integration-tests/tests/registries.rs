@@ -50,6 +50,19 @@ fn pod(name: &str, image: &str, secret: Option<&str>) -> Value {
         "containers": [{"name": "c", "image": image, "imagePullPolicy": "Always", "command": ["sleep", "3600"]}]}})
 }
 
+/// The same, for an image that may be here already.
+fn pod_of_policy(name: &str, image: &str, secret: Option<&str>, policy: &str) -> Value {
+    let mut pod = pod(name, image, secret);
+    pod["spec"]["containers"][0]["imagePullPolicy"] = json!(policy);
+    pod
+}
+
+fn pull_secret(name: &str, place: &str, password: &str) -> Value {
+    let config = json!({"auths": {place: {"auth": password}}}).to_string();
+    json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "type": "kubernetes.io/dockerconfigjson",
+        "stringData": {".dockerconfigjson": config}})
+}
+
 fn waiting(cluster: &Cluster, name: &str, reason: &str, text: &str) {
     eventually(&format!("{name} to wait with {reason}"), PATIENCE, || {
         let pod = cluster.object(&["pod", name])?;
@@ -83,18 +96,13 @@ fn images_come_from_registries_with_a_password_and_from_their_mirrors() {
     hosts(&cluster, "127.0.0.1:5000", "server = \"http://127.0.0.1:5000\"\n");
     let mirror = "server = \"https://images.example\"\n[host.\"http://127.0.0.1:5001\"]\ncapabilities = [\"pull\", \"resolve\"]\n";
     hosts(&cluster, "images.example", mirror);
-    let secret = |name: &str, place: &str, password: &str| {
-        let config = json!({"auths": {place: {"auth": password}}}).to_string();
-        json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "type": "kubernetes.io/dockerconfigjson",
-            "stringData": {".dockerconfigjson": config}})
-    };
     let image = "127.0.0.1:5000/team/app:1";
     create(
         &cluster,
         &[
-            secret("right", "127.0.0.1:5000", PASSWORD),
+            pull_secret("right", "127.0.0.1:5000", PASSWORD),
             // `puller:guess`
-            secret("wrong", "https://127.0.0.1:5000/v2/", "cHVsbGVyOmd1ZXNz"),
+            pull_secret("wrong", "https://127.0.0.1:5000/v2/", "cHVsbGVyOmd1ZXNz"),
             pod("without", image, None),
             pod("guesses", image, Some("wrong")),
             pod("forgets", image, Some("absent")),
@@ -125,6 +133,58 @@ fn images_come_from_registries_with_a_password_and_from_their_mirrors() {
     create(&cluster, &[pod("tries", image, Some("wrong right")), pod("later", image, None)]);
     wait_ready(&cluster, "tries");
     waiting(&cluster, "later", "ImagePullBackOff", image);
+    cluster.kubectl(&["delete", "pods", "--all", "--now"]).ok();
+    left::wait_for_nothing(&cluster);
+}
+
+#[test]
+fn an_image_that_is_here_is_for_those_who_have_what_it_was_pulled_with() {
+    let Some(mut cluster) = Cluster::start(Options::default()) else { return };
+    layout(&cluster);
+    registry(&mut cluster, "private", "127.0.0.1:5000", Some(PASSWORD));
+    registry(&mut cluster, "public", "127.0.0.1:5001", None);
+    for host in ["127.0.0.1:5000", "127.0.0.1:5001"] {
+        hosts(&cluster, host, &format!("server = \"http://{host}\"\n"));
+    }
+    let (image, open) = ("127.0.0.1:5000/team/app:1", "127.0.0.1:5001/team/app:1");
+    let pod = |name, image, secret| pod_of_policy(name, image, secret, "IfNotPresent");
+    let never = |name, image, secret| pod_of_policy(name, image, secret, "Never");
+    create(
+        &cluster,
+        &[
+            pull_secret("right", "127.0.0.1:5000", PASSWORD),
+            pull_secret("copy", "127.0.0.1:5000", PASSWORD),
+            pull_secret("wrong", "127.0.0.1:5000", "cHVsbGVyOmd1ZXNz"),
+            pod("first", image, Some("right")),
+        ],
+    );
+    wait_ready(&cluster, "first");
+    let stranger = [pod("without", image, None), pod("guesses", image, Some("wrong")), never("never", image, None)];
+    let friend = [pod("same", image, Some("right")), never("copies", image, Some("wrong copy"))];
+    create(&cluster, &stranger);
+    create(&cluster, &friend);
+    let here = format!("Container image \"{image}\" already present on machine and can be accessed by the pod");
+    for name in ["same", "copies"] {
+        wait_ready(&cluster, name);
+        told(&cluster, name, &[&format!("Normal Pulled Pod/{name} {here}")]);
+    }
+    waiting(&cluster, "without", "ImagePullBackOff", "401");
+    waiting(&cluster, "guesses", "ImagePullBackOff", "401");
+    let refused = format!("Container image \"{image}\" is not present with pull policy of Never");
+    waiting(&cluster, "never", "ErrImageNeverPull", &refused);
+    // It is the same image by another name, which whoever asks is given; and one that came with the node is everybody's.
+    create(&cluster, &[pod("public", open, None), never("preloaded", "gantry.local/busybox:1.35", None)]);
+    wait_ready(&cluster, "public");
+    told(&cluster, "public", &[&format!("Normal Pulled Pod/public Successfully pulled image \"{open}\" in ")]);
+    create(&cluster, &[never("anyone", open, None)]);
+    wait_ready(&cluster, "anyone");
+    // The node remembers it.
+    cluster.server().kill();
+    cluster.up();
+    cluster.wait_ready();
+    create(&cluster, &[never("later", image, None), never("again", image, Some("right"))]);
+    wait_ready(&cluster, "again");
+    waiting(&cluster, "later", "ErrImageNeverPull", &refused);
     cluster.kubectl(&["delete", "pods", "--all", "--now"]).ok();
     left::wait_for_nothing(&cluster);
 }

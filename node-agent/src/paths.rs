@@ -26,6 +26,11 @@ impl Paths {
         self.data_dir.join("images")
     }
 
+    /// Notes of who may use which image.
+    pub fn image_manager(&self) -> PathBuf {
+        self.data_dir.join("image_manager")
+    }
+
     /// What the node starts its pods from when there is no API server to ask.
     pub fn checkpoint(&self) -> PathBuf {
         self.data_dir.join("checkpoint")

@@ -253,14 +253,18 @@ fn context(
     // A stub resolver on the loopback is of no use to a pod; the kubelet's default is this file all the same.
     let resolv_conf = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     let cpus = usize::try_from(machine.cpus).unwrap_or(1);
-    let devices = match options.runtime {
-        RuntimeChoice::Given(_) => Devices::default(),
-        RuntimeChoice::Attach(_) | RuntimeChoice::Own => Devices::open(Paths::new(&options.data_dir).device_plugins()),
+    let paths = Paths::new(&options.data_dir);
+    let (devices, images) = match options.runtime {
+        RuntimeChoice::Given(_) => (Devices::default(), Images::default()),
+        RuntimeChoice::Attach(_) | RuntimeChoice::Own => {
+            (Devices::open(paths.device_plugins()), Images::open(paths.image_manager()))
+        }
     };
+    let in_use = Arc::new(InUse::read(&paths));
     Arc::new(Context {
         client: client.clone(),
         runtime,
-        paths: Paths::new(&options.data_dir),
+        paths,
         node_name: options.node_name.clone(),
         host_ips,
         settings: NodeSettings {
@@ -278,11 +282,11 @@ fn context(
         node: watched.node,
         events,
         directory: PodDirectory::default(),
-        images: Images::default(),
+        images,
         tokens: Tokens::default(),
         volume_locks: Default::default(),
         drivers: Drivers::default(),
-        in_use: Arc::new(InUse::read(&Paths::new(&options.data_dir))),
+        in_use,
         devices,
         boot_id: machine.boot_id.clone(),
         metrics: metrics.clone(),

@@ -1,7 +1,8 @@
 //! Sees that a container's image is on the node before the container is made: pull policies, credentials, back-off.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{Container, Pod};
@@ -9,8 +10,9 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 use super::backoff::{BackOff, RESTART_BASE, RESTART_MAX, go_duration};
 use super::context::Context;
 use super::events::Kind;
-use super::keyring::{Keyring, keyring};
+use super::keyring::{Credentials, Keyring, keyring, repository};
 use super::memory::Waiting;
+use super::pulled::{Known, Pulled, With};
 use crate::clock::Moment;
 use crate::runtime::{ImageRecord, RuntimeError};
 
@@ -29,19 +31,36 @@ struct Failures {
     last: HashMap<String, (Moment, String)>,
 }
 
-/// Pull back-off.
+/// Pull back-off, and who may use what was pulled.
 pub struct Images {
     failures: Mutex<Failures>,
+    pulled: Arc<Pulled>,
 }
 
 impl Default for Images {
     fn default() -> Self {
         let back_off = BackOff::new(RESTART_BASE, RESTART_MAX);
-        Self { failures: Mutex::new(Failures { back_off, last: HashMap::new() }) }
+        Self { failures: Mutex::new(Failures { back_off, last: HashMap::new() }), pulled: Arc::default() }
     }
 }
 
 impl Images {
+    /// With notes in a folder of who may use what. Without them everybody may use everything.
+    pub fn open(folder: PathBuf) -> Self {
+        Self { pulled: Arc::new(Pulled::open(folder)), ..Self::default() }
+    }
+
+    /// Forgets the images that were not there when the runtime was asked for all of them.
+    pub async fn keep_only(&self, images: &[ImageRecord], asked_at: Moment) {
+        let ids: Vec<String> = images.iter().map(|image| image.id.clone()).collect();
+        self.with_notes(move |notes| notes.keep_only(&ids.iter().map(String::as_str).collect(), asked_at)).await;
+    }
+
+    async fn with_notes<T: Send + 'static>(&self, work: impl FnOnce(&Arc<Pulled>) -> T + Send + 'static) -> Option<T> {
+        let notes = self.pulled.clone();
+        tokio::task::spawn_blocking(move || work(&notes)).await.ok()
+    }
+
     fn failures(&self) -> MutexGuard<'_, Failures> {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -195,14 +214,15 @@ pub async fn ensure(context: &Context, pod: &Pod, wanted: &Wanted<'_>) -> Result
         }
     };
     match (present, policy) {
-        (Some(record), "IfNotPresent" | "Never") => {
+        (Some(record), "IfNotPresent" | "Never") if may_use(context, pod, image, &record.id).await => {
             let message =
                 format!("Container image \"{image}\" already present on machine and can be accessed by the pod");
             tell(Kind::Normal, "Pulled", message);
             let reference = record.id.clone();
             return Ok((record, reference));
         }
-        (None, "Never") => {
+        // One that the pod may not use is to it as if it were not there.
+        (_, "Never") => {
             let message = format!("Container image \"{image}\" is not present with pull policy of Never");
             tell(Kind::Warning, "ErrImageNeverPull", message.clone());
             return Err(missing("ErrImageNeverPull", message, soon));
@@ -232,14 +252,7 @@ async fn pull(context: &Context, pod: &Pod, wanted: &Wanted<'_>, key: &str) -> R
         );
         context.events.pod(pod, Kind::Warning, "FailedToRetrieveImagePullSecret", message);
     }
-    let pulled = match pull_with(context, image, &keys).await {
-        Ok(reference) => match context.runtime.image(&reference).await {
-            Ok(Some(record)) => Ok((record, reference)),
-            Ok(None) => Err(RuntimeError::ImageNotFound(format!("image \"{image}\" is gone after it was pulled"))),
-            Err(error) => Err(error),
-        },
-        Err(error) => Err(error),
-    };
+    let pulled = pull_noted(context, image, &keys).await;
     match pulled {
         Ok((record, reference)) => {
             context.images.note_success(key);
@@ -269,12 +282,66 @@ async fn pull(context: &Context, pod: &Pod, wanted: &Wanted<'_>, key: &str) -> R
     }
 }
 
+/// Whether a pod may use an image that is here. Its secrets are asked for only if that matters.
+async fn may_use(context: &Context, pod: &Pod, image: &str, id: &str) -> bool {
+    let images = &context.images;
+    images.pulled.settle(&*context.runtime, repository).await;
+    let (name, repository, id) = (image.to_owned(), repository(image), id.to_owned());
+    let (of, asked) = (repository.clone(), id.clone());
+    let known = images.with_notes(move |notes| notes.known(&name, &of, &asked)).await;
+    let Some(known) = known else { return false };
+    if matches!(&known, Known::Anyone) {
+        return true;
+    }
+    let (keys, _) = keyring(context, pod).await;
+    let own: Vec<_> = keys.of(image).into_iter().map(|credentials| credentials.source).collect();
+    let lets_in = known.lets_in(&own);
+    if lets_in {
+        images.with_notes(move |notes| notes.note_shown(&repository, &id, &known, &own)).await;
+    }
+    lets_in
+}
+
+/// Pulls an image, and notes with which credentials.
+async fn pull_noted(context: &Context, image: &str, keys: &Keyring) -> Result<(ImageRecord, String), RuntimeError> {
+    let (name, images) = (image.to_owned(), &context.images);
+    let begun = images.with_notes(move |notes| notes.begin(&name)).await;
+    let not_noted = |error: String| RuntimeError::Failed(format!("failed to record image pull intent: {error}"));
+    let begun = begun.ok_or_else(|| not_noted("the agent is stopping".into()))?;
+    let note = begun.map_err(|error| not_noted(error.to_string()))?;
+    let pulled = match pull_with(context, image, keys).await {
+        Ok((reference, with)) => match context.runtime.image(&reference).await {
+            Ok(Some(record)) => Ok((record, reference, with)),
+            Ok(None) => Err(RuntimeError::ImageNotFound(format!("image \"{image}\" is gone after it was pulled"))),
+            Err(error) => Err(error),
+        },
+        Err(error) => Err(error),
+    };
+    match pulled {
+        Ok((record, reference, with)) => {
+            let (of, id) = (repository(image), record.id.clone());
+            images.with_notes(move |_| note.done(&of, &id, &with)).await;
+            Ok((record, reference))
+        }
+        Err(error) => {
+            images.with_notes(move |_| note.failed()).await;
+            Err(error)
+        }
+    }
+}
+
 /// Pulls an image with each of the credentials that are for it, until one is good; with none if there are none.
-async fn pull_with(context: &Context, image: &str, keys: &Keyring) -> Result<String, RuntimeError> {
+async fn pull_with(context: &Context, image: &str, keys: &Keyring) -> Result<(String, With), RuntimeError> {
     let fitting = keys.of(image);
-    let Some((last, others)) = fitting.split_last() else { return context.runtime.pull_image(image, None).await };
-    for auth in others {
-        match context.runtime.pull_image(image, Some(auth)).await {
+    let pull = |credentials: Option<Credentials>| async {
+        let pulled =
+            context.runtime.pull_image(image, credentials.as_ref().map(|credentials| &credentials.auth)).await?;
+        let with = credentials.map_or(With::Nothing, |credentials| With::Credentials(credentials.source));
+        Ok((pulled, with))
+    };
+    let Some((last, others)) = fitting.split_last() else { return pull(None).await };
+    for credentials in others {
+        match pull(Some(credentials.clone())).await {
             // What is wrong with the name is wrong with it for everybody.
             Err(error) if !matches!(error, RuntimeError::InvalidImageName(_)) => {
                 tracing::debug!(%error, image, "these credentials did not do; there are more");
@@ -282,7 +349,7 @@ async fn pull_with(context: &Context, image: &str, keys: &Keyring) -> Result<Str
             other => return other,
         }
     }
-    context.runtime.pull_image(image, Some(last)).await
+    pull(Some(last.clone())).await
 }
 
 #[cfg(test)]

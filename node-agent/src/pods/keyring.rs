@@ -4,17 +4,28 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 
 use super::context::Context;
+use super::pulled::Source;
 use super::spec;
 use crate::runtime::RegistryAuth;
 
 /// What Docker calls its own registry in the files that hold credentials.
 const DOCKER: &str = "index.docker.io";
 
+/// Credentials, and the secret that they are from.
+#[derive(Clone, Debug)]
+pub struct Credentials {
+    /// What the registry is shown.
+    pub auth: RegistryAuth,
+    /// Where they are from.
+    pub source: Source,
+}
+
 /// Credentials with the places that they are for: a host, which may have a port and stars, and the beginning of a path.
 #[derive(Clone, Debug, Default)]
-pub struct Keyring(Vec<(String, RegistryAuth)>);
+pub struct Keyring(Vec<(String, Credentials)>);
 
 /// The credentials of all of a pod's pull secrets, and the names of those that are not there.
 pub async fn keyring(context: &Context, pod: &Pod) -> (Keyring, Vec<String>) {
@@ -42,19 +53,27 @@ impl Keyring {
             None => data(".dockercfg").unwrap_or_default(),
         };
         for (place, entry) in auths.as_object().into_iter().flatten() {
-            self.0.push((normalize(place), auth(entry)));
+            let auth = auth(entry);
+            let text = |text: &Option<String>| text.clone().unwrap_or_default();
+            let source = Source {
+                uid: text(&secret.metadata.uid),
+                namespace: text(&secret.metadata.namespace),
+                name: text(&secret.metadata.name),
+                credential_hash: hash(&auth),
+            };
+            self.0.push((normalize(place), Credentials { auth, source }));
         }
     }
 
     /// Those that are for an image: the closest first, and in the order of the secrets where they are as close.
-    pub fn of(&self, image: &str) -> Vec<RegistryAuth> {
+    pub fn of(&self, image: &str) -> Vec<Credentials> {
         let image = repository(image);
         let mut found: Vec<_> = self.0.iter().filter(|(place, _)| is_for(place, &image)).collect();
         found.sort_by(|(one, _), (other, _)| other.cmp(one));
         if found.is_empty() && image.starts_with("docker.io/") {
             found = self.0.iter().filter(|(place, _)| place == DOCKER).collect();
         }
-        found.into_iter().map(|(_, auth)| auth.clone()).collect()
+        found.into_iter().map(|(_, credentials)| credentials.clone()).collect()
     }
 }
 
@@ -77,6 +96,16 @@ fn auth(entry: &Value) -> RegistryAuth {
     auth
 }
 
+/// By this it is known that others have the same credentials.
+fn hash(auth: &RegistryAuth) -> String {
+    let mut hash = Sha256::new();
+    for part in [&auth.username, &auth.password, &auth.identity_token] {
+        hash.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
+        hash.update(part.as_bytes());
+    }
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// A place without what does not count: the scheme, the version of the registry's protocol, a slash at the end of a host.
 fn normalize(place: &str) -> String {
     let place = place.trim_start_matches("https://").trim_start_matches("http://");
@@ -86,7 +115,7 @@ fn normalize(place: &str) -> String {
 }
 
 /// An image's repository by its full name: with its host, and without tag and digest.
-fn repository(image: &str) -> String {
+pub fn repository(image: &str) -> String {
     let name = image.split('@').next().unwrap_or(image);
     let name = match name.rsplit_once(':') {
         Some((name, tag)) if !tag.contains('/') => name,
@@ -163,7 +192,7 @@ mod tests {
     }
 
     fn users(places: &[&str], image: &str) -> Vec<String> {
-        ring(places).of(image).into_iter().map(|auth| auth.username).collect()
+        ring(places).of(image).into_iter().map(|credentials| credentials.auth.username).collect()
     }
 
     #[test]
@@ -197,9 +226,13 @@ mod tests {
         ring.add(&secret("other", &json!({"r.example": {"auth": "dTpw"}})));
         ring.add(&secret(".dockerconfigjson", &json!("none")));
         let found = ring.of("r.example/a/b:1");
-        let of = |auth: &RegistryAuth| (auth.username.clone(), auth.password.clone(), auth.identity_token.clone());
+        let of = |credentials: &Credentials| {
+            let auth = &credentials.auth;
+            (auth.username.clone(), auth.password.clone(), auth.identity_token.clone())
+        };
         let text = |user: &str, password: &str, token: &str| (user.to_owned(), password.to_owned(), token.to_owned());
         assert_eq!(found.iter().map(of).collect::<Vec<_>>(), [text("u", "p:q", ""), text("", "", "t")]);
-        assert!(found.iter().all(|auth| auth.server.is_empty()));
+        assert!(found.iter().all(|credentials| credentials.auth.server.is_empty()));
+        assert_ne!(found[0].source.credential_hash, found[1].source.credential_hash);
     }
 }

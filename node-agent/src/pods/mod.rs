@@ -27,6 +27,7 @@ mod objects;
 mod plan;
 mod probes;
 mod publish;
+mod pulled;
 mod resize;
 pub mod resources;
 pub mod rotation;

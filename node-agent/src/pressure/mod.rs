@@ -201,7 +201,9 @@ impl Keeper {
     }
 
     async fn note_images(&mut self) -> Result<(), RuntimeError> {
+        let asked_at = crate::clock::steady();
         let (images, pods) = tokio::try_join!(self.context.runtime.images(), self.context.runtime.list())?;
+        self.context.images.keep_only(&images, asked_at).await;
         self.ages.note(&images, &self.used_by(&pods), crate::clock::steady());
         Ok(())
     }
@@ -217,7 +219,9 @@ impl Keeper {
 
     /// Removes images that nobody uses; returns how many bytes they were.
     async fn remove_images(&mut self, bytes: Option<u64>, age_min: Duration) -> Result<u64, RuntimeError> {
+        let asked_at = crate::clock::steady();
         let (all, pods) = tokio::try_join!(self.context.runtime.images(), self.context.runtime.list())?;
+        self.context.images.keep_only(&all, asked_at).await;
         let (used, now) = (self.used_by(&pods), crate::clock::steady());
         self.ages.note(&all, &used, now);
         let mut freed = 0;

@@ -183,7 +183,7 @@ impl Node {
             node: watch::channel(None).1,
             events,
             directory: PodDirectory::default(),
-            images: Images::default(),
+            images: Images::open(dir.path().join("image_manager")),
             tokens: Tokens::default(),
             volume_locks: Default::default(),
             drivers: Default::default(),
