@@ -253,6 +253,8 @@ fn context(
     // A stub resolver on the loopback is of no use to a pod; the kubelet's default is this file all the same.
     let resolv_conf = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     let cpus = usize::try_from(machine.cpus).unwrap_or(1);
+    // A simulated container is confined as well as any.
+    let simulated = matches!(options.runtime, RuntimeChoice::Given(_));
     let paths = Paths::new(&options.data_dir);
     let (devices, images) = match options.runtime {
         RuntimeChoice::Given(_) => (Devices::default(), Images::default()),
@@ -273,6 +275,7 @@ fn context(
             cluster_domain: options.cluster_domain.clone(),
             resolvers: parse_resolv_conf(&resolv_conf),
             machine_memory: machine.memory_bytes,
+            app_armor: simulated || machine.app_armor,
         },
         allocatable: machine.allocatable(options.max_pods),
         ledger: Default::default(),

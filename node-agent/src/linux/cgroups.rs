@@ -91,6 +91,7 @@ pub fn apply(cgroup: &str, limits: &Resources) -> Result<(), CgroupError> {
             if hierarchies.iter().all(|each| each.v2) {
                 make_v2(&hierarchy.mount, &relative)?;
                 write_all(&path, limits_v2(limits))?;
+                write_all(&path, hugetlb(limits, &page_sizes(&path, "max"), "max"))?;
             }
         } else if hierarchy.has_v1("cpu") {
             make(&path)?;
@@ -98,9 +99,9 @@ pub fn apply(cgroup: &str, limits: &Resources) -> Result<(), CgroupError> {
         } else if hierarchy.has_v1("memory") {
             make(&path)?;
             write_memory_v1(&path, limits.memory_limit_bytes)?;
-        } else if hierarchy.has_v1("hugetlb") && !limits.hugepage_limits.is_empty() {
+        } else if hierarchy.has_v1("hugetlb") {
             make(&path)?;
-            write_all(&path, hugetlb(limits, "limit_in_bytes"))?;
+            write_all(&path, hugetlb(limits, &page_sizes(&path, "limit_in_bytes"), "limit_in_bytes"))?;
         }
     }
     Ok(())
@@ -246,16 +247,22 @@ fn limits_v2(limits: &Resources) -> Settings {
         _ => "max".to_owned(),
     };
     settings.push(("memory.max".to_owned(), memory));
-    settings.extend(hugetlb(limits, "max"));
     settings
 }
 
-fn hugetlb(limits: &Resources, file: &str) -> Settings {
-    limits
-        .hugepage_limits
-        .iter()
-        .map(|(page_size, bytes)| (format!("hugetlb.{page_size}.{file}"), bytes.to_string()))
-        .collect()
+/// Limits of huge pages of each size that there is: whoever asks for none has none.
+fn hugetlb(limits: &Resources, page_sizes: &[String], file: &str) -> Settings {
+    let limit = |size: &String| limits.hugepage_limits.get(size).copied().unwrap_or(0);
+    page_sizes.iter().map(|size| (format!("hugetlb.{size}.{file}"), limit(size).to_string())).collect()
+}
+
+/// The sizes of huge pages that a cgroup can limit, such as `2MB`.
+fn page_sizes(cgroup: &Path, file: &str) -> Vec<String> {
+    let files = fs::read_dir(cgroup).into_iter().flatten().flatten();
+    let names = files.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    // What is reserved has a file of its own, with one part more in its name.
+    let size = |name: String| Some(name.strip_prefix("hugetlb.")?.strip_suffix(file)?.strip_suffix('.')?.to_owned());
+    names.filter_map(size).filter(|size| !size.contains('.')).collect()
 }
 
 fn write_all(folder: &Path, settings: Settings) -> Result<(), CgroupError> {
@@ -341,6 +348,20 @@ fn kill_all(folder: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whoever_asks_for_no_huge_pages_has_none() {
+        let dir = tempfile::tempdir().unwrap();
+        for file in ["hugetlb.2MB.max", "hugetlb.2MB.rsvd.max", "hugetlb.1GB.max", "hugetlb.1GB.current", "memory.max"]
+        {
+            fs::write(dir.path().join(file), "max").unwrap();
+        }
+        let limits = Resources { hugepage_limits: [("2MB".to_owned(), 4 << 20)].into(), ..Resources::default() };
+        write_all(dir.path(), hugetlb(&limits, &page_sizes(dir.path(), "max"), "max")).unwrap();
+        let read = |file: &str| fs::read_to_string(dir.path().join(file)).unwrap();
+        assert_eq!((read("hugetlb.2MB.max"), read("hugetlb.1GB.max")), ("4194304".to_owned(), "0".to_owned()));
+        assert_eq!(read("hugetlb.2MB.rsvd.max"), "max");
+    }
 
     #[test]
     fn mounts_of_every_kind_are_understood() {

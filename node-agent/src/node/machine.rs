@@ -21,6 +21,8 @@ pub struct Machine {
     pub storage_bytes: i64,
     /// Huge pages by resource name, in bytes.
     pub hugepages: BTreeMap<String, i64>,
+    /// Whether its kernel confines programs by AppArmor.
+    pub app_armor: bool,
     /// Such as `6.1.0-18-amd64`.
     pub kernel_version: String,
     /// Such as `Debian GNU/Linux 12 (bookworm)`.
@@ -66,6 +68,16 @@ impl Machine {
             *storage = *storage / 10 * 9;
         }
         allocatable
+    }
+}
+
+/// The size of huge pages as the names of resources have it.
+#[cfg(target_os = "linux")]
+fn page_size(kib: i64) -> String {
+    match kib {
+        _ if kib >= 1 << 20 => format!("{}Gi", kib >> 20),
+        _ if kib >= 1 << 10 => format!("{}Mi", kib >> 10),
+        _ => format!("{kib}Ki"),
     }
 }
 
@@ -133,9 +145,9 @@ mod system {
                 continue;
             };
             let count: i64 = text(&entry.path().join("nr_hugepages").display().to_string()).parse().unwrap_or(0);
-            let size = if kib >= 1 << 20 { format!("{}Gi", kib >> 20) } else { format!("{}Mi", kib >> 10) };
-            machine.hugepages.insert(format!("hugepages-{size}"), count * kib * 1024);
+            machine.hugepages.insert(format!("hugepages-{}", super::page_size(kib)), count * kib * 1024);
         }
+        machine.app_armor = text("/sys/module/apparmor/parameters/enabled").starts_with('Y');
         machine.kernel_version = text("/proc/sys/kernel/osrelease");
         let release = text("/etc/os-release");
         let pretty = release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));

@@ -2,14 +2,24 @@
 
 use k8s_openapi::api::core::v1::{Node, NodeSelectorRequirement, NodeSelectorTerm, Pod};
 
+use super::app_armor;
 use super::memory::Waiting;
 use super::resources::{Amounts, pod_requests};
 use super::spec;
 
 /// Refuses a pod which does not fit into what is left of `allocatable` besides `used`, or which does not want this node.
-pub fn refuse(pod: &Pod, node: Option<&Node>, allocatable: &Amounts, used: &Amounts) -> Option<Waiting> {
+pub fn refuse(
+    pod: &Pod,
+    node: Option<&Node>,
+    allocatable: &Amounts,
+    used: &Amounts,
+    has_app_armor: bool,
+) -> Option<Waiting> {
     let rejected =
         |reason: String, message: String| Waiting { reason, message: format!("Pod was rejected: {message}") };
+    if let Some(why) = app_armor::refuse(pod, has_app_armor) {
+        return Some(rejected("AppArmor".into(), why.into()));
+    }
     if spec::wants_strict_groups(pod) && !node.is_some_and(has_strict_groups) {
         let message = "SupplementalGroupsPolicy=Strict is not supported in this node".to_owned();
         return Some(rejected("SupplementalGroupsPolicyNotSupported".into(), message));
@@ -100,11 +110,24 @@ mod tests {
             let features = serde_json::json!({"supplementalGroupsPolicy": can});
             serde_json::from_value(serde_json::json!({"status": {"features": features}})).unwrap()
         };
-        let asked = |policy: &str, can| refuse(&pod(policy), Some(&node(can)), &Amounts::new(), &Amounts::new());
+        let asked = |policy: &str, can| refuse(&pod(policy), Some(&node(can)), &Amounts::new(), &Amounts::new(), false);
         assert_eq!((asked("Merge", false), asked("Strict", true)), (None, None));
         let refused = asked("Strict", false).unwrap();
         assert_eq!(refused.reason, "SupplementalGroupsPolicyNotSupported");
         assert_eq!(refused.message, "Pod was rejected: SupplementalGroupsPolicy=Strict is not supported in this node");
+    }
+
+    #[test]
+    fn a_pod_that_wants_to_be_confined_is_refused_where_nobody_can() {
+        let pod: Pod = serde_json::from_value(serde_json::json!({"spec": {"containers": [], "securityContext": {
+            "appArmorProfile": {"type": "RuntimeDefault"}}}}))
+        .unwrap();
+        let asked = |has| refuse(&pod, None, &Amounts::new(), &Amounts::new(), has);
+        assert_eq!(asked(true), None);
+        let refused = asked(false).unwrap();
+        assert_eq!(refused.reason, "AppArmor");
+        let why = "Pod was rejected: Cannot enforce AppArmor: AppArmor is not enabled on the host";
+        assert_eq!(refused.message, why);
     }
 
     #[test]
@@ -113,14 +136,14 @@ mod tests {
             {"name": "a", "resources": {"requests": {"cpu": "2"}}}]}}))
         .unwrap();
         let allocatable = Amounts::from([("cpu".into(), 4000), ("pods".into(), 110)]);
-        assert_eq!(refuse(&pod, None, &allocatable, &Amounts::from([("cpu".into(), 2000)])), None);
-        let refused = refuse(&pod, None, &allocatable, &Amounts::from([("cpu".into(), 2500)])).unwrap();
+        assert_eq!(refuse(&pod, None, &allocatable, &Amounts::from([("cpu".into(), 2000)]), false), None);
+        let refused = refuse(&pod, None, &allocatable, &Amounts::from([("cpu".into(), 2500)]), false).unwrap();
         assert_eq!(refused.reason, "OutOfcpu");
         assert_eq!(
             refused.message,
             "Pod was rejected: Node didn't have enough resource: cpu, requested: 2000, used: 2500, capacity: 4000"
         );
-        let full = refuse(&pod, None, &allocatable, &Amounts::from([("pods".into(), 110)])).unwrap();
+        let full = refuse(&pod, None, &allocatable, &Amounts::from([("pods".into(), 110)]), false).unwrap();
         assert_eq!(full.reason, "OutOfpods");
     }
 
@@ -130,6 +153,6 @@ mod tests {
             serde_json::from_value(serde_json::json!({"spec": {"containers": [], "nodeSelector": {"disk": "ssd"}}}))
                 .unwrap();
         let node: Node = serde_json::from_value(serde_json::json!({"metadata": {"name": "n"}})).unwrap();
-        assert_eq!(refuse(&pod, Some(&node), &Amounts::new(), &Amounts::new()).unwrap().reason, "NodeAffinity");
+        assert_eq!(refuse(&pod, Some(&node), &Amounts::new(), &Amounts::new(), false).unwrap().reason, "NodeAffinity");
     }
 }

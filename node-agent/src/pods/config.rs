@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, SeccompProfile, SecurityContext
 
 use super::plan::ANNOTATION_HASH;
 use super::resize::ANNOTATION_RESOURCES;
-use super::{env, resources, spec};
+use super::{app_armor, env, resources, spec};
 use crate::Paths;
 use crate::devices::Extras;
 use crate::runtime::{
@@ -41,6 +41,8 @@ pub struct NodeSettings {
     pub resolvers: DnsConfig,
     /// Bytes of memory of the machine.
     pub machine_memory: i64,
+    /// Whether the machine's kernel confines programs by AppArmor.
+    pub app_armor: bool,
 }
 
 /// The parent cgroup of a pod.
@@ -84,6 +86,8 @@ pub fn sandbox(pod: &Pod, attempt: u32, node: &NodeSettings, paths: &Paths) -> S
         labels,
         annotations: pod.metadata.annotations.clone().unwrap_or_default(),
         cgroup_parent: cgroup_parent(&node.cgroup_root, &identity.uid),
+        overhead: resources::overhead(pod),
+        resources: resources::pod_cgroup_without_overhead(pod),
         sysctls: security.sysctls.iter().flatten().map(|s| (s.name.clone(), s.value.clone())).collect(),
         namespaces: namespaces(pod),
         privileged: spec::any_privileged(pod),
@@ -278,6 +282,7 @@ fn security(
         read_only_rootfs: own.read_only_root_filesystem.unwrap_or(false),
         no_new_privs: no_new_privs(&own),
         seccomp: seccomp(profile, privileged),
+        app_armor: app_armor::profile(pod, container)?,
         unmasked_proc: own.proc_mount.as_deref() == Some("Unmasked"),
     })
 }

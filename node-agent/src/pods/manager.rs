@@ -342,8 +342,12 @@ impl Manager {
         }
         let short = plan::refuse(pod, &self.state.pressure.borrow());
         let short = short.map(|why| Waiting { reason: "Evicted".into(), message: format!("Pod was rejected: {why}") });
-        let refused = short.or_else(|| admission::refuse(pod, node.as_deref(), &self.context.allocatable, &used))?;
+        let refused = short.or_else(|| {
+            let has_app_armor = self.context.settings.app_armor;
+            admission::refuse(pod, node.as_deref(), &self.context.allocatable, &used, has_app_armor)
+        })?;
         let reason = match refused.reason.as_str() {
+            "AppArmor" => "AppArmor",
             "Evicted" => "Evicted",
             "NodeAffinity" => "NodeAffinity",
             "OutOfcpu" => "OutOfcpu",

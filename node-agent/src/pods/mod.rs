@@ -9,6 +9,7 @@ use crate::runtime::PodRecord;
 
 mod act;
 mod admission;
+mod app_armor;
 mod backoff;
 mod check;
 pub mod config;

@@ -48,7 +48,8 @@ fn amounts(list: Option<&BTreeMap<String, Quantity>>) -> Amounts {
     list.map(|(name, quantity)| (name.clone(), amount(name, quantity))).collect()
 }
 
-fn requests(container: &Container) -> Amounts {
+/// What a container asks for.
+pub fn requests(container: &Container) -> Amounts {
     requests_of(container.resources.as_ref())
 }
 
@@ -160,6 +161,31 @@ pub fn cpu_quota_us(milli: i64) -> i64 {
     (milli.saturating_mul(CPU_PERIOD_US) / 1000).max(1000)
 }
 
+/// Before the size of the pages in the names of resources.
+pub const HUGE_PAGES: &str = "hugepages-";
+
+/// The size of huge pages in a resource's name, in bytes.
+pub fn page_size(resource: &str) -> Option<i64> {
+    Parsed::parse(resource.strip_prefix(HUGE_PAGES)?).ok().map(|size| size.value()).filter(|size| *size > 0)
+}
+
+/// The same as the kernel calls it: `2MB`.
+fn page_size_name(bytes: i64) -> String {
+    let mut size = (bytes, "B");
+    for unit in ["KB", "MB", "GB"] {
+        if size.0 >= 1024 {
+            size = (size.0 / 1024, unit);
+        }
+    }
+    format!("{}{}", size.0, size.1)
+}
+
+/// What is asked for of huge pages is the limit too.
+fn hugepage_limits(requests: &Amounts) -> BTreeMap<String, u64> {
+    let limits = requests.iter().filter_map(|(name, bytes)| Some((page_size_name(page_size(name)?), *bytes)));
+    limits.map(|(size, bytes)| (size, u64::try_from(bytes).unwrap_or(0))).collect()
+}
+
 fn limits_of(requests: &Amounts, limits: &Amounts) -> Resources {
     let cpu_limit = limits.get("cpu").copied().filter(|limit| *limit > 0);
     Resources {
@@ -168,13 +194,28 @@ fn limits_of(requests: &Amounts, limits: &Amounts) -> Resources {
         cpu_period_us: cpu_limit.map(|_| CPU_PERIOD_US),
         memory_limit_bytes: limits.get("memory").copied().filter(|limit| *limit > 0),
         oom_score_adj: None,
-        hugepage_limits: BTreeMap::new(),
+        hugepage_limits: hugepage_limits(requests),
     }
 }
 
 /// Limits of the pod's own cgroup.
 pub fn pod_cgroup(pod: &Pod) -> Resources {
     limits_of(&pod_requests(pod), &pod_limits(pod))
+}
+
+/// What the pod's sandbox costs besides its containers. It is a limit as well: there is no more to be had for it.
+pub fn overhead(pod: &Pod) -> Resources {
+    let overhead = amounts(spec::spec(pod).overhead.as_ref());
+    if overhead.is_empty() { Resources::default() } else { limits_of(&overhead, &overhead) }
+}
+
+/// What its containers have together.
+pub fn pod_cgroup_without_overhead(pod: &Pod) -> Resources {
+    let mut pod = pod.clone();
+    if let Some(spec) = &mut pod.spec {
+        spec.overhead = None;
+    }
+    pod_cgroup(&pod)
 }
 
 /// Limits of one container's cgroup. `machine_memory` is the node's, for the OOM score.
@@ -241,5 +282,38 @@ mod tests {
         assert_eq!(pod_cgroup(&both).memory_limit_bytes, Some(64 << 20));
         assert_eq!(pod_cgroup(&both).cpu_quota_us, Some(25_000));
         assert_eq!(pod_cgroup(&both).cpu_shares, Some(256));
+    }
+
+    #[test]
+    fn overhead_is_the_pods_and_no_containers() {
+        let limits = serde_json::json!({"limits": {"memory": "64Mi", "cpu": "250m"}});
+        let pod = pod(serde_json::json!({"overhead": {"memory": "32Mi", "cpu": "100m"}, "containers": [
+            {"name": "a", "resources": limits}]}));
+        let all = pod_cgroup(&pod);
+        assert_eq!(
+            (all.memory_limit_bytes, all.cpu_quota_us, all.cpu_shares),
+            (Some(96 << 20), Some(35_000), Some(358))
+        );
+        assert_eq!(overhead(&pod).memory_limit_bytes, Some(32 << 20));
+        assert_eq!(pod_cgroup_without_overhead(&pod).memory_limit_bytes, Some(64 << 20));
+        let own = container_cgroup(&pod, spec::all_containers(&pod).next().unwrap().spec, 1 << 32);
+        assert_eq!((own.memory_limit_bytes, own.cpu_quota_us), (Some(64 << 20), Some(25_000)));
+        let unlimited = serde_json::json!({"overhead": {"memory": "32Mi"}, "containers": [{"name": "a"}]});
+        assert_eq!(pod_cgroup(&self::pod(unlimited)).memory_limit_bytes, None, "nothing that it could raise");
+    }
+
+    #[test]
+    fn huge_pages_are_limited_by_their_size() {
+        let asks = |size: &str, amount: &str| serde_json::json!({"limits": {format!("hugepages-{size}"): amount}});
+        let pod = pod(serde_json::json!({"containers": [
+            {"name": "a", "resources": asks("2Mi", "4Mi")}, {"name": "b", "resources": asks("2Mi", "2Mi")},
+            {"name": "c", "resources": asks("1Gi", "2Gi")}, {"name": "d"}]}));
+        let limits = |list: &[(&str, u64)]| -> BTreeMap<String, u64> {
+            list.iter().map(|(size, bytes)| ((*size).to_owned(), *bytes)).collect()
+        };
+        assert_eq!(pod_cgroup(&pod).hugepage_limits, limits(&[("2MB", 6 << 20), ("1GB", 2 << 30)]));
+        let first = container_cgroup(&pod, spec::all_containers(&pod).next().unwrap().spec, 1 << 32);
+        assert_eq!(first.hugepage_limits, limits(&[("2MB", 4 << 20)]));
+        assert_eq!((page_size_name(64 << 10), page_size_name(512)), ("64KB".to_owned(), "512B".to_owned()));
     }
 }

@@ -297,6 +297,17 @@ pub enum Seccomp {
     Localhost(PathBuf),
 }
 
+/// An AppArmor profile.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AppArmor {
+    /// The runtime's own.
+    RuntimeDefault,
+    /// None.
+    Unconfined,
+    /// One that the node has loaded, by its name.
+    Localhost(String),
+}
+
 /// How to make a sandbox.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SandboxConfig {
@@ -318,6 +329,10 @@ pub struct SandboxConfig {
     pub annotations: BTreeMap<String, String>,
     /// Parent cgroup, such as `/gantry/pod<uid>`; made by [`Runtime::apply_pod_cgroup`].
     pub cgroup_parent: String,
+    /// What the sandbox costs besides the containers: runtimes that start a machine for a pod want to know its size.
+    pub overhead: Resources,
+    /// What the containers have together.
+    pub resources: Resources,
     /// Kernel parameters of the pod's namespaces.
     pub sysctls: BTreeMap<String, String>,
     /// Namespaces.
@@ -384,6 +399,8 @@ pub struct ContainerSecurity {
     pub no_new_privs: bool,
     /// Seccomp.
     pub seccomp: Seccomp,
+    /// AppArmor; none leaves it to the runtime.
+    pub app_armor: Option<AppArmor>,
     /// Whether /proc is mounted without masks.
     pub unmasked_proc: bool,
 }

@@ -174,6 +174,7 @@ impl Node {
                 cluster_domain: "cluster.local".into(),
                 resolvers: DnsConfig::default(),
                 machine_memory: 1 << 32,
+                app_armor: false,
             },
             allocatable,
             ledger: Default::default(),

@@ -17,18 +17,19 @@ use super::context::Context;
 use super::env::{self, Referred};
 use super::fields::Surroundings;
 use super::objects::{ObjectError, Objects};
-use super::resources::amount;
 use super::spec;
 use crate::Paths;
 use crate::checkpoint::{self, Key, Kind};
 use crate::clock::{Moment, Now};
 use crate::runtime::{Mount, MountPropagation, PodIdentity};
+use empty::Empty;
 use payload::Written;
 use sys::FileKind;
 
 pub mod atomic;
 pub mod claims;
 pub mod csi;
+mod empty;
 pub mod image;
 pub mod payload;
 pub mod persistent;
@@ -220,9 +221,8 @@ async fn make(context: &Context, pod: &Pod, volume: &Volume, not_before: Instant
         return blocking(move || check_host_path(&source)).await;
     }
     if let Some(source) = &volume.empty_dir {
-        let memory = source.medium.as_deref() == Some("Memory") && has_memory;
-        let size = source.size_limit.as_ref().map(|size| amount("memory", size));
-        return blocking(move || make_empty_dir(&dir, memory, size, group)).await;
+        let empty = Empty::wanted(pod, source, group, has_memory)?;
+        return blocking(move || empty.make(&dir).map_err(|error| error.to_string())).await;
     }
     let Some(written) = payload::written(volume) else {
         return Err("this kind of volume is not supported on this node".into());
@@ -314,24 +314,6 @@ async fn token(
 
 fn create_dir(dir: &Path) -> Result<(), String> {
     std::fs::create_dir_all(dir).map_err(|error| error.to_string())
-}
-
-fn make_empty_dir(dir: &Path, memory: bool, size: Option<i64>, group: Option<u32>) -> Result<(), String> {
-    let make = || -> io::Result<()> {
-        if dir.exists() && !memory {
-            return Ok(());
-        }
-        std::fs::create_dir_all(dir)?;
-        if memory && !sys::mount_memory(dir, size, 0o777)? {
-            return Err(io::Error::other("a memory file system cannot be mounted here"));
-        }
-        sys::set_mode(dir, 0o777)?;
-        match group {
-            Some(group) => sys::give_to_group(dir, group),
-            None => Ok(()),
-        }
-    };
-    make().map_err(|error| error.to_string())
 }
 
 fn check_host_path(source: &HostPathVolumeSource) -> Result<(), String> {

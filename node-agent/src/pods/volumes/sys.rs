@@ -131,23 +131,44 @@ pub fn file_kind(path: &Path) -> io::Result<Option<FileKind>> {
 /// Mounts a memory file system on `dir` if nothing is mounted there. False if this system will not have it.
 #[cfg(target_os = "linux")]
 pub fn mount_memory(dir: &Path, size_bytes: Option<i64>, mode: u32) -> io::Result<bool> {
+    let mut options = format!("mode={mode:o}");
+    if let Some(size) = size_bytes.filter(|size| *size > 0) {
+        options.push_str(&format!(",size={size}"));
+    }
+    mount_of("tmpfs", dir, options)
+}
+
+/// Mounts a file system of huge pages of this size likewise.
+#[cfg(target_os = "linux")]
+pub fn mount_huge_pages(dir: &Path, page_size: i64, size_bytes: Option<i64>) -> io::Result<bool> {
+    let mut options = format!("pagesize={page_size}");
+    if let Some(size) = size_bytes.filter(|size| *size > 0) {
+        options.push_str(&format!(",size={size}"));
+    }
+    mount_of("hugetlbfs", dir, options)
+}
+
+#[cfg(target_os = "linux")]
+fn mount_of(kind: &str, dir: &Path, options: String) -> io::Result<bool> {
     use rustix::mount::{MountFlags, mount};
     use std::os::unix::fs::MetadataExt;
     let parent = dir.parent().unwrap_or(dir);
     if std::fs::metadata(dir)?.dev() != std::fs::metadata(parent)?.dev() {
         return Ok(true);
     }
-    let mut options = format!("mode={mode:o}");
-    if let Some(size) = size_bytes.filter(|size| *size > 0) {
-        options.push_str(&format!(",size={size}"));
-    }
     let options = std::ffi::CString::new(options).map_err(io::Error::other)?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV;
-    match mount("tmpfs", dir, "tmpfs", flags, Some(options.as_c_str())) {
+    match mount(kind, dir, kind, flags, Some(options.as_c_str())) {
         Ok(()) => Ok(true),
         Err(rustix::io::Errno::PERM) => Ok(false),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Nor are there any of huge pages.
+#[cfg(not(target_os = "linux"))]
+pub fn mount_huge_pages(_dir: &Path, _page_size: i64, _size_bytes: Option<i64>) -> io::Result<bool> {
+    Ok(false)
 }
 
 /// There are no memory file systems here.

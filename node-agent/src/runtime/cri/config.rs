@@ -5,8 +5,8 @@ use std::path::Path;
 use k8s_cri::v1;
 
 use crate::runtime::{
-    ContainerConfig, ContainerSecurity, Mount, MountPropagation, NamespaceMode, Namespaces, PortMapping, RegistryAuth,
-    Resources, SandboxConfig, Seccomp,
+    AppArmor, ContainerConfig, ContainerSecurity, Mount, MountPropagation, NamespaceMode, Namespaces, PortMapping,
+    RegistryAuth, Resources, SandboxConfig, Seccomp,
 };
 
 /// Annotation on each container that keeps the image as the pod's spec has it: containerd
@@ -63,7 +63,8 @@ pub(super) fn sandbox(config: &SandboxConfig) -> v1::PodSandboxConfig {
                 ..Default::default()
             }),
             sysctls: config.sysctls.clone().into_iter().collect(),
-            ..Default::default()
+            overhead: Some(resources(&config.overhead)),
+            resources: Some(resources(&config.resources)),
         }),
         ..Default::default()
     }
@@ -220,8 +221,19 @@ fn security(security: &ContainerSecurity, ns: Namespaces) -> v1::LinuxContainerS
         masked_paths: paths(&MASKED_PATHS),
         readonly_paths: paths(&READ_ONLY_PATHS),
         seccomp: Some(seccomp(&security.seccomp, security.privileged)),
+        apparmor: security.app_armor.as_ref().map(app_armor),
         ..Default::default()
     }
+}
+
+fn app_armor(profile: &AppArmor) -> v1::SecurityProfile {
+    use v1::security_profile::ProfileType;
+    let (kind, name) = match profile {
+        AppArmor::RuntimeDefault => (ProfileType::RuntimeDefault, String::new()),
+        AppArmor::Unconfined => (ProfileType::Unconfined, String::new()),
+        AppArmor::Localhost(name) => (ProfileType::Localhost, name.clone()),
+    };
+    v1::SecurityProfile { profile_type: kind.into(), localhost_ref: name }
 }
 
 fn groups_policy(strict: bool) -> i32 {
@@ -265,6 +277,17 @@ mod tests {
         let context = container(&config).linux.unwrap().security_context.unwrap();
         assert!(context.masked_paths.is_empty());
         assert_eq!(context.seccomp.unwrap().profile_type, 1, "Unconfined");
+    }
+
+    #[test]
+    fn a_profile_of_the_node_is_handed_on_by_its_name() {
+        let mut config = ContainerConfig::default();
+        let profile = |config: &ContainerConfig| container(config).linux.unwrap().security_context.unwrap().apparmor;
+        assert_eq!(profile(&config), None, "the runtime's");
+        config.security.app_armor = Some(AppArmor::Localhost("strict".into()));
+        let given = profile(&config).unwrap();
+        let localhost = i32::from(v1::security_profile::ProfileType::Localhost);
+        assert_eq!((given.profile_type, given.localhost_ref.as_str()), (localhost, "strict"));
     }
 
     #[test]
