@@ -468,3 +468,55 @@ fn containers_are_who_their_specs_say_and_may_do_no_more() {
     assert_eq!(lines("env"), ["hello-you node-1 2", "$(WHO) $(NOBODY)"]);
     end(&cluster);
 }
+
+/// A pod that is to be confined by AppArmor is where the kernel can, and else is refused as Kubernetes refuses it.
+fn confinement_is_kept_to(cluster: &Cluster) {
+    let enabled = std::fs::read_to_string("/sys/module/apparmor/parameters/enabled");
+    if enabled.is_ok_and(|text| text.starts_with('Y')) {
+        until_ready(cluster, "confined");
+        return;
+    }
+    let pod = until_over(cluster, "confined", "Failed");
+    let status = &pod["status"];
+    assert_eq!(status["reason"], "AppArmor");
+    let why = "Pod was rejected: Cannot enforce AppArmor: AppArmor is not enabled on the host";
+    assert_eq!(status["message"], why);
+    assert!(status["containerStatuses"].is_null(), "nothing of it was begun: {status}");
+}
+
+#[test]
+fn a_pod_has_what_its_runtime_costs_besides_its_containers() {
+    let Some(cluster) = Cluster::start(Options::default()) else { return };
+    let class = json!({"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "metadata": {"name": "costly"},
+        "handler": "runc", "overhead": {"podFixed": {"memory": "32Mi", "cpu": "50m"}}});
+    create(&cluster, &[class]);
+    let limits = json!({"resources": {"limits": {"memory": "64Mi", "cpu": "250m"}}});
+    let profile = |kind: &str| json!({"securityContext": {"appArmorProfile": {"type": kind}}});
+    let sleeps = |name: &str, of_pod: Value, more: Value| {
+        let mut spec = json!({"containers": [container("c", "sleep 3600", more)]});
+        merge(&mut spec, of_pod);
+        pod(name, spec)
+    };
+    create(
+        &cluster,
+        &[
+            sleeps("costly", json!({"runtimeClassName": "costly"}), limits),
+            sleeps("confined", profile("RuntimeDefault"), json!({})),
+            sleeps("open", json!({}), profile("Unconfined")),
+        ],
+    );
+    let pod = until_ready(&cluster, "costly");
+    assert_eq!(pod["spec"]["overhead"], json!({"memory": "32Mi", "cpu": "50m"}));
+    let uid = pod["metadata"]["uid"].as_str().expect("it has one");
+    // Below the root the agent has one folder a data directory.
+    let trees = [("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")];
+    let limit = trees.iter().find_map(|(tree, file)| {
+        let mut folders = std::fs::read_dir(format!("{tree}{}", cluster.cgroup_root())).ok()?.flatten();
+        folders.find_map(|folder| std::fs::read_to_string(folder.path().join(format!("pod{uid}")).join(file)).ok())
+    });
+    let limit = limit.expect("the pod has a cgroup");
+    assert_eq!(limit.trim(), (96 << 20).to_string(), "64Mi of the container, and 32Mi besides");
+    until_ready(&cluster, "open");
+    confinement_is_kept_to(&cluster);
+    end(&cluster);
+}
