@@ -344,6 +344,25 @@ fn others_go_for_a_group_only_if_all_of_it_then_fits() {
 }
 
 #[test]
+fn a_group_that_lost_a_pod_keeps_no_room_that_others_left_for_it() {
+    let mut world = World::new();
+    world.node("one", 2_000);
+    world.pod("small", 2_000, None);
+    world.run();
+    world.answer_all();
+    world.group("pair", 2, 0);
+    world.important("a", 1_000, Some("pair"), 10);
+    world.important("b", 1_000, Some("pair"), 10);
+    world.later(1);
+    assert_eq!(world.leaving, ["small".to_owned()].into());
+    world.pod("late", 1_500, None);
+    world.pod_goes("b");
+    world.pod_goes("small");
+    world.later(20);
+    assert_eq!(world.placed(), ["late"], "{:?}", world.messages);
+}
+
+#[test]
 fn a_node_that_is_held_for_a_group_is_given_up_to_who_matters_more() {
     let mut world = World::new();
     world.node("one", 2_000);

@@ -92,6 +92,16 @@ impl World {
         self.state.pod_gone(key(name));
     }
 
+    /// Decides once about all that is to be tried now; nobody goes yet.
+    fn decide(&mut self) {
+        let mut actions = Vec::new();
+        self.state.wake(self.now);
+        while self.state.schedule_next(self.now, &mut actions).is_some() {}
+        for action in actions {
+            self.act(action, &mut Vec::new());
+        }
+    }
+
     /// Goes on until nothing moves, for so many seconds.
     fn later(&mut self, seconds: u64) {
         let end = self.now + Duration::from_secs(seconds);
@@ -320,6 +330,31 @@ fn a_group_that_its_queue_has_no_room_for_waits_and_lets_others_try() {
     world.pod_goes("small");
     world.later(1);
     assert_eq!(world.placed(), ["p1", "p2"].into());
+}
+
+#[test]
+fn a_group_that_its_queue_holds_back_keeps_no_node_from_others() {
+    let mut world = World::new();
+    world.node("one", 2);
+    world.queue("narrow", json!({"limit": {"cpu": "2"}}));
+    world.group("pair", 2);
+    world.pod("low", 2_000, "wide");
+    world.queue("wide", json!({}));
+    world.later(1);
+    assert_eq!(world.placed(), ["low"].into());
+    // Others go for the group, and before they are gone its queue has no room for it any more.
+    for name in ["p1", "p2"] {
+        let (group, queue) = (Some("pair".to_owned()), Some("narrow".to_owned()));
+        world.made(name, Pod { milli_cpu: 1_000, group, priority: 10, queue, node: None });
+    }
+    world.decide();
+    world.queue("narrow", json!({"limit": {"cpu": "1"}}));
+    world.important("late", 1_500, None, 0);
+    world.pod_goes("low");
+    world.later(30);
+    // As the watch does when what is told of the group has been written.
+    world.later(30);
+    assert_eq!(world.placed(), ["late"].into(), "{:?}", world.messages);
 }
 
 fn history(seed: u64) -> (usize, usize) {

@@ -347,6 +347,7 @@ impl State {
         self.names.remove(&key);
         self.holders.gone(key);
         self.unseat(key);
+        self.note_left(key);
         if self.engine.remove_pod(key).is_some() {
             self.freed = true;
         }

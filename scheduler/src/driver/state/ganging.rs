@@ -118,6 +118,7 @@ impl State {
         let there = going + self.gangs.get(key).map_or(0, |gang| gang.placed);
         let Some(spec) = spec else {
             let why = format!("PodGroup {:?} not found", key.1);
+            self.leave_seats(&members.open);
             return self.refuse_gang(&members.open, first, &Told::new(&why, PluginSet::NONE), now, actions);
         };
         let needed = spec.min_member.saturating_sub(there);
@@ -132,12 +133,20 @@ impl State {
                 "cannot find enough sibling pods, current pods number: {all}, minMember of group: {min} (PodGroup {:?})",
                 key.1
             );
+            self.leave_seats(&members.open);
             return self.refuse_gang(&members.open, first, &Told::new(&why, PluginSet::NONE), now, actions);
         }
         self.queue.fair.suppose();
         let attempt = self.place_gang(&Round { key, spec, first, there, needed }, members, now, actions);
         self.queue.fair.conclude();
         attempt
+    }
+
+    /// A group that cannot become whole keeps no room from others, whoever has gone for it.
+    fn leave_seats(&mut self, pods: &[PodKey]) {
+        for pod in pods {
+            self.freed |= self.engine.unnominate(*pod);
+        }
     }
 
     fn gated_members(&self, key: &ObjectKey) -> usize {
@@ -188,7 +197,10 @@ impl State {
         }
         let (why, plugins) = self.why_gang_waits(key, spec, there + placed.len(), refused.first().copied());
         let at = refused.first().and_then(|pod| self.blocked(*pod)).map(|(at, _)| at);
-        let room = if is_awaited { Room::Coming } else { self.room_for_rest(round, &placed, &refused) };
+        // Whom a queue holds back waits for that, and for no node.
+        let is_coming = is_awaited && at.is_none();
+        let room = if is_coming { Room::Coming } else { self.room_for_rest(round, &placed, &refused) };
+        let at = at.filter(|_| matches!(room, Room::None { .. }));
         if matches!(room, Room::None { .. }) && spec.hold > Duration::ZERO && !placed.is_empty() {
             self.keep(key, placed, &why, now, actions);
             return self.refuse_gang(&refused, first, &Told { at, ..Told::new(&why, plugins) }, now, actions);

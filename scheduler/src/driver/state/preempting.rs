@@ -254,6 +254,15 @@ impl State {
         Some(Victim { key, uid: pod.uid.clone(), namespace: pod.namespace.clone(), name: pod.name.clone() })
     }
 
+    /// One that had to go is gone: who waits for that node is tried, even if others have taken the room meanwhile.
+    pub(super) fn note_left(&mut self, key: PodKey) {
+        if self.engine.is_preempted(key)
+            && let Some(node) = self.engine.node_of(key)
+        {
+            self.left_alone.extend(self.engine.nominated_on(node));
+        }
+    }
+
     /// Making pods go for `key` has ended; these are still there.
     pub fn preempted(&mut self, key: PodKey, failed: &[PodKey]) {
         for pod in failed {

@@ -397,6 +397,19 @@ fn the_least_important_makes_room_and_the_node_is_kept_for_who_waits() {
 }
 
 #[test]
+fn a_pod_whose_room_another_took_when_it_was_free_tries_again() {
+    let mut state = full();
+    state.pod_seen(of_priority(9, pod(3, 1_000)), seconds(0));
+    assert!(run(&mut state, seconds(0))[0].starts_with("pod-3 makes pod-1 leave a"));
+    // A rival has bound it there, and then the one that had to go is gone.
+    state.pod_seen(on("a", of_priority(1, pod(4, 1_000))), seconds(5));
+    state.preempted(PodKey(3), &[]);
+    state.pod_gone(PodKey(1));
+    let told = run(&mut state, seconds(10));
+    assert!(told[0].starts_with("pod-3 makes pod-4 leave a"), "{told:?}");
+}
+
+#[test]
 fn who_matters_more_takes_the_node_that_another_waits_for() {
     let mut state = full();
     state.pod_seen(of_priority(5, pod(3, 1_000)), seconds(0));
