@@ -1,7 +1,7 @@
 //! An API server in memory that binds as Kubernetes' does (the first binding of a pod wins) and, where a binding asks for it,
-//! refuses what does not fit; and the ways in which what is said to it and by it goes astray.
+//! refuses what does not fit; an owner that makes its pods anew; and the ways in which what is said to and by them goes astray.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -10,30 +10,53 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
-use gantry_api::policy::room::{DEVICES_ANNOTATION, Demand, IF_FITS_ANNOTATION, lacking};
+use gantry_api::meta::POD_GROUP_LABEL;
+use gantry_api::policy::room::IF_FITS_ANNOTATION;
+use gantry_scheduler::driver::queues::QUEUE_LABEL;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::random::Random;
 
 /// Kinds of which there are objects; all others are empty.
-const NODES: &str = "nodes";
-const PODS: &str = "pods";
+pub const NODES: &str = "nodes";
+pub const PODS: &str = "pods";
+pub const GROUPS: &str = "podgroups";
+pub const QUEUES: &str = "queues";
+const OWNERS: &str = "replicasets";
+const KINDS: [&str; 5] = [NODES, PODS, GROUPS, QUEUES, OWNERS];
+
+/// How long the owner of pods takes to make one anew.
+const REMAKE: Duration = Duration::from_millis(150);
+
+/// What a pod is made of.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    pub requests: Value,
+    pub priority: i64,
+    pub group: Option<String>,
+    pub queue: Option<&'static str>,
+    /// It is made anew when it goes.
+    pub is_owned: bool,
+}
 
 #[derive(Default)]
-struct Objects {
+pub struct Objects {
     revision: u64,
-    pods: BTreeMap<String, Value>,
-    nodes: BTreeMap<String, Value>,
+    objects: BTreeMap<&'static str, BTreeMap<String, Value>>,
     log: Vec<(u64, &'static str, Value)>,
     history: Vec<String>,
-    violations: Vec<String>,
+    pub violations: Vec<String>,
+    /// Groups to which something else happened than that all of their pods were bound.
+    pub disturbed: BTreeSet<String>,
+    /// One process at a time binds, and knows what was bound before: what it alone sees to holds, too.
+    pub is_alone: bool,
 }
 
 /// The server.
 #[derive(Clone)]
 pub struct World {
-    objects: Arc<Mutex<Objects>>,
+    pub(super) objects: Arc<Mutex<Objects>>,
     changed: Arc<watch::Sender<u64>>,
 }
 
@@ -71,45 +94,105 @@ impl World {
         self.change(NODES, name, Some(node));
     }
 
-    pub fn put_pod(&self, name: &str, requests: &Value, priority: i64) {
+    pub fn put_group(&self, name: &str, min: usize) {
+        let group = json!({"metadata": {"name": name, "namespace": "default"}, "spec": {"minMember": min}});
+        self.change(GROUPS, name, Some(group));
+    }
+
+    pub fn put_queue(&self, name: &str, spec: &Value) {
+        self.change(QUEUES, name, Some(json!({"metadata": {"name": name}, "spec": spec})));
+    }
+
+    pub fn put_owner(&self) {
+        let owner = json!({"metadata": {"name": "web", "namespace": "default", "uid": "uid-of-web"},
+            "spec": {"selector": {"matchLabels": {"app": "web"}}}});
+        self.change(OWNERS, "web", Some(owner));
+    }
+
+    pub fn put_pod(&self, name: &str, plan: &Plan) {
         let uid = format!("{name}-{}", self.objects.lock().unwrap().revision);
-        let pod = json!({
-            "metadata": {"name": name, "namespace": "default", "uid": uid},
-            "spec": {"schedulerName": "default-scheduler", "priority": priority,
-                "containers": [{"name": "main", "resources": {"requests": requests}}]},
+        let mut pod = json!({
+            "metadata": {"name": name, "namespace": "default", "uid": uid, "labels": {}},
+            "spec": {"schedulerName": "default-scheduler", "priority": plan.priority,
+                "containers": [{"name": "main", "resources": {"requests": plan.requests}}]},
         });
+        if let Some(group) = &plan.group {
+            pod["metadata"]["labels"][POD_GROUP_LABEL] = json!(group);
+        }
+        if let Some(queue) = plan.queue {
+            pod["metadata"]["labels"][QUEUE_LABEL] = json!(queue);
+        }
+        if plan.is_owned {
+            pod["metadata"]["labels"]["app"] = json!("web");
+            pod["metadata"]["ownerReferences"] = json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web", "uid": "uid-of-web",
+                    "controller": true}]);
+        }
         self.change(PODS, name, Some(pod));
     }
 
+    fn pod(&self, name: &str) -> Option<Value> {
+        self.objects.lock().unwrap().get(PODS, name).cloned()
+    }
+
     pub fn pods(&self) -> Vec<String> {
-        self.objects.lock().unwrap().pods.keys().cloned().collect()
+        let objects = self.objects.lock().unwrap();
+        objects.objects.get(PODS).into_iter().flat_map(BTreeMap::keys).cloned().collect()
+    }
+
+    /// A pod goes: its owner makes another one.
+    fn remake(&self, pod: &Value) {
+        let (world, mut pod) = (self.clone(), pod.clone());
+        if pod["metadata"]["ownerReferences"].is_null() || pod["status"]["phase"] == "Succeeded" {
+            return;
+        }
+        tokio::spawn(async move {
+            tokio::time::sleep(REMAKE).await;
+            let name = format!("web-{}", world.objects.lock().unwrap().revision);
+            (pod["metadata"]["uid"], pod["status"]) = (json!(format!("uid-of-{name}")), json!({}));
+            pod["metadata"]["name"] = json!(name);
+            for (at, field) in [("metadata", "deletionTimestamp"), ("metadata", "annotations"), ("spec", "nodeName")] {
+                pod[at].as_object_mut().unwrap().remove(field);
+            }
+            world.change(PODS, &name, Some(pod));
+        });
+    }
+
+    /// Nothing that was to happen together needs to any more.
+    pub fn disturb_all(&self) {
+        let mut objects = self.objects.lock().unwrap();
+        let groups: Vec<String> = objects.all(GROUPS).map(|group| text(&group["metadata"]["name"])).collect();
+        objects.disturbed.extend(groups);
     }
 
     /// The pod runs to its end, if it has begun.
     pub fn finish(&self, name: &str) {
-        let pod = self.objects.lock().unwrap().pods.get(name).cloned();
-        if let Some(mut pod) = pod.filter(|pod| pod["spec"]["nodeName"].is_string()) {
+        if let Some(mut pod) = self.pod(name).filter(|pod| pod["spec"]["nodeName"].is_string()) {
             pod["status"]["phase"] = json!("Succeeded");
             self.change(PODS, name, Some(pod));
         }
     }
 
     pub fn remove_pod(&self, name: &str) {
+        if let Some(pod) = self.pod(name).filter(|pod| pod["metadata"]["deletionTimestamp"].is_null()) {
+            self.remake(&pod);
+        }
         self.change(PODS, name, None);
     }
 
     /// The pod is asked to go; a while later it is gone.
     fn terminate(&self, name: &str, after: Duration) {
-        let Some(mut pod) = self.objects.lock().unwrap().pods.get(name).cloned() else { return };
+        let Some(mut pod) = self.pod(name) else { return };
+        if pod["metadata"]["deletionTimestamp"].is_string() {
+            return;
+        }
+        self.remake(&pod);
         let uid = pod["metadata"]["uid"].clone();
         pod["metadata"]["deletionTimestamp"] = json!("2026-01-02T03:04:05Z");
         self.change(PODS, name, Some(pod));
         let (world, name) = (self.clone(), name.to_owned());
         tokio::spawn(async move {
             tokio::time::sleep(after).await;
-            let is_same =
-                world.objects.lock().unwrap().pods.get(&name).is_some_and(|pod| pod["metadata"]["uid"] == uid);
-            if is_same {
+            if world.pod(&name).is_some_and(|pod| pod["metadata"]["uid"] == uid) {
                 world.remove_pod(&name);
             }
         });
@@ -132,28 +215,28 @@ impl World {
     }
 
     pub fn bound(&self) -> usize {
-        self.objects.lock().unwrap().pods.values().filter(|pod| pod["spec"]["nodeName"].is_string()).count()
-    }
-
-    /// Pods that wait though a node has room for them.
-    pub fn forgotten(&self) -> Vec<String> {
-        let objects = self.objects.lock().unwrap();
-        let waits = |pod: &&Value| pod["spec"]["nodeName"].is_null() && pod["metadata"]["deletionTimestamp"].is_null();
-        let mut forgotten = Vec::new();
-        for pod in objects.pods.values().filter(waits) {
-            for node in objects.nodes.keys().filter(|node| objects.lacks(node, pod).is_empty()) {
-                forgotten.push(format!("{} fits {node}", pod["metadata"]["name"]));
-            }
-        }
-        forgotten
+        self.objects.lock().unwrap().all(PODS).filter(|pod| pod["spec"]["nodeName"].is_string()).count()
     }
 }
 
+/// A text in an object.
+pub fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
+
 impl Objects {
+    pub fn all(&self, kind: &'static str) -> impl Iterator<Item = &Value> {
+        self.objects.get(kind).into_iter().flat_map(BTreeMap::values)
+    }
+
+    pub fn get(&self, kind: &'static str, name: &str) -> Option<&Value> {
+        self.objects.get(kind)?.get(name)
+    }
+
     fn change(&mut self, kind: &'static str, name: &str, object: Option<Value>) {
         self.revision += 1;
         let revision = self.revision;
-        let of_kind = if kind == PODS { &mut self.pods } else { &mut self.nodes };
+        let of_kind = self.objects.entry(kind).or_default();
         let before = of_kind.remove(name);
         let (type_, mut now) = match (&before, object) {
             (None, None) => return,
@@ -165,50 +248,28 @@ impl Objects {
         if type_ != "DELETED" {
             of_kind.insert(name.to_owned(), now.clone());
         }
+        let ends = type_ == "DELETED" || now["metadata"]["deletionTimestamp"].is_string();
+        if kind == PODS && (ends || now["status"]["phase"] == "Succeeded") {
+            self.disturbed.insert(text(&now["metadata"]["labels"][POD_GROUP_LABEL]));
+        }
         let told = &now["status"]["conditions"][0]["message"];
         let asks = &now["spec"]["containers"][0]["resources"]["requests"];
         let [node, phase, gives] = [&now["spec"]["nodeName"], &now["status"]["phase"], &now["status"]["allocatable"]];
-        let what = [node, phase, gives, asks, told, &now["spec"]["priority"], &now["status"]["nominatedNodeName"]];
+        let [labels, spec] = [&now["metadata"]["labels"], if kind == QUEUES { &now["spec"] } else { &Value::Null }];
+        let [priority, nominated] = [&now["spec"]["priority"], &now["status"]["nominatedNodeName"]];
+        let what = [labels, spec, node, phase, gives, asks, told, priority, nominated];
         let what: Vec<String> = what.into_iter().filter(|value| !value.is_null()).map(Value::to_string).collect();
         self.history.push(format!("{revision}: {kind} {name} {type_} {}", what.join(" ")));
         self.log.push((revision, kind, json!({"type": type_, "object": now})));
     }
 
-    fn lacks(&self, node: &str, pod: &Value) -> Vec<String> {
-        let Some(object) = self.nodes.get(node) else { return vec!["there is no such node".into()] };
-        let there = self.pods.values().filter(|other| other["spec"]["nodeName"] == node);
-        let there: Vec<Demand> = there.map(Demand::of).collect();
-        lacking(object, there.iter(), &Demand::of(pod)).into_iter().map(|lack| lack.message).collect()
-    }
-
-    /// What there is too much of on a node, counted with nothing but numbers.
-    fn overfull(&self, node: &str) -> Option<String> {
-        let allocatable = &self.nodes.get(node)?["status"]["allocatable"];
-        let running = |pod: &&Value| pod["spec"]["nodeName"] == node && pod["status"]["phase"] != "Succeeded";
-        let (mut milli_cpu, mut pods, mut devices) = (0, 0, BTreeMap::<String, i64>::new());
-        for pod in self.pods.values().filter(running) {
-            let requests = &pod["spec"]["containers"][0]["resources"]["requests"];
-            milli_cpu += number(&requests["cpu"]);
-            pods += 1;
-            let milli =
-                if requests["nvidia.com/gpu"].is_null() { number(&requests["gantry.io/gpu-milli"]) } else { 1_000 };
-            let held = pod["metadata"]["annotations"][DEVICES_ANNOTATION].as_str().unwrap_or_default();
-            for device in held.split(',').filter(|device| !device.is_empty()) {
-                *devices.entry(device.to_owned()).or_default() += milli;
-            }
-        }
-        let [cpu_max, pods_max] = [number(&allocatable["cpu"]), number(&allocatable["pods"])];
-        let too_many_devices = devices.values().any(|milli| *milli > 1_000)
-            || i64::try_from(devices.len()).unwrap() > number(&allocatable["nvidia.com/gpu"]);
-        (milli_cpu > cpu_max || pods > pods_max || too_many_devices)
-            .then(|| format!("{node} has {milli_cpu}m of {cpu_max}m, {pods} pods of {pods_max}, devices {devices:?}"))
-    }
-
     fn bind(&mut self, name: &str, binding: &Value) -> Response {
-        let Some(mut pod) = self.pods.get(name).cloned() else { return failure(404, "NotFound") };
+        let Some(mut pod) = self.get(PODS, name).cloned() else { return failure(404, "NotFound") };
+        let group = text(&pod["metadata"]["labels"][POD_GROUP_LABEL]);
         let node = binding["target"]["name"].as_str().unwrap().to_owned();
         let is_other = pod["metadata"]["uid"] != binding["metadata"]["uid"];
         if is_other || pod["metadata"]["deletionTimestamp"].is_string() || pod["spec"]["nodeName"].is_string() {
+            self.disturbed.insert(group);
             return failure(409, "Conflict");
         }
         let mut annotations = binding["metadata"]["annotations"].as_object().cloned().unwrap_or_default();
@@ -217,6 +278,7 @@ impl Objects {
         let lacks = self.lacks(&node, &pod);
         if if_fits && !lacks.is_empty() {
             self.history.push(format!("refused: {name} to {node}: {lacks:?}"));
+            self.disturbed.insert(group);
             return failure(409, "Conflict");
         }
         if !lacks.is_empty() {
@@ -227,12 +289,10 @@ impl Objects {
         if let Some(overfull) = self.overfull(&node) {
             self.violations.push(format!("after {name} was bound: {overfull}"));
         }
+        let beyond = if self.is_alone { self.beyond_limit(name) } else { None };
+        self.violations.extend(beyond.map(|beyond| format!("after {name} was bound: {beyond}")));
         (StatusCode::CREATED, axum::Json(json!({"kind": "Status", "status": "Success"}))).into_response()
     }
-}
-
-fn number(quantity: &Value) -> i64 {
-    quantity.as_str().map_or(0, |text| text.trim_end_matches('m').parse().unwrap())
 }
 
 fn failure(code: u16, reason: &str) -> Response {
@@ -263,6 +323,14 @@ impl Link {
         tokio::time::sleep(Duration::from_millis(millis.unsigned_abs())).await;
     }
 
+    /// A binding goes astray: that of others of its group may be the only one.
+    fn disturb(&self, pod: &str) {
+        if let Some(pod) = self.world.pod(pod) {
+            let group = text(&pod["metadata"]["labels"][POD_GROUP_LABEL]);
+            self.world.objects.lock().unwrap().disturbed.insert(group);
+        }
+    }
+
     fn fate(&self) -> Fate {
         if self.is_calm() {
             return Fate::Answered;
@@ -279,6 +347,9 @@ impl Link {
     /// Does what is asked, and finishes it though nobody may wait for the answer any more.
     async fn change(self, method: Method, path: Vec<String>, body: Bytes) -> Response {
         let fate = self.fate();
+        if !matches!(fate, Fate::Answered) && path.last().is_some_and(|last| last == "binding") {
+            self.disturb(&path[path.len() - 2]);
+        }
         if matches!(fate, Fate::Refused) {
             self.wait(50).await;
             return failure(503, "ServiceUnavailable");
@@ -317,9 +388,7 @@ impl Link {
                 answer
             }
             (&Method::PATCH, [PODS, name, "status"]) => {
-                let Some(mut pod) = world.objects.lock().unwrap().pods.get(*name).cloned() else {
-                    return failure(404, "NotFound");
-                };
+                let Some(mut pod) = world.pod(name) else { return failure(404, "NotFound") };
                 let differs = |field: &str| {
                     !sent["metadata"][field].is_null() && sent["metadata"][field] != pod["metadata"][field]
                 };
@@ -332,27 +401,30 @@ impl Link {
                 world.change(PODS, name, Some(pod.clone()));
                 axum::Json(pod).into_response()
             }
-            (&Method::DELETE, [PODS, name]) => {
-                let Some(pod) = world.objects.lock().unwrap().pods.get(*name).cloned() else {
-                    return failure(404, "NotFound");
-                };
-                if pod["metadata"]["uid"] != sent["preconditions"]["uid"] {
-                    return failure(409, "Conflict");
-                }
-                world.terminate(name, Duration::from_millis(700));
-                axum::Json(pod).into_response()
+            (&Method::DELETE, [PODS, name]) => self.ended(name, &sent["preconditions"]["uid"]),
+            (&Method::POST, [PODS, _, "eviction"]) if self.chance(1, 5) => failure(429, "TooManyRequests"),
+            (&Method::POST, [PODS, name, "eviction"]) => {
+                self.ended(name, &sent["deleteOptions"]["preconditions"]["uid"])
             }
             _ => (StatusCode::CREATED, axum::Json(sent)).into_response(),
         }
     }
 
-    fn list(&self, kind: &str) -> Response {
+    fn ended(&self, name: &str, uid: &Value) -> Response {
+        let Some(pod) = self.world.pod(name) else { return failure(404, "NotFound") };
+        if pod["metadata"]["uid"] != *uid {
+            return failure(409, "Conflict");
+        }
+        self.world.terminate(name, Duration::from_millis(700));
+        axum::Json(pod).into_response()
+    }
+
+    fn list(&self, kind: &str, node: Option<&str>) -> Response {
         let objects = self.world.objects.lock().unwrap();
-        let items: Vec<Value> = match kind {
-            PODS => objects.pods.values().cloned().collect(),
-            NODES => objects.nodes.values().cloned().collect(),
-            _ => Vec::new(),
-        };
+        let is_there = |object: &&Value| node.is_none_or(|node| object["spec"]["nodeName"] == *node);
+        let known = KINDS.iter().find(|known| **known == kind);
+        let items: Vec<Value> =
+            known.into_iter().flat_map(|kind| objects.all(kind)).filter(is_there).cloned().collect();
         let metadata = json!({"resourceVersion": objects.revision.to_string()});
         axum::Json(json!({"kind": "List", "apiVersion": "v1", "metadata": metadata, "items": items})).into_response()
     }
@@ -416,10 +488,12 @@ async fn serve(State(link): State<Link>, request: Request) -> Response {
     }
     let response = match path.iter().rev().nth(1).map(String::as_str) {
         Some(PODS) => {
-            let pod = link.world.objects.lock().unwrap().pods.get(&last).cloned();
-            pod.map_or_else(|| failure(404, "NotFound"), |pod| axum::Json(pod).into_response())
+            link.world.pod(&last).map_or_else(|| failure(404, "NotFound"), |pod| axum::Json(pod).into_response())
         }
-        _ => link.list(&last),
+        _ => {
+            let node = query.split('&').find_map(|part| part.strip_prefix("fieldSelector=spec.nodeName%3D"));
+            link.list(&last, node)
+        }
     };
     link.wait(200).await;
     response
