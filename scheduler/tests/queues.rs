@@ -343,12 +343,16 @@ fn a_group_that_its_queue_holds_back_keeps_no_node_from_others() {
     world.later(1);
     assert_eq!(world.placed(), ["low"].into());
     // Others go for the group, and before they are gone its queue has no room for it any more.
+    let (group, queue) = (Some("pair".to_owned()), Some("narrow".to_owned()));
+    let pod = Pod { milli_cpu: 1_000, group, priority: 10, queue, node: None };
     for name in ["p1", "p2"] {
-        let (group, queue) = (Some("pair".to_owned()), Some("narrow".to_owned()));
-        world.made(name, Pod { milli_cpu: 1_000, group, priority: 10, queue, node: None });
+        world.made(name, pod.clone());
     }
     world.decide();
-    world.queue("narrow", json!({"limit": {"cpu": "1"}}));
+    world.queue("narrow", json!({"limit": {"cpu": "0"}}));
+    // With one more of them all are tried.
+    world.made("p3", pod);
+    world.later(15);
     world.important("late", 1_500, None, 0);
     world.pod_goes("low");
     world.later(30);
