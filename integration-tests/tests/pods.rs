@@ -520,3 +520,38 @@ fn a_pod_has_what_its_runtime_costs_besides_its_containers() {
     confinement_is_kept_to(&cluster);
     end(&cluster);
 }
+
+/// What containerd notes of how it runs a pod's only container.
+fn runtime_options(cluster: &Cluster, pod: &Value) -> String {
+    let id = pod["status"]["containerStatuses"][0]["containerID"].as_str().expect("it runs");
+    let id = id.rsplit('/').next().unwrap_or_default();
+    let tasks = left::run_dir(cluster).expect("the agent runs").join("state/io.containerd.runtime.v2.task/k8s.io");
+    std::fs::read_to_string(tasks.join(id).join("options.json")).unwrap_or_default()
+}
+
+#[test]
+fn a_runtime_class_says_what_runs_a_pod() {
+    let Some(cluster) = Cluster::start(Options::default()) else { return };
+    let class = |name: &str, handler: &str| json!({"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "metadata": {"name": name}, "handler": handler});
+    create(&cluster, &[class("light", "crun"), class("apart", "sandboxed")]);
+    let sleeps = |name: &str, class: Value| {
+        let spec = json!({"runtimeClassName": class, "containers": [container("c", "sleep 3600", json!({}))]});
+        pod(name, spec)
+    };
+    let pods = [sleeps("usual", json!(null)), sleeps("light", json!("light")), sleeps("apart", json!("apart"))];
+    create(&cluster, &pods);
+    let by = |name: &str| runtime_options(&cluster, &until_ready(&cluster, name));
+    let (usual, light) = (by("usual"), by("light"));
+    assert!(light.contains("/crun"), "{light}");
+    assert!(!usual.contains("crun"), "{usual}");
+    assert_eq!(cluster.kubectl(&["exec", "light", "--", "echo", "here"]).ok().trim(), "here");
+    // Rather than beside the others, one that is to be kept apart does not run at all.
+    let told = eventually("the event of the pod that cannot be run", PATIENCE, || {
+        let events = cluster.kubectl(&["get", "events", "--field-selector", "involvedObject.name=apart"]).ok();
+        if events.contains("FailedCreatePodSandBox") { Ok(events) } else { Err(events) }
+    });
+    assert!(told.contains("no runtime for \"sandboxed\" is configured"), "{told}");
+    let pod = cluster.object(&["pod", "apart"]).expect("it is there");
+    assert_eq!(pod["status"]["containerStatuses"][0]["state"]["waiting"]["reason"], "ContainerCreating");
+    end(&cluster);
+}

@@ -56,6 +56,12 @@ const TOOLS: &[Tool] = &[
         why: "is in the containers of the node agent's tests",
         needed_for: For::Tests,
     },
+    Tool {
+        probe: "crun",
+        package: "crun",
+        why: "runs the pods of the tests that name another runtime",
+        needed_for: For::Tests,
+    },
     Tool { probe: "curl", package: "curl", why: "is the tests' client without credentials", needed_for: For::Tests },
     Tool { probe: "script", package: "bsdutils", why: "gives the tests' kubectl a terminal", needed_for: For::Tests },
     Tool {

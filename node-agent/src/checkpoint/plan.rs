@@ -29,6 +29,8 @@ pub enum Kind {
     Driver,
     /// VolumeAttachments.
     Attachment,
+    /// RuntimeClasses.
+    RuntimeClass,
     /// The tokens that a pod was given, by its UID.
     Tokens,
     /// A pod's variables of services, by its UID.
@@ -39,7 +41,7 @@ pub enum Kind {
 
 impl Kind {
     /// All.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Node,
         Self::ConfigMap,
         Self::Secret,
@@ -47,6 +49,7 @@ impl Kind {
         Self::Claim,
         Self::Driver,
         Self::Attachment,
+        Self::RuntimeClass,
         Self::Tokens,
         Self::Services,
         Self::Pod,
@@ -62,6 +65,7 @@ impl Kind {
             Self::Claim => "persistentvolumeclaims",
             Self::Driver => "csidrivers",
             Self::Attachment => "volumeattachments",
+            Self::RuntimeClass => "runtimeclasses",
             Self::Tokens => "tokens",
             Self::Services => "services",
             Self::Pod => "pods",
@@ -124,6 +128,7 @@ pub fn leads_to(kind: Kind, value: &Value, place: &Place) -> Vec<Key> {
 fn of_pod(pod: &Pod) -> Vec<Key> {
     let who = spec::identity(pod);
     let mut keys = vec![Key::cluster(Kind::Tokens, &who.uid), Key::cluster(Kind::Services, &who.uid)];
+    keys.extend(spec::runtime_class(pod).map(|name| Key::cluster(Kind::RuntimeClass, name)));
     let mut add = |(config_maps, secrets): (Vec<String>, Vec<String>)| {
         keys.extend(config_maps.iter().map(|name| Key::of(Kind::ConfigMap, &who.namespace, name)));
         keys.extend(secrets.iter().map(|name| Key::of(Kind::Secret, &who.namespace, name)));
@@ -308,7 +313,7 @@ mod tests {
 
     fn pod(uid: &str) -> Value {
         json!({"metadata": {"name": "p", "namespace": "ns", "uid": uid}, "spec": {
-            "imagePullSecrets": [{"name": "pull"}],
+            "imagePullSecrets": [{"name": "pull"}], "runtimeClassName": "sandboxed",
             "initContainers": [{"name": "i", "envFrom": [{"configMapRef": {"name": "of-init"}}]}],
             "containers": [{"name": "c", "env": [
                 {"name": "A", "valueFrom": {"secretKeyRef": {"name": "of-env", "key": "k"}}}]}],
@@ -337,6 +342,7 @@ mod tests {
             "csidrivers/-/d.example",
             "persistentvolumeclaims/ns/claim",
             "persistentvolumeclaims/ns/p-e",
+            "runtimeclasses/-/sandboxed",
             "secrets/ns/of-debug",
             "secrets/ns/of-env",
             "secrets/ns/of-volume",

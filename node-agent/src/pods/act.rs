@@ -207,7 +207,8 @@ impl Task {
             let why = "can't set `spec.hostUsers: false`, runtime does not support user namespaces";
             return Err(RuntimeError::Unsupported(why.into()));
         }
-        let sandbox = config::sandbox(&self.pod, attempt, &context.settings, &context.paths);
+        let mut sandbox = config::sandbox(&self.pod, attempt, &context.settings, &context.paths);
+        sandbox.handler = self.runtime_handler().await?;
         let failed = |error: std::io::Error| RuntimeError::Failed(error.to_string());
         tokio::fs::create_dir_all(&sandbox.log_directory).await.map_err(failed)?;
         let Ok(_slot) = context.start_slots.acquire().await else {
@@ -219,6 +220,17 @@ impl Task {
         let made = context.runtime.run_sandbox(&sandbox).await.map(drop);
         context.metrics.observe("run_sandbox", began.elapsed(), made.is_ok());
         made
+    }
+
+    /// The handler that the pod's RuntimeClass names. Without its class a pod is not run: it may have been chosen to keep the
+    /// pod apart.
+    async fn runtime_handler(&self) -> Result<String, RuntimeError> {
+        let Some(name) = spec::runtime_class(&self.pod) else { return Ok(String::new()) };
+        match self.context.objects.runtime_class(name).await {
+            Ok(Some(class)) => Ok(class.handler),
+            Ok(None) => Err(RuntimeError::Failed(format!("runtimeclass.node.k8s.io \"{name}\" not found"))),
+            Err(error) => Err(RuntimeError::Failed(format!("failed to lookup RuntimeClass {name}: {error}"))),
+        }
     }
 
     /// Gives containers what they are granted. The pod's cgroup has room for what was and what is to be until all have it.

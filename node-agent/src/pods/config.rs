@@ -79,6 +79,8 @@ pub fn sandbox(pod: &Pod, attempt: u32, node: &NodeSettings, paths: &Paths) -> S
     let host_network = spec::host_network(pod);
     SandboxConfig {
         attempt,
+        // Its RuntimeClass says that, which is asked when it is made.
+        handler: String::new(),
         hostname: if host_network { String::new() } else { spec::hostname(pod) },
         log_directory: paths.pod_log_dir(&identity),
         dns: Some(dns(pod, node)),

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Secret, ServiceAccount};
+use k8s_openapi::api::node::v1::RuntimeClass;
 use kube::Client;
 use kube::api::{Api, PostParams};
 use tokio::sync::Mutex;
@@ -152,6 +153,14 @@ impl Objects {
         let api: Api<PersistentVolume> = Api::all(self.client.clone());
         let failed = |source| ObjectError::Api { kind: "persistentvolume", name: name.to_owned(), source };
         let key = Key::cluster(Kind::Volume, name);
+        self.checkpoint.read(key, api.get_opt(name)).await.map_err(failed)
+    }
+
+    /// A RuntimeClass.
+    pub async fn runtime_class(&self, name: &str) -> Result<Option<RuntimeClass>, ObjectError> {
+        let api: Api<RuntimeClass> = Api::all(self.client.clone());
+        let failed = |source| ObjectError::Api { kind: "runtimeclass", name: name.to_owned(), source };
+        let key = Key::cluster(Kind::RuntimeClass, name);
         self.checkpoint.read(key, api.get_opt(name)).await.map_err(failed)
     }
 

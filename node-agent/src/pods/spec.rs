@@ -155,6 +155,11 @@ pub fn host_network(pod: &Pod) -> bool {
     pod.spec.as_ref().is_some_and(|spec| spec.host_network.unwrap_or(false))
 }
 
+/// `spec.runtimeClassName`, if the pod has one.
+pub fn runtime_class(pod: &Pod) -> Option<&str> {
+    pod.spec.as_ref().and_then(|spec| spec.runtime_class_name.as_deref()).filter(|name| !name.is_empty())
+}
+
 /// Hash over what may change in a container's spec and must then make a new instance: its image.
 pub fn container_hash(container: &Container) -> String {
     let mut hash = Sha256::new();

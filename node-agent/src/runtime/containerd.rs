@@ -8,6 +8,7 @@
 //! wants another configuration. [`shutdown_everything`] is what ends it for good.
 
 mod config;
+mod handlers;
 mod inspect;
 mod leftovers;
 mod lock;
@@ -224,6 +225,7 @@ impl Own {
             snapshotter: snapshotter.clone(),
             may_lower_oom_score: has_capability(CAP_SYS_RESOURCE),
             has_hugetlb: crate::linux::cgroups::has_hugetlb(),
+            handlers: handlers::offered(|program| process::find_program(program, program).ok()),
         });
         Ok(Self { instance, binary, snapshotter, config, _lock: lock })
     }

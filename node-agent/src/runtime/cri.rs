@@ -349,7 +349,8 @@ impl Runtime for CriRuntime {
     }
 
     async fn run_sandbox(&self, config: &SandboxConfig) -> Result<String> {
-        let request = v1::RunPodSandboxRequest { config: Some(config::sandbox(config)), ..Default::default() };
+        let (runtime_handler, config_of_it) = (config.handler.clone(), config::sandbox(config));
+        let request = v1::RunPodSandboxRequest { config: Some(config_of_it), runtime_handler };
         let response = self
             .runtime
             .clone()

@@ -315,6 +315,8 @@ pub struct SandboxConfig {
     pub pod: PodIdentity,
     /// Which sandbox of this pod; a used pair of pod and attempt is refused.
     pub attempt: u32,
+    /// By which of the runtime's handlers it is run, as a RuntimeClass names it; empty: by the runtime's own choice.
+    pub handler: String,
     /// Host name; empty with host networking.
     pub hostname: String,
     /// Absolute folder below which the containers' `log_path` lie. Exists already.

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::handlers::{self, Handler};
 use crate::runtime::pause::PAUSE_IMAGE;
 
 /// What is different from machine to machine.
@@ -27,6 +28,8 @@ pub(super) struct Settings {
     pub may_lower_oom_score: bool,
     /// Whether the huge page controller is there.
     pub has_hugetlb: bool,
+    /// By what else than runc pods can be run.
+    pub handlers: Vec<Handler>,
 }
 
 /// Snapshotters for file systems that are not used here; each costs time at start. `opt`
@@ -79,7 +82,7 @@ fn version_2(settings: &Settings) -> String {
     text += &format!("\n[{CRI}.cni]\nbin_dir = {}\n", quote_path(&settings.cni_bin_dir));
     text += &cni_conf(settings);
     text += &format!("\n[{CRI}.containerd]\nsnapshotter = {}\n", quote(&settings.snapshotter));
-    text += &runc(CRI);
+    text += &handlers::render(CRI, &settings.handlers, quote_path);
     text += &registries(CRI, settings);
     text
 }
@@ -98,7 +101,7 @@ fn version_3(settings: &Settings) -> String {
     text += &format!("\n[{RUNTIME}.cni]\n{bin_dir}\n");
     text += &cni_conf(settings);
     text += &format!("\n[{RUNTIME}.containerd]\n");
-    text += &runc(RUNTIME);
+    text += &handlers::render(RUNTIME, &settings.handlers, quote_path);
     text += &format!("\n[plugins.\"io.containerd.grpc.v1.cri\"]\n{STREAM_KEYS}");
     text += "\n[plugins.\"io.containerd.nri.v1.nri\"]\ndisable = true\n";
     text
@@ -106,14 +109,6 @@ fn version_3(settings: &Settings) -> String {
 
 fn cni_conf(settings: &Settings) -> String {
     format!("conf_dir = {}\nmax_conf_num = 1\n", quote_path(&settings.cni_conf_dir))
-}
-
-fn runc(plugin: &str) -> String {
-    format!(
-        "default_runtime_name = \"runc\"\n\n[{plugin}.containerd.runtimes.runc]\n\
-         runtime_type = \"io.containerd.runc.v2\"\n\n\
-         [{plugin}.containerd.runtimes.runc.options]\nSystemdCgroup = false\n"
-    )
 }
 
 fn registries(plugin: &str, settings: &Settings) -> String {
@@ -166,6 +161,7 @@ mod tests {
             snapshotter: "overlayfs".into(),
             may_lower_oom_score: false,
             has_hugetlb: true,
+            handlers: Vec::new(),
         }
     }
 
