@@ -71,6 +71,12 @@ const TOOLS: &[Tool] = &[
         needed_for: For::Tests,
     },
     Tool {
+        probe: "etcdctl",
+        package: "etcd-client",
+        why: "makes the users of that store",
+        needed_for: For::Tests,
+    },
+    Tool {
         probe: "h2load",
         package: "nghttp2-client",
         why: "sends the requests that benches count",
