@@ -70,12 +70,7 @@ const TOOLS: &[Tool] = &[
         why: "is the store of the tests with several machines",
         needed_for: For::Tests,
     },
-    Tool {
-        probe: "etcdctl",
-        package: "etcd-client",
-        why: "makes the users of that store",
-        needed_for: For::Tests,
-    },
+    Tool { probe: "etcdctl", package: "etcd-client", why: "makes the users of that store", needed_for: For::Tests },
     Tool {
         probe: "h2load",
         package: "nghttp2-client",
