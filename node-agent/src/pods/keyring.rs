@@ -103,7 +103,7 @@ fn hash(auth: &RegistryAuth) -> String {
         hash.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
         hash.update(part.as_bytes());
     }
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    crate::runtime::oci::hex(&hash.finalize())
 }
 
 /// A place without what does not count: the scheme, the version of the registry's protocol, a slash at the end of a host.

@@ -20,6 +20,7 @@ use tracing::warn;
 use crate::clock::{self, Moment};
 use crate::durable;
 use crate::runtime::Runtime;
+use crate::runtime::oci::hex;
 
 const API_VERSION: &str = "kubelet.config.k8s.io/v1beta1";
 /// No more secrets are noted of one repository for their having been shown: namespaces come and go.
@@ -143,7 +144,7 @@ impl Pulled {
     }
 
     fn file(&self, kind: &str, name: &str) -> Option<PathBuf> {
-        let hash: String = Sha256::digest(name.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
+        let hash = hex(&Sha256::digest(name.as_bytes()));
         Some(self.folder.as_ref()?.join(kind).join(format!("sha256-{hash}")))
     }
 
