@@ -17,7 +17,7 @@ const MAX_BINARY: i128 = i64::MAX as i128;
 /// The finest power of ten a quantity keeps.
 const NANO: i32 = -9;
 /// Exponents beyond this are refused: nothing countable is that large and printing must stay bounded.
-const MAX_EXPONENT: i64 = 1_000_000;
+const MAX_EXPONENT: u64 = 1_000_000;
 
 const DECIMAL_SUFFIXES: [(&str, i32); 10] =
     [("n", -9), ("u", -6), ("m", -3), ("", 0), ("k", 3), ("M", 6), ("G", 9), ("T", 12), ("P", 15), ("E", 18)];
@@ -334,7 +334,7 @@ fn interpret(suffix: &str) -> Result<(u8, i64, Format), ParseError> {
     }
     let exponent = suffix.strip_prefix(['e', 'E']).ok_or(ParseError::Suffix)?;
     let exponent: i64 = exponent.parse().map_err(|_| ParseError::Suffix)?;
-    if exponent.abs() > MAX_EXPONENT {
+    if exponent.unsigned_abs() > MAX_EXPONENT {
         return Err(ParseError::Suffix);
     }
     Ok((10, exponent, Format::DecimalExponent))

@@ -82,6 +82,8 @@ fn malformed_texts_are_refused_with_kubernetes_words() {
         ("1mm", ParseError::Suffix),
         ("1KiB", ParseError::Format),
         ("1e99999999999999999999", ParseError::Suffix),
+        ("1E-9223372036854775808", ParseError::Suffix),
+        ("1e9223372036854775807", ParseError::Suffix),
         ("½", ParseError::Format),
     ] {
         assert_eq!(Quantity::parse(text), Err(error), "{text}");
