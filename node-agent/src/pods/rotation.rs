@@ -12,6 +12,9 @@ use std::time::Duration;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use jiff::SignedDuration;
+use jiff::civil::DateTime;
+use jiff::tz::Offset;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
@@ -51,7 +54,7 @@ struct Plan {
 
 /// Decides. `names` are the files put aside for one log.
 fn plan(mut names: Vec<String>, files_max: usize) -> Plan {
-    // The times in the names sort the oldest first.
+    // The times in the names sort the oldest first, as `time_aside` sees to.
     names.sort();
     let mut plan = Plan::default();
     let mut keep = Vec::new();
@@ -67,6 +70,18 @@ fn plan(mut names: Vec<String>, files_max: usize) -> Plan {
     plan.remove.extend(keep.drain(..surplus));
     plan.compress = keep.into_iter().filter(|name| !name.ends_with(COMPRESSED)).collect();
     plan
+}
+
+/// The time in the name of the next log that is put aside: now, or a second after the latest of those put aside before. A clock that
+/// was set back would otherwise make the newest log look the oldest, which is removed first, or have it take another's name.
+fn time_aside(now: DateTime, names: &[String]) -> DateTime {
+    let latest = names.iter().filter_map(|name| {
+        let name = name.strip_suffix(UNFINISHED).unwrap_or(name);
+        let (_, time) = name.strip_suffix(COMPRESSED).unwrap_or(name).rsplit_once('.')?;
+        DateTime::strptime(TIME_FORMAT, time).ok()
+    });
+    let after = latest.max().and_then(|latest| latest.checked_add(SignedDuration::from_secs(1)).ok());
+    after.map_or(now, |after| now.max(after))
 }
 
 /// Rotates logs until shutdown.
@@ -107,20 +122,21 @@ async fn too_large(context: &Context, bytes_max: u64) -> Vec<(String, PathBuf)> 
 }
 
 async fn rotate(context: &Context, id: &str, log: PathBuf, files_max: usize) -> io::Result<()> {
-    let now = crate::clock::now();
-    let aside = with_suffix(&log, &now.strftime(&format!(".{TIME_FORMAT}")).to_string());
-    let (from, to) = (log.clone(), aside.clone());
+    let now = Offset::UTC.to_datetime(crate::clock::now());
+    let from = log.clone();
     let put_aside = tokio::task::spawn_blocking(move || {
         tidy(&from, files_max)?;
+        let time = time_aside(now, &put_aside(&from)?).strftime(TIME_FORMAT).to_string();
+        let to = with_suffix(&from, &format!(".{time}"));
         match fs::rename(&from, &to) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             // Someone removed the log; the runtime makes it anew.
-            other => Ok(other.is_ok()),
+            other => Ok(other.is_ok().then_some(to)),
         }
     });
-    let put_aside = put_aside.await.map_err(io::Error::other)??;
+    let aside = put_aside.await.map_err(io::Error::other)??;
     if let Err(error) = context.runtime.reopen_log(id).await {
-        if put_aside && !log.exists() {
+        if let Some(aside) = aside.filter(|_| !log.exists()) {
             // The runtime still writes there.
             fs::rename(&aside, &log)?;
         }
@@ -235,6 +251,31 @@ mod tests {
             );
         }
         assert_eq!(planned(&none, 0), (Vec::new(), Vec::new()));
+    }
+
+    #[test]
+    fn a_log_is_the_newest_by_its_name_whatever_the_clock_says() {
+        let now: DateTime = "2026-11-22T10:00:00".parse().unwrap();
+        for (names, expected) in [
+            (vec![], "20261122-100000"),
+            (vec!["0.log.20261122-095959.gz", "0.log.20261121-100000.gz"], "20261122-100000"),
+            // The clock was set back, by more or less.
+            (vec!["0.log.20261122-100000"], "20261122-100001"),
+            (vec!["0.log.20261122-095959", "0.log.20261231-235959.gz"], "20270101-000000"),
+            (vec!["0.log.20261122-100010.tmp", "0.log.20261122-100005.gz"], "20261122-100011"),
+            // Somebody else's, and the end of time.
+            (vec!["0.log.old", "0.log.1.gz", "0.log.99991231-235959"], "20261122-100000"),
+        ] {
+            let names: Vec<String> = names.into_iter().map(str::to_owned).collect();
+            assert_eq!(time_aside(now, &names).strftime(TIME_FORMAT).to_string(), expected, "{names:?}");
+        }
+        // Each of a row comes after the ones before it, and the first ones go first.
+        let mut names = Vec::new();
+        for hours in [0, -3, 1, -24] {
+            let time = time_aside(now + SignedDuration::from_hours(hours), &names);
+            names.push(format!("0.log.{}", time.strftime(TIME_FORMAT)));
+        }
+        assert_eq!(plan(names.clone(), 4).remove, names[..2]);
     }
 
     #[test]
