@@ -4,6 +4,7 @@
 //! [`volumes`], [`scheduling`], [`security`]), what an update may change ([`update`], [`resize`]), and the quality-of-service
 //! class ([`qos`]).
 
+mod app_armor;
 mod containers;
 mod defaults;
 mod env;
@@ -60,6 +61,7 @@ impl Strategy for PodStrategy {
         let class = qos_class(at(object, "spec").unwrap_or(&Value::Null));
         set(object, "status", json!({ "phase": "Pending", "qosClass": class }));
         label_keys::merge(object);
+        app_armor::merge(object);
     }
 
     fn settle_create(&self, object: &mut Value) {
@@ -86,13 +88,23 @@ impl Strategy for PodStrategy {
         }
     }
 
+    /// What AppArmor's annotations must be holds for new pods: one that is there already can still be changed.
+    fn validates_updates_by_change(&self) -> bool {
+        true
+    }
+
     fn validate_create(&self, object: &Value, errors: &mut Vec<FieldError>) {
         validate::validate_pod(object, errors);
+        app_armor::validate_new(object, errors);
     }
 
     fn validate_update(&self, subresource: Option<&str>, old: &Value, new: &Value, errors: &mut Vec<FieldError>) {
         match subresource {
-            None => update::validate(old, new, errors),
+            None => {
+                validate::validate_pod(new, errors);
+                app_armor::validate_update(old, new, errors);
+                update::validate(old, new, errors);
+            }
             Some("ephemeralcontainers") => update::validate_ephemeral_containers(old, new, errors),
             Some("resize") => resize::validate(old, new, errors),
             Some("status") => update::validate_status(old, new, errors),

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::app_armor;
 use crate::error::FieldError;
 use crate::strategy::field::{at, int, is_true, list, one_of, text};
 use crate::strategy::names;
@@ -39,6 +40,7 @@ pub(super) fn validate_pod(spec: &Value, path: &str, errors: &mut Vec<FieldError
         }
     }
     seccomp(context, &path, errors);
+    app_armor::validate_field(context, &path, errors);
 }
 
 /// Whether this may name a kernel parameter: parts between dots or slashes, each with a letter or digit at either end.
@@ -74,6 +76,7 @@ pub(super) fn validate_container(container: &Value, path: &str, errors: &mut Vec
         one_of(context, "procMount", &path, &["Default", "Unmasked"], errors);
     }
     seccomp(context, &path, errors);
+    app_armor::validate_field(context, &path, errors);
 }
 
 fn id(context: &Value, field: &str, path: &str, errors: &mut Vec<FieldError>) {

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use serde_json::Value;
 
-use super::{containers, scheduling, security, volumes};
+use super::{app_armor, containers, scheduling, security, volumes};
 use crate::engine::validate_annotations;
 use crate::error::FieldError;
 use crate::strategy::field::{at, int, is_true, list, one_of, text};
@@ -36,6 +36,7 @@ pub(in crate::strategy) fn validate_template(template: &Value, path: &str, error
     validate_annotations(metadata.get("annotations"), &format!("{path}.annotations"), errors);
     let spec_path = format!("{path}.spec");
     let spec = at(template, "spec").unwrap_or(&none);
+    app_armor::validate_annotations(metadata, spec, &format!("{path}.annotations"), errors);
     validate_spec(spec, &spec_path, errors);
     if !list(spec, "ephemeralContainers").is_empty() {
         let detail = "ephemeral containers not allowed in pod template";

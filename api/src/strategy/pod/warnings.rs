@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use serde_json::Value;
 
 use super::super::field::{at, deep, entries, int, list, text};
+use super::app_armor;
 use crate::error::quote;
 use crate::quantity::Quantity;
 
@@ -38,7 +39,6 @@ const OLD_ANNOTATIONS: [(&str, &str); 3] = [
 const SECCOMP_POD: &str = "seccomp.security.alpha.kubernetes.io/pod";
 const SECCOMP_CONTAINER: &str = "container.seccomp.security.alpha.kubernetes.io/";
 const SECCOMP_WHY: &str = "non-functional in v1.27+; use the \"seccompProfile\" field instead";
-const APPARMOR_CONTAINER: &str = "container.apparmor.security.beta.kubernetes.io/";
 
 /// Kinds of volumes that no longer work, or will not.
 const OLD_VOLUMES: [(&str, &str); 9] = [
@@ -210,7 +210,7 @@ impl<'p> Look<'p> {
                 warnings.push(format!("{}[{key}]: {SECCOMP_WHY}", self.noted));
             }
             if let (true, false, Some((key, value))) =
-                (self.is_template, own("appArmorProfile"), noted(APPARMOR_CONTAINER))
+                (self.is_template, own("appArmorProfile"), noted(app_armor::ANNOTATION))
                 && !self.pod_profile_is(value)
             {
                 let why = "deprecated since v1.30; use the \"appArmorProfile\" field instead";
@@ -232,12 +232,8 @@ impl<'p> Look<'p> {
 
     /// Whether the whole pod has the AppArmor profile that an annotation names.
     fn pod_profile_is(&self, annotation: &str) -> bool {
-        let Some(profile) = deep(self.spec, &["securityContext", "appArmorProfile"]) else { return false };
-        match (text(profile, "type"), annotation) {
-            ("Unconfined", "unconfined") | ("RuntimeDefault", "runtime/default") => true,
-            ("Localhost", named) => named.strip_prefix("localhost/") == Some(text(profile, "localhostProfile")),
-            _ => false,
-        }
+        let profile = deep(self.spec, &["securityContext", "appArmorProfile"]);
+        profile.is_some_and(|profile| app_armor::says(profile, annotation))
     }
 
     fn ports(&self, warnings: &mut Vec<String>) {
