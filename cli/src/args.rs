@@ -232,6 +232,14 @@ pub struct AgentFlags {
     /// An image that came less than this ago is not removed
     #[arg(long, default_value = "2m", value_name = "DURATION", value_parser = components::duration)]
     pub minimum_image_ttl_duration: std::time::Duration,
+    /// Which images that are on the node a pod may use only with credentials for them: none, those that were pulled here, all but
+    /// those that --preloaded-images-verification-allowlist names, or all
+    #[arg(long, default_value = "NeverVerifyPreloadedImages", value_name = "POLICY", value_parser = [
+        "NeverVerify", "NeverVerifyPreloadedImages", "NeverVerifyAllowlistedImages", "AlwaysVerify"])]
+    pub image_pull_credentials_verification_policy: String,
+    /// Images of which NeverVerifyAllowlistedImages asks nothing, such as `registry.example.com/team/*`
+    #[arg(long, value_name = "IMAGES", value_delimiter = ',')]
+    pub preloaded_images_verification_allowlist: Vec<String>,
     /// How long the machine's shutdown waits for its pods in all; 0 is not at all
     #[arg(long, default_value = "0s", value_name = "DURATION", value_parser = components::duration)]
     pub shutdown_grace_period: std::time::Duration,

@@ -40,6 +40,7 @@ pub mod stats;
 pub use metrics::Metrics;
 pub use paths::Paths;
 pub use pods::rotation::Policy as LogPolicy;
+pub use pods::verification::Verification as ImageVerification;
 pub use pressure::Policy as PressurePolicy;
 pub use pressure::images::Policy as ImagePolicy;
 pub use pressure::plan::{parse_graces, parse_thresholds, soften};
@@ -120,6 +121,8 @@ pub struct Options {
     pub logs: LogPolicy,
     /// A folder of files, each of which describes a pod that runs here.
     pub pod_manifests: Option<PathBuf>,
+    /// Which images that are here need credentials to be shown.
+    pub image_verification: ImageVerification,
     /// When the node runs short of something, and what is done about it.
     pub pressure: PressurePolicy,
     /// How long the machine waits for its pods before it goes down.
@@ -143,6 +146,7 @@ impl Default for Options {
             service_proxy: true,
             logs: LogPolicy::default(),
             pod_manifests: None,
+            image_verification: ImageVerification::default(),
             pressure: PressurePolicy::default(),
             shutdown: ShutdownPolicy::default(),
         }

@@ -259,7 +259,8 @@ fn context(
     let (devices, images) = match options.runtime {
         RuntimeChoice::Given(_) => (Devices::default(), Images::default()),
         RuntimeChoice::Attach(_) | RuntimeChoice::Own => {
-            (Devices::open(paths.device_plugins()), Images::open(paths.image_manager()))
+            let images = Images::open(paths.image_manager(), options.image_verification.clone());
+            (Devices::open(paths.device_plugins()), images)
         }
     };
     let in_use = Arc::new(InUse::read(&paths));

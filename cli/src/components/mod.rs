@@ -130,6 +130,8 @@ pub fn agent_options(
         image_gc_high_threshold,
         image_gc_low_threshold,
         minimum_image_ttl_duration,
+        image_pull_credentials_verification_policy,
+        preloaded_images_verification_allowlist,
         shutdown_grace_period,
         shutdown_grace_period_critical_pods,
         shutdown_grace_period_by_pod_priority,
@@ -154,6 +156,11 @@ pub fn agent_options(
         let Graces(graces) = eviction_soft_grace_period.unwrap_or_default();
         pressure.thresholds.extend(gantry_node_agent::soften(thresholds, &graces).map_err(anyhow::Error::msg)?);
     }
+    let image_verification = gantry_node_agent::ImageVerification::of(
+        &image_pull_credentials_verification_policy,
+        &preloaded_images_verification_allowlist,
+    )
+    .map_err(anyhow::Error::msg)?;
     let logs = gantry_node_agent::LogPolicy {
         bytes_max: u64::try_from(container_log_max_size).ok(),
         files_max: usize::try_from(container_log_max_files).unwrap_or(usize::MAX),
@@ -178,6 +185,7 @@ pub fn agent_options(
         logs,
         pressure,
         pod_manifests: pod_manifest_path,
+        image_verification,
         shutdown,
         ..Default::default()
     })

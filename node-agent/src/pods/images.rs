@@ -13,6 +13,7 @@ use super::events::Kind;
 use super::keyring::{Credentials, Keyring, keyring, repository};
 use super::memory::Waiting;
 use super::pulled::{Known, Pulled, With};
+use super::verification::Verification;
 use crate::clock::Moment;
 use crate::runtime::{ImageRecord, RuntimeError};
 
@@ -45,9 +46,9 @@ impl Default for Images {
 }
 
 impl Images {
-    /// With notes in a folder of who may use what. Without them everybody may use everything.
-    pub fn open(folder: PathBuf) -> Self {
-        Self { pulled: Arc::new(Pulled::open(folder)), ..Self::default() }
+    /// With notes in a folder of who may use what, and for which images that matters. Without them everybody may use everything.
+    pub fn open(folder: PathBuf, verification: Verification) -> Self {
+        Self { pulled: Arc::new(Pulled::open(folder, verification)), ..Self::default() }
     }
 
     /// Forgets the images that were not there when the runtime was asked for all of them.

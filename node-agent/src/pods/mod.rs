@@ -36,6 +36,7 @@ pub(crate) mod spec;
 mod start;
 mod status;
 mod termination;
+pub mod verification;
 pub mod volumes;
 mod worker;
 

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use tracing::warn;
 
+use super::verification::Verification;
 use crate::clock::{self, Moment};
 use crate::durable;
 use crate::runtime::Runtime;
@@ -122,6 +123,7 @@ struct State {
 #[derive(Default)]
 pub struct Pulled {
     folder: Option<PathBuf>,
+    verification: Verification,
     /// Held while a note is read or written, too: they are small.
     state: Mutex<State>,
     settled: tokio::sync::OnceCell<()>,
@@ -134,9 +136,9 @@ pub struct Pull {
 }
 
 impl Pulled {
-    /// The notes in a folder.
-    pub fn open(folder: PathBuf) -> Self {
-        Self { folder: Some(folder), ..Self::default() }
+    /// The notes in a folder, and which images they matter to.
+    pub fn open(folder: PathBuf, verification: Verification) -> Self {
+        Self { folder: Some(folder), verification, ..Self::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -160,14 +162,17 @@ impl Pulled {
     pub fn known(&self, image: &str, repository: &str, id: &str) -> Known {
         let Some((record, intent)) = self.record(id).zip(self.intent(image)) else { return Known::Anyone };
         let state = self.state();
-        match read::<Record>(&record) {
-            Ok(Some(record)) if record.image_ref == id => match record.credential_mapping.get(repository) {
+        let record = read::<Record>(&record).map(|record| record.filter(|record| record.image_ref == id));
+        let was_pulled = !matches!(record, Ok(None)) || state.under_way.contains_key(image) || intent.exists();
+        if !self.verification.asks(repository, was_pulled) {
+            return Known::Anyone;
+        }
+        match record {
+            Ok(record) => match record.and_then(|mut record| record.credential_mapping.remove(repository)) {
                 Some(credentials) if credentials.node_pods_accessible => Known::Anyone,
-                Some(credentials) => Known::Only(credentials.kubernetes_secrets.clone()),
+                Some(credentials) => Known::Only(credentials.kubernetes_secrets),
                 None => Known::Only(Vec::new()),
             },
-            Ok(_) if !state.under_way.contains_key(image) && !intent.exists() => Known::Anyone,
-            Ok(_) => Known::Only(Vec::new()),
             Err(error) => {
                 warn!(image, %error, "who may use an image cannot be read; it is pulled again");
                 Known::Only(Vec::new())
@@ -347,6 +352,10 @@ mod tests {
         Source { uid: uid.into(), namespace: "ns".into(), name: "pull".into(), credential_hash: hash.into() }
     }
 
+    fn open(folder: &Path) -> Pulled {
+        Pulled::open(folder.to_owned(), Verification::default())
+    }
+
     fn with(source: Source) -> With {
         With::Credentials(source)
     }
@@ -360,7 +369,7 @@ mod tests {
     #[test]
     fn an_image_is_for_those_who_have_what_it_was_pulled_with() {
         let dir = tempfile::tempdir().unwrap();
-        let notes = Arc::new(Pulled::open(dir.path().to_owned()));
+        let notes = Arc::new(open(dir.path()));
         assert!(lets_in(&notes, &[]), "never pulled");
         let pull = notes.begin(IMAGE.0).unwrap();
         assert!(!lets_in(&notes, &[source("1", "a")]), "it may be the one that is just being pulled");
@@ -374,7 +383,7 @@ mod tests {
             (vec![source("2", "b"), source("3", "")], false),
         ] {
             // An agent that begins anew finds the same.
-            for notes in [&*notes, &Pulled::open(dir.path().to_owned())] {
+            for notes in [&*notes, &open(dir.path())] {
                 assert_eq!(lets_in(notes, &own), expected, "{own:?}");
             }
         }
@@ -390,9 +399,25 @@ mod tests {
     }
 
     #[test]
+    fn the_nodes_policy_says_which_images_need_credentials() {
+        let dir = tempfile::tempdir().unwrap();
+        let [lax, strict] = ["NeverVerify", "AlwaysVerify"]
+            .map(|name| Pulled::open(dir.path().to_owned(), Verification::of(name, &[]).unwrap()));
+        assert!(lets_in(&lax, &[]) && !lets_in(&strict, &[]), "it came with the node");
+        strict.note(IMAGE.1, IMAGE.2, &with(source("1", "a"))).unwrap();
+        assert!(lets_in(&lax, &[]));
+        assert!(!lets_in(&strict, &[]) && lets_in(&strict, &[source("1", "a")]));
+        strict.note(IMAGE.1, IMAGE.2, &With::Nothing).unwrap();
+        assert!(lets_in(&strict, &[]), "whoever asks gets it without");
+        // What nobody can read matters to nobody who does not ask.
+        fs::write(strict.record(IMAGE.2).unwrap(), "{").unwrap();
+        assert!(lets_in(&lax, &[]) && !lets_in(&strict, &[]));
+    }
+
+    #[test]
     fn what_was_shown_is_shown_again() {
         let dir = tempfile::tempdir().unwrap();
-        let notes = Pulled::open(dir.path().to_owned());
+        let notes = open(dir.path());
         notes.note(IMAGE.1, IMAGE.2, &with(source("1", "a"))).unwrap();
         let show = |own: Source| notes.note_shown(IMAGE.1, IMAGE.2, &notes.known(IMAGE.0, IMAGE.1, IMAGE.2), &[own]);
         show(source("2", "a"));
@@ -407,7 +432,7 @@ mod tests {
     #[test]
     fn a_pull_that_failed_leaves_nothing_and_one_that_was_given_up_its_note() {
         let dir = tempfile::tempdir().unwrap();
-        let notes = Arc::new(Pulled::open(dir.path().to_owned()));
+        let notes = Arc::new(open(dir.path()));
         let (one, two) = (notes.begin(IMAGE.0).unwrap(), notes.begin(IMAGE.0).unwrap());
         one.failed();
         assert!(!lets_in(&notes, &[]), "the other goes on");
@@ -425,10 +450,10 @@ mod tests {
     #[tokio::test]
     async fn what_a_killed_agent_was_pulling_is_nobodys_by_any_name() {
         let dir = tempfile::tempdir().unwrap();
-        let before = Arc::new(Pulled::open(dir.path().to_owned()));
+        let before = Arc::new(open(dir.path()));
         std::mem::forget(before.begin(IMAGE.0).unwrap());
         std::mem::forget(before.begin("r.example/absent:1").unwrap());
-        let (runtime, notes) = (Simulated::default(), Pulled::open(dir.path().to_owned()));
+        let (runtime, notes) = (Simulated::default(), open(dir.path()));
         runtime.add_image(IMAGE.0);
         let id = runtime.image(IMAGE.0).await.unwrap().unwrap().id;
         notes.settle(&runtime, |image| image.split(':').next().unwrap_or_default().to_owned()).await;
@@ -440,7 +465,7 @@ mod tests {
     #[test]
     fn an_image_that_is_gone_is_forgotten() {
         let dir = tempfile::tempdir().unwrap();
-        let notes = Pulled::open(dir.path().to_owned());
+        let notes = open(dir.path());
         let asked_at = clock::steady();
         notes.note(IMAGE.1, IMAGE.2, &with(source("1", "a"))).unwrap();
         notes.keep_only(&HashSet::new(), asked_at);

@@ -20,6 +20,7 @@ use super::super::config::NodeSettings;
 use super::super::context::Context;
 use super::super::events::Recorder;
 use super::super::resources::Amounts;
+use super::super::verification::Verification;
 use super::super::worker::{Inbox, Wanted, Worker};
 use super::super::{Images, Objects, Order, PodDirectory, Tokens};
 use crate::checkpoint::Checkpoint;
@@ -184,7 +185,7 @@ impl Node {
             node: watch::channel(None).1,
             events,
             directory: PodDirectory::default(),
-            images: Images::open(dir.path().join("image_manager")),
+            images: Images::open(dir.path().join("image_manager"), Verification::default()),
             tokens: Tokens::default(),
             volume_locks: Default::default(),
             drivers: Default::default(),
