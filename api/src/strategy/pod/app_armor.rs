@@ -138,25 +138,6 @@ pub(super) fn validate_new(pod: &Value, errors: &mut Vec<FieldError>) {
     }
 }
 
-/// Validates an update of a pod: the annotations stay as its fields do.
-pub(super) fn validate_update(old: &Value, new: &Value, errors: &mut Vec<FieldError>) {
-    let none = Value::Null;
-    let [was, is] = [old, new].map(|pod| deep(pod, &["metadata", "annotations"]).unwrap_or(&none));
-    for (annotations, others, is_old) in [(was, is, true), (is, was, false)] {
-        for (key, value) in annotations.as_object().into_iter().flatten() {
-            let detail = match (others.get(key), is_old) {
-                (Some(other), true) if other != value => "may not remove or update AppArmor annotations",
-                (None, true) => "may not remove or update AppArmor annotations",
-                (None, false) => "may not add AppArmor annotations",
-                _ => continue,
-            };
-            if key.starts_with(ANNOTATION) {
-                errors.push(FieldError::forbidden(format!("metadata.annotations[{key}]"), detail));
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -241,25 +222,6 @@ mod tests {
             let errors = told(&errors);
             assert_eq!(errors.len(), usize::from(wrong.is_some()), "{profile}: {errors:?}");
             assert!(wrong.is_none_or(|why| errors[0].contains(why)), "{profile}: {errors:?}");
-        }
-    }
-
-    #[test]
-    fn annotations_stay_as_they_are() {
-        let with = |annotation: &str| pod(&Value::Null, annotation, &Value::Null);
-        let without = json!({"metadata": {"annotations": {"a": "b"}}});
-        for (old, new, wrong) in [
-            (with("unconfined"), with("unconfined"), None),
-            (without.clone(), json!({}), None),
-            (with("unconfined"), with("runtime/default"), Some("may not remove or update")),
-            (with("unconfined"), without.clone(), Some("may not remove or update")),
-            (without, with("unconfined"), Some("may not add")),
-        ] {
-            let mut errors = Vec::new();
-            validate_update(&old, &new, &mut errors);
-            let errors = told(&errors);
-            assert_eq!(errors.len(), usize::from(wrong.is_some()), "{errors:?}");
-            assert!(wrong.is_none_or(|why| errors[0].contains(why)), "{errors:?}");
         }
     }
 }

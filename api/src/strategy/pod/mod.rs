@@ -33,6 +33,9 @@ use super::Strategy;
 use super::field::{at, child, deep, set, set_default, unset};
 use crate::error::FieldError;
 
+/// Annotation of pods that show one that their node read from a file.
+const MIRROR: &str = "kubernetes.io/config.mirror";
+
 /// Sets the defaults of the pod spec at a path, if there is one.
 pub(super) fn default_spec_of(object: &mut Value, path: &[&str]) {
     if deep(object, path).is_some() {
@@ -102,7 +105,6 @@ impl Strategy for PodStrategy {
         match subresource {
             None => {
                 validate::validate_pod(new, errors);
-                app_armor::validate_update(old, new, errors);
                 update::validate(old, new, errors);
             }
             Some("ephemeralcontainers") => update::validate_ephemeral_containers(old, new, errors),

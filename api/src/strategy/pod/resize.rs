@@ -2,13 +2,12 @@
 
 use serde_json::Value;
 
-use super::qos_class;
 use super::validate::validate_pod;
+use super::{MIRROR, qos_class};
 use crate::error::FieldError;
 use crate::meta;
 use crate::strategy::field::{at, child, deep, entries, list, list_mut, set, text, unset};
 
-const MIRROR: &str = "kubernetes.io/config.mirror";
 const LISTS: [&str; 2] = ["containers", "initContainers"];
 const RESIZABLE: [&str; 2] = ["cpu", "memory"];
 

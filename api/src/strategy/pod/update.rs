@@ -1,8 +1,11 @@
 //! What an update may change in a pod.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use super::validate::validate_pod;
+use super::{MIRROR, app_armor};
 use crate::error::FieldError;
 use crate::strategy::field::{at, child, deep, int, list, list_mut, set, text, unset};
 
@@ -13,6 +16,7 @@ const MAY_NOT_CHANGE: &str = "pod updates may not change fields other than `spec
 /// Validates an update of the pod itself.
 pub(super) fn validate(old: &Value, new: &Value, errors: &mut Vec<FieldError>) {
     let none = Value::Null;
+    validate_annotations(old, new, errors);
     let (was, is) = (at(old, "spec").unwrap_or(&none), at(new, "spec").unwrap_or(&none));
     let mut counts_differ = false;
     for field in ["containers", "initContainers"] {
@@ -65,6 +69,24 @@ pub(super) fn validate(old: &Value, new: &Value, errors: &mut Vec<FieldError>) {
     if allowed != *was {
         let changed = differences(was, &allowed);
         errors.push(FieldError::forbidden("spec", format!("{MAY_NOT_CHANGE}\n{changed}")));
+    }
+}
+
+/// Validates that annotations stay that say what the pod is: its AppArmor profiles, as its fields stay that say the same, and that it
+/// is the mirror of a pod that its node read from a file.
+fn validate_annotations(old: &Value, new: &Value, errors: &mut Vec<FieldError>) {
+    let none = Value::Null;
+    let [was, is] = [old, new].map(|pod| deep(pod, &["metadata", "annotations"]).unwrap_or(&none));
+    let keys = [was, is].into_iter().filter_map(Value::as_object).flat_map(|annotations| annotations.keys());
+    let changed: BTreeSet<&String> = keys.filter(|key| was.get(key.as_str()) != is.get(key.as_str())).collect();
+    for key in changed {
+        let what = match key.as_str() {
+            MIRROR => "mirror pod annotation",
+            key if key.starts_with(app_armor::ANNOTATION) => "AppArmor annotations",
+            _ => continue,
+        };
+        let how = if was.get(key.as_str()).is_some() { "remove or update" } else { "add" };
+        errors.push(FieldError::forbidden(format!("metadata.annotations[{key}]"), format!("may not {how} {what}")));
     }
 }
 
@@ -162,6 +184,44 @@ pub(super) fn validate_status(old: &Value, new: &Value, errors: &mut Vec<FieldEr
         if found.is_some_and(|s| deep(s, &["state", "terminated"]).is_none()) {
             let detail = "may not be transitioned to non-terminated state";
             errors.push(FieldError::forbidden(format!("status.containerStatuses[{name}].state"), detail));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn annotations_that_say_what_a_pod_is_stay() {
+        let profile = format!("{}c", app_armor::ANNOTATION);
+        let with = |key: &str, value: &str| json!({"metadata": {"annotations": {(key): value, "note": value}}});
+        let without = json!({"metadata": {"annotations": {"note": "x"}}});
+        for (old, new, key, refused) in [
+            (with(&profile, "unconfined"), with(&profile, "unconfined"), "", None),
+            (without.clone(), json!({}), "", None),
+            (with("note", "a"), with("note", "b"), "", None),
+            (
+                with(&profile, "unconfined"),
+                with(&profile, "runtime/default"),
+                &profile,
+                Some("remove or update AppArmor annotations"),
+            ),
+            (with(&profile, "unconfined"), without.clone(), &profile, Some("remove or update AppArmor annotations")),
+            (without.clone(), with(&profile, "unconfined"), &profile, Some("add AppArmor annotations")),
+            (with(MIRROR, "1"), with(MIRROR, "2"), MIRROR, Some("remove or update mirror pod annotation")),
+            (with(MIRROR, "1"), json!({}), MIRROR, Some("remove or update mirror pod annotation")),
+            (without, with(MIRROR, "1"), MIRROR, Some("add mirror pod annotation")),
+        ] {
+            let mut errors = Vec::new();
+            validate(&old, &new, &mut errors);
+            let expected: Vec<FieldError> = refused
+                .map(|how| FieldError::forbidden(format!("metadata.annotations[{key}]"), format!("may not {how}")))
+                .into_iter()
+                .collect();
+            assert_eq!(format!("{errors:?}"), format!("{expected:?}"), "{old} {new}");
         }
     }
 }
