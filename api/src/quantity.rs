@@ -359,7 +359,8 @@ fn decimal(parts: &Parts<'_>, exponent: i64, format: Format) -> Result<Quantity,
     // A number that rounds up needs its last digit, so its zeros stay.
     let kept = if round_up { all } else { kept };
     exponent += (all.len() - kept.len()) as i64;
-    if kept.len() > MAX_DIGITS {
+    // Zeros at the end became part of the exponent, which has to be one that can be read again.
+    if kept.len() > MAX_DIGITS || exponent.unsigned_abs() > MAX_EXPONENT {
         return Err(ParseError::Numeric);
     }
     let mut unscaled: i128 = if kept.is_empty() { 0 } else { kept.parse().map_err(|_| ParseError::Numeric)? };

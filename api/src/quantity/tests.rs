@@ -83,6 +83,8 @@ fn malformed_texts_are_refused_with_kubernetes_words() {
         ("1KiB", ParseError::Format),
         ("1e99999999999999999999", ParseError::Suffix),
         ("1E-9223372036854775808", ParseError::Suffix),
+        ("1e1000001", ParseError::Suffix),
+        ("10e1000000", ParseError::Numeric),
         ("1e9223372036854775807", ParseError::Suffix),
         ("½", ParseError::Format),
     ] {
