@@ -33,7 +33,7 @@ pub enum Command {
     /// Start the scheduler alone
     Scheduler(Scheduler),
     /// Start the node agent alone
-    Agent(Agent),
+    Agent(Box<Agent>),
     /// Print a kubeconfig with a new identity, signed by the authority in an API server's data directory
     Kubeconfig(Kubeconfig),
     /// Stop every pod of this machine's node and remove what the node agent made: containerd, bridge, nft table, cgroups
@@ -234,8 +234,7 @@ pub struct AgentFlags {
     pub minimum_image_ttl_duration: std::time::Duration,
     /// Which images that are on the node a pod may use only with credentials for them: none, those that were pulled here, all but
     /// those that --preloaded-images-verification-allowlist names, or all
-    #[arg(long, default_value = "NeverVerifyPreloadedImages", value_name = "POLICY", value_parser = [
-        "NeverVerify", "NeverVerifyPreloadedImages", "NeverVerifyAllowlistedImages", "AlwaysVerify"])]
+    #[arg(long, default_value = "NeverVerifyPreloadedImages", value_name = "POLICY", value_parser = gantry_node_agent::ImageVerification::NAMES)]
     pub image_pull_credentials_verification_policy: String,
     /// Images of which NeverVerifyAllowlistedImages asks nothing, such as `registry.example.com/team/*`
     #[arg(long, value_name = "IMAGES", value_delimiter = ',')]
@@ -410,7 +409,7 @@ pub async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Apiserver(options) => components::alone::apiserver(*options).await?,
         Command::Controllers(options) => components::alone::controllers(options, &cli.client).await?,
         Command::Scheduler(options) => components::alone::scheduler(options, &cli.client).await?,
-        Command::Agent(options) => components::alone::agent(options, &cli.client).await?,
+        Command::Agent(options) => components::alone::agent(*options, &cli.client).await?,
         Command::Kubeconfig(options) => components::identity::print_kubeconfig(&options)?,
         Command::Reset(options) => components::reset::run(&options).await?,
         Command::Completion { shell } => {
