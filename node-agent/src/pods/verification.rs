@@ -27,6 +27,10 @@ pub enum Pattern {
 }
 
 impl Verification {
+    /// The names of the policies.
+    pub const NAMES: [&str; 4] =
+        ["NeverVerify", "NeverVerifyPreloadedImages", "NeverVerifyAllowlistedImages", "AlwaysVerify"];
+
     /// The policy of this name, with the images of which it asks nothing.
     ///
     /// # Errors
@@ -40,10 +44,7 @@ impl Verification {
             }
             "AlwaysVerify" => Self::Always,
             _ => {
-                return Err(format!(
-                    "unknown policy {name:?}: it must be NeverVerify, NeverVerifyPreloadedImages, \
-                     NeverVerifyAllowlistedImages or AlwaysVerify"
-                ));
+                return Err(format!("unknown policy {name:?}: it must be one of {}", Self::NAMES.join(", ")));
             }
         };
         if !allowlist.is_empty() && !matches!(policy, Self::NotAllowlisted(_)) {
@@ -122,6 +123,7 @@ mod tests {
             assert_eq!(policy.asks(&repository(image), pulled), expected, "{policy:?} {image} {pulled}");
         }
         assert_eq!(Verification::default(), of("NeverVerifyPreloadedImages"));
+        assert!(Verification::NAMES.iter().all(|name| Verification::of(name, &[]).is_ok()));
     }
 
     #[test]

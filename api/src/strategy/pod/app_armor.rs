@@ -3,6 +3,8 @@
 
 use serde_json::{Value, json};
 
+use super::defaults::CONTAINER_LISTS;
+use super::is_windows;
 use crate::error::FieldError;
 use crate::strategy::field::{at, child, deep, entries, list, list_mut, one_of, set, text};
 
@@ -11,7 +13,6 @@ pub(super) const ANNOTATION: &str = "container.apparmor.security.beta.kubernetes
 const LOCALHOST: &str = "localhost/";
 /// The longest name of a profile on a node, as long as a path may be.
 const NAME_BYTES_MAX: usize = 4095;
-const KINDS: [&str; 3] = ["initContainers", "containers", "ephemeralContainers"];
 
 /// The field that says what an annotation says; none if that is nothing.
 fn of_annotation(annotation: &str) -> Option<Value> {
@@ -31,16 +32,12 @@ pub(super) fn says(profile: &Value, annotation: &str) -> bool {
     of_annotation(annotation).is_some_and(is_same)
 }
 
-fn is_windows(spec: &Value) -> bool {
-    deep(spec, &["os", "name"]).is_some_and(|name| name == "windows")
-}
-
 /// Gives the containers of a new pod that have an annotation and no field the field, unless the whole pod has that profile.
 pub(super) fn merge(pod: &mut Value) {
     let Some(annotations) = deep(pod, &["metadata", "annotations"]).filter(|map| has_any(map)).cloned() else { return };
     let Some(spec) = pod.get_mut("spec").filter(|spec| !is_windows(spec)) else { return };
     let of_pod = deep(spec, &["securityContext", "appArmorProfile"]).cloned();
-    for kind in KINDS {
+    for kind in CONTAINER_LISTS {
         for container in list_mut(spec, kind) {
             let annotation = text(&annotations, &format!("{ANNOTATION}{}", text(container, "name")));
             let is_said = deep(container, &["securityContext", "appArmorProfile"]).is_some()
@@ -95,7 +92,8 @@ fn validate_profile(profile: &Value, path: &str, errors: &mut Vec<FieldError>) {
 pub(super) fn validate_annotations(metadata: &Value, spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
     for (key, value) in entries(metadata, "annotations") {
         let Some(name) = key.strip_prefix(ANNOTATION) else { continue };
-        if !KINDS.iter().any(|kind| list(spec, kind).iter().any(|container| text(container, "name") == name)) {
+        if !CONTAINER_LISTS.iter().any(|kind| list(spec, kind).iter().any(|container| text(container, "name") == name))
+        {
             errors.push(FieldError::invalid(format!("{path}[{key}]"), name, "container not found"));
         }
         let value = value.as_str().unwrap_or_default();
@@ -116,7 +114,7 @@ pub(super) fn validate_new(pod: &Value, errors: &mut Vec<FieldError>) {
         return;
     }
     let of_pod = deep(spec, &["securityContext", "appArmorProfile"]);
-    for kind in KINDS {
+    for kind in CONTAINER_LISTS {
         for (index, container) in list(spec, kind).iter().enumerate() {
             let annotation = at(annotations, &format!("{ANNOTATION}{}", text(container, "name")));
             let profile = deep(container, &["securityContext", "appArmorProfile"]).or(of_pod);

@@ -36,6 +36,11 @@ use crate::error::FieldError;
 /// Annotation of pods that show one that their node read from a file.
 const MIRROR: &str = "kubernetes.io/config.mirror";
 
+/// Whether a pod's spec says that it is for Windows.
+fn is_windows(spec: &Value) -> bool {
+    deep(spec, &["os", "name"]).is_some_and(|name| name == "windows")
+}
+
 /// Sets the defaults of the pod spec at a path, if there is one.
 pub(super) fn default_spec_of(object: &mut Value, path: &[&str]) {
     if deep(object, path).is_some() {

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::validate::validate_pod;
-use super::{MIRROR, qos_class};
+use super::{MIRROR, is_windows, qos_class};
 use crate::error::FieldError;
 use crate::meta;
 use crate::strategy::field::{at, child, deep, entries, list, list_mut, set, text, unset};
@@ -52,7 +52,7 @@ pub(super) fn validate(old: &Value, new: &Value, errors: &mut Vec<FieldError>) {
         errors.push(FieldError::forbidden("", "static pods cannot be resized"));
         return;
     }
-    if deep(old, &["spec", "os", "name"]).and_then(Value::as_str) == Some("windows") {
+    if at(old, "spec").is_some_and(is_windows) {
         errors.push(FieldError::forbidden("", "windows pods cannot be resized"));
         return;
     }

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::super::field::{at, deep, entries, int, list, text};
 use super::app_armor;
+use super::defaults::CONTAINER_LISTS;
 use crate::error::quote;
 use crate::quantity::Quantity;
 
@@ -94,7 +95,7 @@ impl<'p> Look<'p> {
     /// Every container with its path.
     fn all_containers(&self) -> impl Iterator<Item = (&'p Value, String)> {
         let (spec, path) = (self.spec, self.path.clone());
-        ["initContainers", "containers", "ephemeralContainers"].into_iter().flat_map(move |kind| {
+        CONTAINER_LISTS.into_iter().flat_map(move |kind| {
             let path = path.clone();
             list(spec, kind).iter().enumerate().map(move |(at, each)| (each, format!("{path}.{kind}[{at}]")))
         })
