@@ -22,6 +22,7 @@ pub mod csi;
 pub mod devices;
 pub mod diagnose;
 mod durable;
+mod follow;
 #[cfg(target_os = "linux")]
 pub mod linux;
 mod metrics;

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{FutureExt, StreamExt};
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::Service;
 use kube::runtime::{reflector, watcher};
 use kube::{Api, Client};
@@ -16,6 +16,7 @@ use tracing::{info, warn};
 use crate::checkpoint::Checkpoint;
 use crate::csi::{self, Drivers};
 use crate::devices::{self, Devices};
+use crate::follow::follow;
 use crate::node::{self, Keeper, lease, machine};
 use crate::pods::config::{NodeSettings, parse_resolv_conf};
 use crate::pods::context::Context;
@@ -32,8 +33,6 @@ use crate::{Error, Metrics, Options, Paths, RuntimeChoice};
 
 /// How long pods wait for the first list of services; without it their environment would lack them.
 const SERVICES_WAIT: Duration = Duration::from_secs(5);
-/// How soon a failed watch is tried again.
-const RETRY: Duration = Duration::from_millis(500);
 
 /// Runs the agent until `shutdown`. `ready` is called once the Node is registered and what runs has been adopted.
 pub async fn run(
@@ -338,13 +337,7 @@ async fn follow_files(
 pub(crate) fn watch_services(client: Client) -> (reflector::Store<Service>, impl Future<Output = ()> + Send + 'static) {
     let (store, writer) = reflector::store();
     let api: Api<Service> = Api::all(client);
-    let events = watcher::watcher(api, watcher::Config::default()).then(|event| async {
-        if let Err(error) = &event {
-            warn!(%error, "watching services");
-            tokio::time::sleep(RETRY).await;
-        }
-        event
-    });
+    let events = follow(api, watcher::Config::default()).inspect_err(|error| warn!(%error, "watching services"));
     (store, reflector::reflector(writer, events).for_each(|_| async {}))
 }
 

@@ -17,6 +17,7 @@ use tracing::{info, warn};
 
 use crate::checkpoint::{self, Checkpoint, Key};
 use crate::devices::Devices;
+use crate::follow::follow;
 use crate::pods::events::{Kind, Recorder};
 use crate::pods::volumes::claims::InUse;
 use crate::pressure::Pressure;
@@ -236,12 +237,7 @@ impl Keeper {
 
     async fn keep(&mut self) {
         let config = watcher::Config::default().fields(&format!("metadata.name={}", self.settings.name));
-        let nodes = watcher::watcher(self.api(), config).then(|event| async {
-            if event.is_err() {
-                tokio::time::sleep(RETRY).await;
-            }
-            event
-        });
+        let nodes = follow(self.api(), config);
         tokio::pin!(nodes);
         let mut devices = self.settings.devices.changes();
         loop {

@@ -30,6 +30,7 @@ use super::resources::pod_requests;
 use super::worker::{Inbox, Wanted, Worker};
 use super::{mirror, resize, spec};
 use crate::checkpoint;
+use crate::follow::follow;
 use crate::node::State;
 use crate::pressure::plan;
 use crate::runtime::{PodIdentity, PodRecord, RuntimeEvent};
@@ -109,12 +110,7 @@ impl Manager {
         self.take_files().await;
         let api: Api<Pod> = Api::all(self.context.client.clone());
         let config = watcher::Config::default().fields(&format!("spec.nodeName={}", self.context.node_name));
-        let pods = watcher::watcher(api, config).then(|event| async {
-            if event.is_err() {
-                tokio::time::sleep(RETRY).await;
-            }
-            event
-        });
+        let pods = follow(api, config);
         tokio::pin!(pods);
         let mut events = self.context.runtime.subscribe();
         let kept = tokio::time::sleep(checkpoint::WAIT);

@@ -41,10 +41,11 @@ use super::instance::Instance;
 use super::oci::{digest, hex};
 use super::{Runtime, RuntimeError};
 
-/// Bytes in one message to the content store; containerd accepts 16 MiB.
-const CHUNK_SIZE: u64 = 1 << 20;
-/// Chunks read ahead of the connection: one that is sent and one that is read.
-const CHUNKS_AHEAD: usize = 2;
+/// Bytes in one message to the content store; containerd accepts 16 MiB. Below what the C library maps apart: one larger
+/// block that was given back, and each thread keeps that much for good.
+const CHUNK_SIZE: u64 = 64 << 10;
+/// Chunks read ahead of the connection.
+const CHUNKS_AHEAD: usize = 4;
 /// Layers written at the same time. Two keep a disk and a core busy.
 const LAYERS_AT_ONCE: usize = 2;
 /// Archives of a folder imported at the same time, for the same reason.

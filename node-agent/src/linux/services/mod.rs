@@ -7,18 +7,20 @@ pub mod plan;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::pin::pin;
 use std::process::Stdio;
 use std::time::Duration;
 
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, ResourceExt};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+
+use crate::follow::follow;
 
 use self::plan::{Key, ServiceFacts, Settings, SliceFacts};
 
@@ -57,9 +59,8 @@ pub async fn run(client: Client, options: Options, shutdown: CancellationToken) 
     let mut services = Cache::<ServiceFacts>::default();
     let mut slices = Cache::<SliceFacts>::default();
     let config = watcher::Config::default();
-    let mut service_events =
-        watcher::watcher(Api::<Service>::all(client.clone()), config.clone()).default_backoff().boxed();
-    let mut slice_events = watcher::watcher(Api::<EndpointSlice>::all(client), config).default_backoff().boxed();
+    let mut service_events = pin!(follow(Api::<Service>::all(client.clone()), config.clone()));
+    let mut slice_events = pin!(follow(Api::<EndpointSlice>::all(client), config));
     let mut applied = String::new();
     let mut due: Option<tokio::time::Instant> = None;
     let mut cidrs_open = true;

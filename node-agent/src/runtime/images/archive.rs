@@ -319,7 +319,7 @@ impl Archive {
     fn hash(&self, extent: Extent) -> Result<String, ImportError> {
         use sha2::{Digest, Sha256};
         let mut hasher = Sha256::new();
-        let mut buffer = vec![0; 1 << 20];
+        let mut buffer = vec![0; 64 << 10];
         let mut done = 0;
         while done < extent.size {
             let part = (extent.size - done).min(buffer.len() as u64) as usize;
