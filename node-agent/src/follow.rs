@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 const RETRY: Duration = Duration::from_millis(500);
 
 /// The objects that `config` selects and their changes, until it is dropped; after an error it goes on by itself. Without
-/// `managedFields`: nothing on a node reads them, and as trees they are half of what a pod occupies.
+/// `managedFields`: nothing on a node reads them, and as trees they are a third of what a pod occupies.
 pub fn follow<K>(api: Api<K>, config: Config) -> impl Stream<Item = watcher::Result<Event<K>>> + Send
 where
     K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
