@@ -76,7 +76,8 @@ fn logs_are_rotated_and_followed_across_it() {
     let filler = "x".repeat(120);
     let script = format!(
         "while [ ! -e /tmp/go ]; do sleep 0.1; done; i=0; while [ $i -lt 6000 ]; do echo line $i {filler}; \
-         i=$((i+1)); [ $((i % 100)) = 0 ] && sleep 0.1; done; echo that was all; sleep 3600"
+         i=$((i+1)); [ $((i % 100)) = 0 ] && sleep 0.1; done; echo that was all; \
+         while [ ! -e /tmp/end ]; do sleep 0.1; done; echo the end; sleep 3600"
     );
     apply(&cluster, &pod(&namespace, "writer", "", &script));
     wait_running(&cluster, &namespace, "writer");
@@ -94,14 +95,25 @@ fn logs_are_rotated_and_followed_across_it() {
     let _ = follow.wait();
     assert_eq!(numbers(&followed), (0..6000).collect::<Vec<_>>(), "every line, once, in order");
 
-    let files = log_files(&cluster, "writer");
+    // A last rotation may be under way; after it the log is too small for another.
+    let files = eventually("logs to have been rotated for the last time", PATIENCE, || {
+        let files = log_files(&cluster, "writer");
+        let current = files.iter().find(|file| file.ends_with("0.log")).ok_or("no log is being written")?;
+        match std::fs::metadata(current).map_err(|error| error.to_string())?.len() {
+            size if size < 64 << 10 => Ok(files),
+            size => Err(format!("{size} bytes")),
+        }
+    });
     assert!((2..=3).contains(&files.len()), "{files:?}");
     assert!(files.iter().any(|file| file.extension().is_some_and(|extension| extension == "gz")), "{files:?}");
     let kept = numbers(&files.iter().map(|file| content(file)).collect::<String>());
     assert_eq!(kept, (kept[0]..6000).collect::<Vec<_>>(), "what is kept has no gap");
     // What kubectl shows without -f is the file that is written.
-    let shown = cluster.kubectl(&["logs", "-n", &namespace, "--tail=1", "writer"]).ok();
-    assert_eq!(shown, "that was all\n");
+    cluster.kubectl(&["exec", "-n", &namespace, "writer", "--", "touch", "/tmp/end"]).ok();
+    eventually("the last line to be shown", PATIENCE, || {
+        let shown = cluster.kubectl(&["logs", "-n", &namespace, "--tail=1", "writer"]).ok();
+        if shown == "the end\n" { Ok(()) } else { Err(shown) }
+    });
 }
 
 fn entry<'a>(list: &'a Value, name: &str) -> Option<&'a Value> {
