@@ -239,6 +239,9 @@ pub struct AgentFlags {
     /// Images of which NeverVerifyAllowlistedImages asks nothing, such as `registry.example.com/team/*`
     #[arg(long, value_name = "IMAGES", value_delimiter = ',')]
     pub preloaded_images_verification_allowlist: Vec<String>,
+    /// Take what is needed of an image from other nodes that have it, before the registry, and give them what is here
+    #[arg(long, default_value_t = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = clap::ArgAction::Set, value_name = "BOOL")]
+    pub images_from_peers: bool,
     /// How long the machine's shutdown waits for its pods in all; 0 is not at all
     #[arg(long, default_value = "0s", value_name = "DURATION", value_parser = components::duration)]
     pub shutdown_grace_period: std::time::Duration,

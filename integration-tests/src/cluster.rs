@@ -31,6 +31,7 @@ pub struct Cluster {
     dir: tempfile::TempDir,
     server: Option<Process>,
     others: Vec<Process>,
+    more_nodes: Vec<PathBuf>,
     ledger: PathBuf,
 }
 
@@ -42,7 +43,8 @@ impl Cluster {
         let name = format!("gt-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let dir = tempfile::Builder::new().prefix("gt-").tempdir().expect("a temporary folder can be made");
         let ledger = tools.work_dir.join("ledger").join(format!("{name}.json"));
-        let mut cluster = Self { tools, name, options, dir, server: None, others: Vec::new(), ledger };
+        let mut cluster =
+            Self { tools, name, options, dir, server: None, others: Vec::new(), more_nodes: Vec::new(), ledger };
         cluster.write_ledger();
         cluster.make_network();
         cluster.place_images();
@@ -178,18 +180,35 @@ impl Cluster {
 
     /// Starts the node's agent in a process of its own, logging to `NAME.log`; returns its pid. For clusters without one.
     pub fn start_agent(&mut self, name: &str, flags: &[&str]) -> u32 {
-        let kubeconfig = self.scratch().join("agent.kubeconfig");
+        let command = self.agent("node-1", &self.data_dir(), flags);
+        self.spawn(name, command)
+    }
+
+    /// Starts the agent of one more node, logging to `NAME.log`; its data directory is `NAME` beside the others and is reset with
+    /// the cluster. All nodes have one address, so each listens at a port of its own.
+    pub fn add_node(&mut self, name: &str, port: u16, flags: &[&str]) -> u32 {
+        let data_dir = self.scratch().join(name);
+        fs::create_dir_all(&data_dir).expect("a folder can be made");
+        let mut command = self.agent(name, &data_dir, flags);
+        command.args(["--agent-listen", &format!("127.0.0.1:{port}")]);
+        self.more_nodes.push(data_dir);
+        self.spawn(name, command)
+    }
+
+    /// The command of a node's agent.
+    fn agent(&self, node: &str, data_dir: &Path, flags: &[&str]) -> Command {
+        let kubeconfig = self.scratch().join(format!("{node}.kubeconfig"));
         if !kubeconfig.exists() {
             let mut command = self.command(&self.tools.gantry);
             command.arg("kubeconfig").arg("--data-dir").arg(self.data_dir());
-            let text = command::run(command.args(["node", "node-1", "--ip", "127.0.0.1"]), b"").ok();
+            let text = command::run(command.args(["node", node, "--ip", "127.0.0.1"]), b"").ok();
             fs::write(&kubeconfig, text).expect("a file can be written");
         }
         let mut command = self.command(&self.tools.gantry);
-        command.arg("agent").arg("--kubeconfig").arg(kubeconfig).arg("--data-dir").arg(self.data_dir());
-        command.args(["--node-name", "node-1", "--cgroup-root", &self.cgroup_root()]).args(flags);
+        command.arg("agent").arg("--kubeconfig").arg(kubeconfig).arg("--data-dir").arg(data_dir);
+        command.args(["--node-name", node, "--cgroup-root", &self.cgroup_root()]).args(flags);
         command.env("GANTRY_LOG", std::env::var("GANTRY_LOG").unwrap_or_else(|_| "warn,gantry=info".into()));
-        self.spawn(name, command)
+        command
     }
 
     /// Starts an etcd of one member at `http://127.0.0.1:2379`; `false` when the machine has none.
@@ -317,14 +336,17 @@ impl Drop for Cluster {
         }
         self.others.clear();
         self.server = None;
-        let mut reset = self.command(&self.tools.gantry);
-        reset.args(["reset", "--yes", "--data-dir"]).arg(self.data_dir());
-        let reset = command::run(&mut reset, b"");
+        let reset = |data_dir: &Path| {
+            let mut reset = self.command(&self.tools.gantry);
+            command::run(reset.args(["reset", "--yes", "--data-dir"]).arg(data_dir), b"")
+        };
+        let resets: Vec<_> = self.more_nodes.iter().chain([&self.data_dir()]).map(|data_dir| reset(data_dir)).collect();
         let netns = command::run(Command::new("ip").args(["netns", "delete", &self.name]), b"");
-        if reset.code == 0 && netns.code == 0 {
+        if resets.iter().chain([&netns]).all(|outcome| outcome.code == 0) {
             let _ = fs::remove_file(&self.ledger);
         } else {
-            eprintln!("the cluster is not wholly taken down; `cargo xtask clean-up` tries again\n{reset}\n{netns}");
+            eprintln!("the cluster is not wholly taken down; `cargo xtask clean-up` tries again");
+            resets.iter().chain([&netns]).for_each(|outcome| eprintln!("{outcome}"));
         }
     }
 }

@@ -32,7 +32,12 @@ fn registry(cluster: &mut Cluster, name: &str, address: &str, password: Option<&
 
 /// Says where the runtime finds what is called after a host.
 fn hosts(cluster: &Cluster, host: &str, text: &str) {
-    let folder = cluster.data_dir().join("containerd/certs.d").join(host);
+    hosts_of(&cluster.data_dir(), host, text);
+}
+
+/// The same for the node with this data directory.
+fn hosts_of(data_dir: &Path, host: &str, text: &str) {
+    let folder = data_dir.join("containerd/certs.d").join(host);
     std::fs::create_dir_all(&folder).expect("a folder can be made");
     std::fs::write(folder.join("hosts.toml"), text).expect("a file can be written");
 }
@@ -185,6 +190,74 @@ fn an_image_that_is_here_is_for_those_who_have_what_it_was_pulled_with() {
     create(&cluster, &[never("later", image, None), never("again", image, Some("right"))]);
     wait_ready(&cluster, "again");
     waiting(&cluster, "later", "ErrImageNeverPull", &refused);
+    cluster.kubectl(&["delete", "pods", "--all", "--now"]).ok();
+    left::wait_for_nothing(&cluster);
+}
+
+/// What registries were asked since they had been asked so much.
+fn asked(cluster: &Cluster, registry: &str, before: usize) -> Vec<String> {
+    let text = std::fs::read_to_string(cluster.scratch().join(format!("{registry}.log"))).unwrap_or_default();
+    text.lines().skip(before).map(str::to_owned).collect()
+}
+
+/// The bytes of images that a node has had from others.
+fn from_peers(cluster: &Cluster, node: &str) -> u64 {
+    let metrics = cluster.kubectl(&["get", "--raw", &format!("/api/v1/nodes/{node}/proxy/metrics")]).ok();
+    let count = metrics.lines().find_map(|line| line.strip_prefix("gantry_image_from_peers_bytes_total "));
+    count.and_then(|count| count.parse().ok()).unwrap_or_else(|| panic!("no count in {metrics}"))
+}
+
+#[test]
+fn what_a_node_has_others_need_not_have_from_the_registry_which_says_who_may() {
+    let Some(mut cluster) = Cluster::start(Options::default()) else { return };
+    layout(&cluster);
+    registry(&mut cluster, "public", "127.0.0.1:5000", None);
+    registry(&mut cluster, "private", "127.0.0.1:5001", Some(PASSWORD));
+    let on = |node: &str, name: &str, registry: &str, secret| {
+        let mut pod = pod_of_policy(name, &format!("{registry}/team/app:1"), secret, "IfNotPresent");
+        pod["spec"]["nodeName"] = json!(node);
+        pod
+    };
+    let (public, private) = ("127.0.0.1:5000", "127.0.0.1:5001");
+    for host in [public, private] {
+        hosts(&cluster, host, &format!("server = \"http://{host}\"\n"));
+    }
+    create(
+        &cluster,
+        &[
+            pull_secret("right", private, PASSWORD),
+            on("node-1", "first", public, None),
+            on("node-1", "second", private, Some("right")),
+        ],
+    );
+    wait_ready(&cluster, "first");
+    wait_ready(&cluster, "second");
+    eventually("the node to say what it has", PATIENCE, || {
+        let node = cluster.object(&["node", "node-1"])?;
+        let has = |host: &str| node["status"]["images"].to_string().contains(&format!("{host}/team/app@sha256:"));
+        if has(public) && has(private) { Ok(()) } else { Err(node["status"]["images"].to_string()) }
+    });
+
+    // Each of two more nodes has images from one registry, and starts with none.
+    for (node, port, name, host) in [("node-2", 10251, "public", public), ("node-3", 10252, "private", private)] {
+        hosts_of(&cluster.scratch().join(node), host, &format!("server = \"http://{host}\"\n"));
+        cluster.add_node(node, port, &[]);
+        eventually("the node to be there", PATIENCE, || cluster.object(&["node", node]).map(|_| ()));
+        let before = asked(&cluster, name, 0).len();
+        if host == private {
+            create(&cluster, &[on(node, "stranger", host, None)]);
+            waiting(&cluster, "stranger", "ImagePullBackOff", "401");
+            assert_eq!(from_peers(&cluster, node), 0, "nothing is given for a pull that the registry has refused");
+        }
+        let secret = (host == private).then_some("right");
+        create(&cluster, &[on(node, name, host, secret)]);
+        wait_ready(&cluster, name);
+        let asked = asked(&cluster, name, before);
+        assert!(asked.iter().any(|line| line.contains("HEAD /v2/team/app/manifests/1")), "{asked:#?}");
+        assert!(!asked.iter().any(|line| line.contains("/blobs/")), "{asked:#?}");
+        let bytes = from_peers(&cluster, node);
+        assert!(bytes > 100_000, "{bytes} bytes came from the other node");
+    }
     cluster.kubectl(&["delete", "pods", "--all", "--now"]).ok();
     left::wait_for_nothing(&cluster);
 }

@@ -28,6 +28,7 @@ pub mod linux;
 mod metrics;
 pub mod node;
 pub mod paths;
+pub mod peers;
 pub mod pods;
 pub mod pressure;
 pub mod runtime;
@@ -124,6 +125,8 @@ pub struct Options {
     pub pod_manifests: Option<PathBuf>,
     /// Which images that are here need credentials to be shown.
     pub image_verification: ImageVerification,
+    /// Whether images come from other nodes that have them, and are given to others.
+    pub images_from_peers: bool,
     /// When the node runs short of something, and what is done about it.
     pub pressure: PressurePolicy,
     /// How long the machine waits for its pods before it goes down.
@@ -148,6 +151,7 @@ impl Default for Options {
             logs: LogPolicy::default(),
             pod_manifests: None,
             image_verification: ImageVerification::default(),
+            images_from_peers: true,
             pressure: PressurePolicy::default(),
             shutdown: ShutdownPolicy::default(),
         }
@@ -172,6 +176,9 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// Images cannot be had from other nodes.
+    #[error("cannot have images from other nodes")]
+    Peers(#[source] std::io::Error),
     /// A part of the agent ended on its own.
     #[error("{0} ended unexpectedly")]
     Ended(&'static str),

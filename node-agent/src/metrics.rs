@@ -23,6 +23,7 @@ pub struct Metrics {
     failures: Family<Operation, Counter>,
     pod_start: Histogram,
     pods: Gauge<i64, AtomicI64>,
+    image_bytes_from_peers: Counter,
 }
 
 fn histogram() -> Histogram {
@@ -38,6 +39,7 @@ impl Metrics {
             failures: Family::default(),
             pod_start: histogram(),
             pods: Gauge::default(),
+            image_bytes_from_peers: Counter::default(),
         };
         metrics.register(registry);
         metrics
@@ -61,6 +63,15 @@ impl Metrics {
             self.pod_start.clone(),
         );
         registry.register("kubelet_desired_pods", "Pods this node has a worker for", self.pods.clone());
+        registry.register(
+            "gantry_image_from_peers_bytes",
+            "Bytes of images that came from other nodes instead of a registry",
+            self.image_bytes_from_peers.clone(),
+        );
+    }
+
+    pub(crate) fn image_bytes_from_peer(&self, count: usize) {
+        self.image_bytes_from_peers.inc_by(count as u64);
     }
 
     pub(crate) fn observe(&self, operation: &str, took: Duration, ok: bool) {

@@ -18,6 +18,7 @@ use crate::csi::{self, Drivers};
 use crate::devices::{self, Devices};
 use crate::follow::follow;
 use crate::node::{self, Keeper, lease, machine};
+use crate::peers::{Offer, Peers};
 use crate::pods::config::{NodeSettings, parse_resolv_conf};
 use crate::pods::context::Context;
 use crate::pods::events::Recorder;
@@ -71,6 +72,7 @@ pub(crate) async fn run_node(
     let stop = shutdown.child_token();
     let (runtime, supervisor) = start_runtime(&options, stop.child_token()).await?;
     let mut parts: JoinSet<(&'static str, Result<(), Error>)> = JoinSet::new();
+    let peers = start_peers(&mut parts, &client, &options, &instance, &metrics, stop.child_token()).await?;
 
     let (events, recorder) = Recorder::new(client.clone(), options.node_name.clone(), stop.clone());
     spawn(&mut parts, "the event writer", recorder);
@@ -78,7 +80,8 @@ pub(crate) async fn run_node(
     let watched = Watched { services, node: node.clone() };
     let checkpoint = open_checkpoint(&options, &paths).await?;
     spawn(&mut parts, "the writer of the checkpoint", checkpoint.clone().write(stop.clone()));
-    let context = context(&client, &options, &metrics, runtime.clone(), events.clone(), (watched, checkpoint.clone()));
+    let told = (watched, checkpoint.clone(), peers);
+    let context = context(&client, &options, &metrics, runtime.clone(), events.clone(), told);
     let stats = Arc::new(Collector::new(
         runtime.clone(),
         context.directory.clone(),
@@ -95,6 +98,9 @@ pub(crate) async fn run_node(
             paths: paths.clone(),
             stats: stats.clone(),
             metrics: metrics.clone(),
+            offer: options
+                .images_from_peers
+                .then(|| Offer::new(runtime.clone(), context.images.pulled(), options.node_name.clone())),
         };
         let cancelled = stop.clone();
         parts.spawn(async move { ("the node's API", server.serve(serving, cancelled).await.map_err(Error::Server)) });
@@ -184,6 +190,30 @@ async fn prepare(paths: &Paths) -> Result<Instance, Error> {
     instance.map_err(|source| Error::DataDir { path: paths.data_dir().to_owned(), source })
 }
 
+/// The other nodes as a source of images, for a containerd whose configuration is the agent's.
+async fn start_peers(
+    parts: &mut JoinSet<(&'static str, Result<(), Error>)>,
+    client: &Client,
+    options: &Options,
+    instance: &Instance,
+    metrics: &Metrics,
+    stop: CancellationToken,
+) -> Result<Peers, Error> {
+    if !matches!(options.runtime, RuntimeChoice::Own) {
+        return Ok(Peers::default());
+    }
+    let (Some(identity), true) = (&options.serving, options.images_from_peers) else {
+        // Of an agent before this one, whose mirror is no more.
+        let _ = tokio::fs::remove_dir_all(instance.routes_dir()).await;
+        return Ok(Peers::default());
+    };
+    let name = options.node_name.clone();
+    let opened = Peers::open(client.clone(), name, identity, instance, metrics.clone(), stop).await;
+    let (peers, serving) = opened.map_err(Error::Peers)?;
+    spawn(parts, "the mirror of other nodes' images", serving);
+    Ok(peers)
+}
+
 /// What the node starts its pods from when the API server is away. Simulated nodes end with their API server.
 async fn open_checkpoint(options: &Options, paths: &Paths) -> Result<Checkpoint, Error> {
     if matches!(options.runtime, RuntimeChoice::Given(_)) {
@@ -245,7 +275,7 @@ fn context(
     metrics: &Metrics,
     runtime: Arc<dyn Runtime>,
     events: Recorder,
-    (watched, checkpoint): (Watched, Checkpoint),
+    (watched, checkpoint, peers): (Watched, Checkpoint, Peers),
 ) -> Arc<Context> {
     let machine = machine::read(&options.data_dir);
     let host_ips: Vec<IpAddr> = vec![options.node_ip.unwrap_or_else(machine::default_ip)];
@@ -286,6 +316,7 @@ fn context(
         events,
         directory: PodDirectory::default(),
         images,
+        peers,
         tokens: Tokens::default(),
         volume_locks: Default::default(),
         drivers: Drivers::default(),

@@ -132,6 +132,7 @@ pub fn agent_options(
         minimum_image_ttl_duration,
         image_pull_credentials_verification_policy,
         preloaded_images_verification_allowlist,
+        images_from_peers,
         shutdown_grace_period,
         shutdown_grace_period_critical_pods,
         shutdown_grace_period_by_pod_priority,
@@ -186,6 +187,7 @@ pub fn agent_options(
         pressure,
         pod_manifests: pod_manifest_path,
         image_verification,
+        images_from_peers,
         shutdown,
         ..Default::default()
     })

@@ -22,6 +22,7 @@ use crate::checkpoint::Checkpoint;
 use crate::csi::Drivers;
 use crate::devices::Devices;
 use crate::node::SharedNode;
+use crate::peers::Peers;
 use crate::runtime::Runtime;
 use crate::{Metrics, Paths};
 
@@ -57,6 +58,8 @@ pub struct Context {
     pub directory: PodDirectory,
     /// Images.
     pub images: Images,
+    /// Other nodes, from which images come.
+    pub peers: Peers,
     /// Service account tokens.
     pub tokens: Tokens,
     /// Whose turn it is with a volume that pods may share.

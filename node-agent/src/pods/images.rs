@@ -51,6 +51,11 @@ impl Images {
         Self { pulled: Arc::new(Pulled::open(folder, verification)), ..Self::default() }
     }
 
+    /// The notes of who may use what was pulled.
+    pub fn pulled(&self) -> Arc<Pulled> {
+        self.pulled.clone()
+    }
+
     /// Forgets the images that were not there when the runtime was asked for all of them.
     pub async fn keep_only(&self, images: &[ImageRecord], asked_at: Moment) {
         let ids: Vec<String> = images.iter().map(|image| image.id.clone()).collect();
@@ -335,6 +340,8 @@ async fn pull_noted(context: &Context, image: &str, keys: &Keyring) -> Result<(I
 async fn pull_with(context: &Context, image: &str, keys: &Keyring) -> Result<(String, With), RuntimeError> {
     let fitting = keys.of(image);
     let pull = |credentials: Option<Credentials>| async {
+        let hash = credentials.as_ref().map(|credentials| credentials.source.credential_hash.as_str());
+        let _from_peers = context.peers.pulling(image, hash).await;
         let pulled =
             context.runtime.pull_image(image, credentials.as_ref().map(|credentials| &credentials.auth)).await?;
         let with = credentials.map_or(With::Nothing, |credentials| With::Credentials(credentials.source));

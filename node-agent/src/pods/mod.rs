@@ -44,9 +44,11 @@ mod worker;
 mod tests;
 
 pub use images::Images;
+pub use keyring::repository;
 pub use ledger::Ledger;
 pub use manager::{Addressed, Manager};
 pub use objects::Objects;
+pub use pulled::Pulled;
 pub use volumes::Tokens;
 
 /// A word of the node to one of its pods: it has to go.

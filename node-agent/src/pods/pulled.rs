@@ -223,6 +223,18 @@ impl Pulled {
         }
     }
 
+    /// Whether the image of this id was pulled from a repository, and may be used by who has credentials of the hashes that `has` confirms.
+    pub fn may_give(&self, repository: &str, id: &str, has: impl Fn(&str) -> bool) -> bool {
+        let Some(file) = self.record(id) else { return false };
+        let _state = self.state();
+        let record = read::<Record>(&file).ok().flatten().filter(|record| record.image_ref == id);
+        let credentials = record.and_then(|mut record| record.credential_mapping.remove(repository));
+        credentials.is_some_and(|credentials| {
+            let mut secrets = credentials.kubernetes_secrets.iter();
+            credentials.node_pods_accessible || secrets.any(|source| has(&source.credential_hash))
+        })
+    }
+
     /// What an agent before this one was pulling and is here now is nobody's.
     pub async fn settle(&self, runtime: &dyn Runtime, repository: impl Fn(&str) -> String) {
         let settled = self.settled.get_or_try_init(|| async {
@@ -396,6 +408,22 @@ mod tests {
         notes.begin(IMAGE.0).unwrap().done(IMAGE.1, IMAGE.2, &with(source("1", "a")));
         assert!(lets_in(&notes, &[]), "whoever asks gets it without");
         assert!(Pulled::default().known(IMAGE.0, IMAGE.1, IMAGE.2).lets_in(&[]));
+    }
+
+    #[test]
+    fn other_nodes_are_given_what_they_may_have() {
+        let dir = tempfile::tempdir().unwrap();
+        let notes = Arc::new(open(dir.path()));
+        let may_give = |hashes: &[&str]| notes.may_give(IMAGE.1, IMAGE.2, |hash| hashes.contains(&hash));
+        assert!(!may_give(&["a"]), "never pulled");
+        notes.begin(IMAGE.0).unwrap().done(IMAGE.1, IMAGE.2, &with(source("1", "a")));
+        assert!(!may_give(&[]) && !may_give(&["b"]) && may_give(&["b", "a"]));
+        assert!(!notes.may_give("other.example/app", IMAGE.2, |_| true), "the same by another name");
+        notes.begin(IMAGE.0).unwrap().done(IMAGE.1, IMAGE.2, &With::Nothing);
+        assert!(may_give(&[]));
+        fs::write(notes.record(IMAGE.2).unwrap(), "{").unwrap();
+        assert!(!may_give(&["a"]));
+        assert!(!Pulled::default().may_give(IMAGE.1, IMAGE.2, |_| true));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! pods they belong to, so that events need no further call.
 
 mod config;
+mod content;
 mod errors;
 mod events;
 mod find;
@@ -19,9 +20,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use containerd_client::services::v1::ListImagesRequest;
 use containerd_client::services::v1::images_client::ImagesClient;
 use futures::future::{try_join, try_join_all};
+use futures::stream::BoxStream;
 use k8s_cri::v1;
 use k8s_cri::v1::image_service_client::ImageServiceClient;
 use k8s_cri::v1::runtime_service_client::RuntimeServiceClient;
@@ -557,6 +560,14 @@ impl Runtime for CriRuntime {
         // drop the call.
         let response = self.image.clone().pull_image(request).await.map_err(|status| translate(Call::Pull, &status))?;
         Ok(response.into_inner().image_ref)
+    }
+
+    async fn content_size(&self, digest: &str) -> Result<Option<u64>> {
+        content::size(&self.channel, digest).await
+    }
+
+    async fn read_content(&self, digest: &str, offset: u64) -> Result<BoxStream<'static, Result<Bytes>>> {
+        content::read(&self.channel, digest, offset).await
     }
 
     async fn remove_image(&self, reference: &str) -> Result<()> {

@@ -69,6 +69,16 @@ impl Instance {
         self.data_dir.join("containerd")
     }
 
+    /// What operators say of registries: for each a folder with a `hosts.toml`.
+    pub fn registries_dir(&self) -> PathBuf {
+        self.containerd_dir().join("certs.d")
+    }
+
+    /// The same as the agent has made it out of that, which comes first.
+    pub fn routes_dir(&self) -> PathBuf {
+        self.containerd_dir().join("routes.d")
+    }
+
     /// The socket of the instance's own containerd.
     pub fn socket(&self) -> PathBuf {
         self.run_dir().join("containerd.sock")

@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
 use jiff::Timestamp;
 use tokio::sync::broadcast;
 
@@ -723,6 +725,16 @@ pub trait Runtime: Send + Sync + 'static {
 
     /// Pulls an image; returns a reference for [`ContainerConfig::image_ref`].
     async fn pull_image(&self, reference: &str, auth: Option<&RegistryAuth>) -> Result<String>;
+
+    /// How large a part of an image is, in bytes, if it is here: a manifest, a configuration or a layer, by its digest.
+    async fn content_size(&self, _digest: &str) -> Result<Option<u64>> {
+        Ok(None)
+    }
+
+    /// The bytes of such a part from an offset on.
+    async fn read_content(&self, digest: &str, _offset: u64) -> Result<BoxStream<'static, Result<Bytes>>> {
+        Err(RuntimeError::NotFound(format!("content {digest}")))
+    }
 
     /// Removes an image. Idempotent: a missing one is Ok.
     async fn remove_image(&self, reference: &str) -> Result<()>;

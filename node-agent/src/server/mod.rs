@@ -4,6 +4,7 @@
 //! API server ── client certificate ──▶ tls ──▶ routes ─┬─▶ logs: the files that CRI writes
 //!                                                      ├─▶ remote, tunnel: WebSocket in, the runtime's SPDY out
 //!                                                      └─▶ backend: SPDY in, the same bytes out
+//! other nodes ─ client certificate ─▶ tls ──▶ give: parts of images
 //! ```
 //!
 //! In: requests of the API server, which has authorised the user already. Out: bytes of
@@ -11,11 +12,12 @@
 
 mod backend;
 mod error;
+mod give;
 mod logs;
 mod remote;
 mod routes;
 mod spdy;
-mod tls;
+pub(crate) mod tls;
 mod tunnel;
 mod websocket;
 
@@ -32,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
+use crate::peers::Offer;
 use crate::pods::PodDirectory;
 use crate::runtime::Runtime;
 use crate::stats::Collector;
@@ -58,6 +61,8 @@ pub struct ServerContext {
     pub stats: Arc<Collector>,
     /// What the agent counts.
     pub metrics: Metrics,
+    /// What other nodes are given of images, if anything.
+    pub offer: Option<Offer>,
 }
 
 /// Why it cannot serve.

@@ -52,7 +52,9 @@ pub(super) fn router(context: ServerContext, stop: CancellationToken) -> Router 
         .route("/portForward/{namespace}/{pod}", any(port_forward))
         .route("/portForward/{namespace}/{pod}/{uid}", any(port_forward_by_uid))
         .route_layer(middleware::from_fn(authorize));
-    Router::new().route("/healthz", get(async || "ok")).merge(guarded).with_state(Shared { context, stop })
+    let offer = context.offer.clone();
+    let open = Router::new().route("/healthz", get(async || "ok")).merge(guarded).with_state(Shared { context, stop });
+    open.merge(super::give::router(offer))
 }
 
 async fn authorize(Extension(caller): Extension<Caller>, request: Request<Body>, next: Next) -> Response {

@@ -14,6 +14,10 @@ use crate::ServingIdentity;
 const API_SERVER_USER: &str = "kube-apiserver-kubelet-client";
 /// Members may do everything.
 const MASTERS_GROUP: &str = "system:masters";
+/// Members are nodes.
+const NODES_GROUP: &str = "system:nodes";
+/// What the names of nodes as users begin with.
+const NODE_USER_PREFIX: &str = "system:node:";
 
 /// Who calls, as the certificate says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,6 +34,12 @@ impl Caller {
         self.user == API_SERVER_USER || self.groups.iter().any(|group| group == MASTERS_GROUP)
     }
 
+    /// The name of the node that calls, if it is one.
+    pub(super) fn node(&self) -> Option<&str> {
+        let name = self.user.strip_prefix(NODE_USER_PREFIX)?;
+        self.groups.iter().any(|group| group == NODES_GROUP).then_some(name)
+    }
+
     /// From a certificate that was verified already.
     pub(super) fn of(certificate: &CertificateDer<'_>) -> Option<Self> {
         let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
@@ -40,20 +50,37 @@ impl Caller {
     }
 }
 
-/// The configuration that demands a client certificate.
-pub(super) fn config(identity: &ServingIdentity) -> Result<Arc<rustls::ServerConfig>, ServerError> {
-    let wrong = |what: &str, error: &dyn std::fmt::Display| ServerError::Identity(format!("{what}: {error}"));
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut roots = RootCertStore::empty();
-    for root in CertificateDer::pem_slice_iter(identity.client_ca_pem.as_bytes()) {
-        let root = root.map_err(|error| wrong("the client authority's certificate", &error))?;
-        roots.add(root).map_err(|error| wrong("the client authority's certificate", &error))?;
+/// An identity, read.
+struct Parts {
+    roots: RootCertStore,
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+}
+
+impl Parts {
+    fn of(identity: &ServingIdentity) -> Result<Self, ServerError> {
+        let mut roots = RootCertStore::empty();
+        for root in CertificateDer::pem_slice_iter(identity.client_ca_pem.as_bytes()) {
+            let root = root.map_err(|error| wrong("the client authority's certificate", &error))?;
+            roots.add(root).map_err(|error| wrong("the client authority's certificate", &error))?;
+        }
+        let chain: Vec<_> = CertificateDer::pem_slice_iter(identity.cert_chain_pem.as_bytes())
+            .collect::<Result<_, _>>()
+            .map_err(|error| wrong("the serving certificate", &error))?;
+        let key = PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes())
+            .map_err(|error| wrong("the serving certificate's key", &error))?;
+        Ok(Self { roots, chain, key })
     }
-    let chain: Vec<_> = CertificateDer::pem_slice_iter(identity.cert_chain_pem.as_bytes())
-        .collect::<Result<_, _>>()
-        .map_err(|error| wrong("the serving certificate", &error))?;
-    let key = PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes())
-        .map_err(|error| wrong("the serving certificate's key", &error))?;
+}
+
+fn wrong(what: &str, error: &dyn std::fmt::Display) -> ServerError {
+    ServerError::Identity(format!("{what}: {error}"))
+}
+
+/// The configuration that demands a client certificate.
+pub(crate) fn config(identity: &ServingIdentity) -> Result<Arc<rustls::ServerConfig>, ServerError> {
+    let Parts { roots, chain, key } = Parts::of(identity)?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
         .build()
         .map_err(|error| wrong("the client authority", &error))?;
@@ -66,4 +93,15 @@ pub(super) fn config(identity: &ServingIdentity) -> Result<Arc<rustls::ServerCon
     // Streams are upgrades, and those exist in HTTP/1.1 only.
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
+}
+
+/// The configuration with which this node calls others of its cluster.
+pub(crate) fn client_config(identity: &ServingIdentity) -> Result<rustls::ClientConfig, ServerError> {
+    let Parts { roots, chain, key } = Parts::of(identity)?;
+    rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| wrong("TLS", &error))?
+        .with_root_certificates(roots)
+        .with_client_auth_cert(chain, key)
+        .map_err(|error| wrong("the node's certificate", &error))
 }

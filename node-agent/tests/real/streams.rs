@@ -62,6 +62,7 @@ impl Served {
             paths,
             stats: Arc::new(stats),
             metrics: Metrics::new(&mut Registry::default()),
+            offer: None,
         };
         let stop = shutdown.clone();
         let task = tokio::spawn(async move { server.serve(context, stop).await.unwrap() });

@@ -186,6 +186,7 @@ impl Node {
             events,
             directory: PodDirectory::default(),
             images: Images::open(dir.path().join("image_manager"), Verification::default()),
+            peers: crate::peers::Peers::default(),
             tokens: Tokens::default(),
             volume_locks: Default::default(),
             drivers: Default::default(),
