@@ -616,3 +616,77 @@ fn an_image_is_a_volume() {
     cluster.kubectl(&["delete", "pod", "-n", "claims", "reader", "single", "none"]).ok();
     left::wait_for_nothing(&cluster);
 }
+
+/// A file system in a folder of the machine, as long as this lives.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn at(folder: PathBuf) -> Self {
+        std::fs::create_dir(&folder).expect("a folder can be made");
+        let options = ["-t", "tmpfs", "-o", "nosuid,size=1m", "none"];
+        command::run(Command::new("mount").args(options).arg(&folder), b"").ok();
+        Self(folder)
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        command::run(Command::new("umount").arg("--lazy").arg(&self.0), b"");
+    }
+}
+
+#[test]
+fn what_is_mounted_in_a_read_only_volume_is_read_only_too_where_that_is_asked_for() {
+    let Some(cluster) = Cluster::start(Options::default()) else { return };
+    cluster.namespace("claims");
+    let host = folder(&cluster, "host");
+    let inner = Mounted::at(host.join("inner"));
+    let volumes = format!("{{name: host, hostPath: {{path: {}}}}}", host.display());
+    let mounts = "{name: host, mountPath: /plain, readOnly: true}, \
+                  {name: host, mountPath: /all, readOnly: true, recursiveReadOnly: Enabled}, \
+                  {name: host, mountPath: /any, readOnly: true, recursiveReadOnly: IfPossible}, \
+                  {name: host, mountPath: /written}";
+    let script = "for at in plain all any written; do touch /$at/inner/$at /$at/$at 2>/dev/null; done; \
+                  while ! rm /written/stop 2>/dev/null; do sleep 0.1; done";
+    apply(&cluster, &pod("looker", &volumes, mounts, "", script));
+    wait_ready(&cluster, "looker");
+    let written = || {
+        let files = [&host, &inner.0].map(|folder| std::fs::read_dir(folder).expect("it is there").flatten());
+        let mut names: Vec<_> = files.into_iter().flatten().map(|entry| entry.path()).collect();
+        names.sort();
+        names
+    };
+    // In the volume that is merely read-only, what is mounted in it is not.
+    let expected = [inner.0.clone(), inner.0.join("plain"), inner.0.join("written"), host.join("written")];
+    let wait_written = || {
+        eventually("files to be written", MINUTE, || match written() {
+            names if names == expected => Ok(()),
+            names => Err(format!("{names:?}")),
+        });
+    };
+    wait_written();
+    let command = ["exec", "-n", "claims", "looker", "--", "grep", " /all/inner ", "/proc/mounts"];
+    let listed = cluster.kubectl(&command).ok();
+    assert!(listed.contains(" ro,nosuid,"), "it keeps its other options: {listed}");
+    let status = |path: &str| {
+        let pod = cluster.object(&["pod", "-n", "claims", "looker"]).expect("the pod is there");
+        pod["status"]["containerStatuses"][0].pointer(path).cloned().unwrap_or_default()
+    };
+    let mode = |index: usize| status(&format!("/volumeMounts/{index}/recursiveReadOnly"));
+    assert_eq!([0, 1, 2, 3].map(mode), ["Disabled".into(), "Enabled".into(), "Enabled".into(), Value::Null]);
+    let node = cluster.object(&["node", "node-1"]).expect("the node is there");
+    assert_eq!(node["status"]["runtimeHandlers"][0]["features"]["recursiveReadOnlyMounts"], true, "{node}");
+
+    // A container that begins anew finds the same, and nothing stays when the pod has gone.
+    for name in [inner.0.join("plain"), host.join("written")] {
+        std::fs::remove_file(name).expect("it is there");
+    }
+    std::fs::write(host.join("stop"), "").expect("a file can be written");
+    eventually("the container to begin anew", MINUTE, || match status("/restartCount") {
+        count if count == 1 => Ok(()),
+        count => Err(count.to_string()),
+    });
+    wait_written();
+    cluster.kubectl(&["delete", "-n", "claims", "pod/looker", "--now"]).ok();
+    left::wait_for_nothing(&cluster);
+}

@@ -5,14 +5,15 @@ use std::net::IpAddr;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    ContainerImage, DaemonEndpoint, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeFeatures, NodeStatus,
-    NodeSystemInfo,
+    ContainerImage, DaemonEndpoint, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeFeatures, NodeRuntimeHandler,
+    NodeRuntimeHandlerFeatures, NodeStatus, NodeSystemInfo,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::machine::Machine;
 use crate::pods::resources::Amounts;
+use crate::pods::volumes::read_only;
 use crate::pressure::Pressure;
 use crate::pressure::plan::Condition;
 use crate::runtime::{ImageRecord, RuntimeStatus, RuntimeVersion};
@@ -78,10 +79,20 @@ pub fn compute(from: &Sources<'_>) -> NodeStatus {
             .as_ref()
             .ok()
             .map(|runtime| NodeFeatures { supplemental_groups_policy: Some(runtime.strict_groups) }),
+        runtime_handlers: from.runtime.is_ok().then(runtime_handlers),
         // An empty list takes away what was there; a node that never had any says nothing.
         volumes_in_use: (!from.volumes_in_use.is_empty() || says_in_use(from.old)).then(|| from.volumes_in_use.clone()),
         ..NodeStatus::default()
     }
+}
+
+/// What pods can have of the default runtime. The agent sees to recursive read-only mounts itself, whatever the runtime can.
+fn runtime_handlers() -> Vec<NodeRuntimeHandler> {
+    let features = NodeRuntimeHandlerFeatures {
+        recursive_read_only_mounts: Some(read_only::SUPPORTED),
+        user_namespaces: Some(false),
+    };
+    vec![NodeRuntimeHandler { name: Some(String::new()), features: Some(features) }]
 }
 
 fn says_in_use(old: Option<&NodeStatus>) -> bool {
@@ -256,6 +267,9 @@ mod tests {
         assert_eq!((devices(&status.capacity), devices(&status.allocatable)), ("2".to_owned(), "1".to_owned()));
         assert_eq!(status.capacity.unwrap()["cpu"].0, "2");
         assert_eq!(status.features.unwrap().supplemental_groups_policy, Some(true));
+        let handlers = status.runtime_handlers.unwrap();
+        assert_eq!(handlers[0].name.as_deref(), Some(""));
+        assert_eq!(handlers[0].features.as_ref().unwrap().recursive_read_only_mounts, Some(read_only::SUPPORTED));
         assert_eq!(status.allocatable.unwrap()["memory"].0, "4091904Ki");
         let no_network =
             status_of(Ok(RuntimeStatus { runtime: good, network: bad, strict_groups: false }), Pressure::new());

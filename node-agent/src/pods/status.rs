@@ -15,6 +15,7 @@ use super::ledger::Short;
 use super::memory::{Memory, Waiting};
 use super::plan::{Observed, has_started, latest, live_sandbox, restarts, unequal};
 use super::spec::{self, ContainerRef, Role};
+use super::volumes::read_only;
 use super::{resize, resources};
 use crate::runtime::{ContainerRecord, ContainerState, PodRecord};
 
@@ -141,6 +142,7 @@ fn container_status(from: &Sources<'_>, container: ContainerRef<'_>) -> Containe
         last_state: Some(old.and_then(|old| old.last_state.clone()).unwrap_or_default()),
         allocated_resources: container.spec.resources.as_ref().and_then(|r| r.requests.clone()),
         resources: container.spec.resources.clone(),
+        volume_mounts: read_only::statuses(container.spec),
         ..ContainerStatus::default()
     };
     let Some(latest) = latest(from.record, name) else {

@@ -33,6 +33,7 @@ mod empty;
 pub mod image;
 pub mod payload;
 pub mod persistent;
+pub mod read_only;
 pub mod sys;
 
 /// How often the contents of volumes are read again.
@@ -354,17 +355,23 @@ pub fn mounts(paths: &Paths, pod: &Pod, container: &Container, env: &[(String, S
             format!("cannot find volume \"{}\" to mount into container \"{}\"", mount.name, container.name)
         })?;
         let root = path(paths, &who.uid, volume);
+        let pin = pin_path(paths, &who, &mount.name, &container.name, index);
+        let is_recursive = read_only::is_recursive(mount)?;
         let host_path = match sub_path(mount, env)? {
+            None if is_recursive => read_only::bind(&root, &pin).map_err(|error| {
+                format!(
+                    "failed to make volumeMount \"{}\" of container \"{}\" recursively read-only: {error}",
+                    mount.name, container.name
+                )
+            })?,
             None => root,
-            Some(sub) => {
-                let pin = pin_path(paths, &who, &mount.name, &container.name, index);
-                sys::pin_subpath(&root, Path::new(&sub), &pin).map_err(|error| {
-                    format!(
-                        "failed to prepare subPath for volumeMount \"{}\" of container \"{}\": {error}",
-                        mount.name, container.name
-                    )
-                })?
-            }
+            // Of what is mounted in the volume a path in it shows nothing.
+            Some(sub) => sys::pin_subpath(&root, Path::new(&sub), &pin).map_err(|error| {
+                format!(
+                    "failed to prepare subPath for volumeMount \"{}\" of container \"{}\": {error}",
+                    mount.name, container.name
+                )
+            })?,
         };
         let written = payload::written(volume).is_some();
         mounts.push(Mount {

@@ -205,17 +205,9 @@ pub fn pin_subpath(root: &Path, sub: &Path, pin: &Path) -> io::Result<PathBuf> {
         };
     }
     let source = PathBuf::from(format!("/proc/self/fd/{}", found.as_raw_fd()));
-    let is_dir = std::fs::metadata(&source)?.is_dir();
-    if let Some(parent) = pin.parent() {
-        std::fs::create_dir_all(parent)?;
-    }
     // A pin of an earlier start of the container may be there still.
     let _ = rustix::mount::unmount(pin, rustix::mount::UnmountFlags::DETACH);
-    if is_dir {
-        std::fs::create_dir_all(pin)?;
-    } else {
-        std::fs::File::create(pin)?;
-    }
+    make_point(&source, pin)?;
     rustix::mount::mount_bind(&source, pin)?;
     Ok(pin.to_owned())
 }
@@ -311,6 +303,16 @@ pub fn is_mounted(path: &Path) -> io::Result<bool> {
     }
 }
 
+/// Makes a folder or a file at `target`, on which `source` can be mounted.
+#[cfg(target_os = "linux")]
+pub fn make_point(source: &Path, target: &Path) -> io::Result<()> {
+    if std::fs::metadata(source)?.is_dir() {
+        return std::fs::create_dir_all(target);
+    }
+    target.parent().map_or(Ok(()), std::fs::create_dir_all)?;
+    std::fs::File::create(target).map(drop)
+}
+
 /// Makes `source`, with all that is mounted below it, appear at `target`; false if something is mounted there already.
 #[cfg(target_os = "linux")]
 pub fn bind(source: &Path, target: &Path, read_only: bool) -> io::Result<bool> {
@@ -318,12 +320,7 @@ pub fn bind(source: &Path, target: &Path, read_only: bool) -> io::Result<bool> {
     if is_mounted(target)? {
         return Ok(false);
     }
-    if std::fs::metadata(source)?.is_dir() {
-        std::fs::create_dir_all(target)?;
-    } else {
-        target.parent().map_or(Ok(()), std::fs::create_dir_all)?;
-        std::fs::File::create(target)?;
-    }
+    make_point(source, target)?;
     mount_bind_recursive(source, target)?;
     if read_only && let Err(error) = mount_remount(target, MountFlags::BIND | MountFlags::RDONLY, "") {
         unmount(target)?;
@@ -458,7 +455,7 @@ pub fn unmount_below(_dir: &Path) -> io::Result<()> {
 
 /// The kernel writes blanks and the like as octal numbers.
 #[cfg(target_os = "linux")]
-fn unescape(text: &str) -> String {
+pub fn unescape(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((first, tail)) = rest.split_first() {
