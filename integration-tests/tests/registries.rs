@@ -238,11 +238,14 @@ fn what_a_node_has_others_need_not_have_from_the_registry_which_says_who_may() {
         if has(public) && has(private) { Ok(()) } else { Err(node["status"]["images"].to_string()) }
     });
 
+    let join = |cluster: &mut Cluster, node: &str, port, host: &str, flags: &[&str]| {
+        hosts_of(&cluster.scratch().join(node), host, &format!("server = \"http://{host}\"\n"));
+        cluster.add_node(node, port, flags);
+        eventually("the node to be there", PATIENCE, || cluster.object(&["node", node]).map(|_| ()));
+    };
     // Each of two more nodes has images from one registry, and starts with none.
     for (node, port, name, host) in [("node-2", 10251, "public", public), ("node-3", 10252, "private", private)] {
-        hosts_of(&cluster.scratch().join(node), host, &format!("server = \"http://{host}\"\n"));
-        cluster.add_node(node, port, &[]);
-        eventually("the node to be there", PATIENCE, || cluster.object(&["node", node]).map(|_| ()));
+        join(&mut cluster, node, port, host, &[]);
         let before = asked(&cluster, name, 0).len();
         if host == private {
             create(&cluster, &[on(node, "stranger", host, None)]);
@@ -258,6 +261,13 @@ fn what_a_node_has_others_need_not_have_from_the_registry_which_says_who_may() {
         let bytes = from_peers(&cluster, node);
         assert!(bytes > 100_000, "{bytes} bytes came from the other node");
     }
+    // One that wants nothing from others has it from the registry.
+    join(&mut cluster, "node-4", 10253, public, &["--images-from-peers=false"]);
+    let before = asked(&cluster, "public", 0).len();
+    create(&cluster, &[on("node-4", "alone", public, None)]);
+    wait_ready(&cluster, "alone");
+    assert!(asked(&cluster, "public", before).iter().any(|line| line.contains("/blobs/")));
+    assert_eq!(from_peers(&cluster, "node-4"), 0);
     cluster.kubectl(&["delete", "pods", "--all", "--now"]).ok();
     left::wait_for_nothing(&cluster);
 }

@@ -176,8 +176,8 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
-    /// Images cannot be had from other nodes.
-    #[error("cannot have images from other nodes")]
+    /// What registries are cannot be told to containerd, or images cannot be had from other nodes.
+    #[error("cannot prepare for images from registries and other nodes")]
     Peers(#[source] std::io::Error),
     /// A part of the agent ended on its own.
     #[error("{0} ended unexpectedly")]

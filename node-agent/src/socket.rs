@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tonic::codegen::http::uri::PathAndQuery;
-use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::transport::Channel;
+#[cfg(unix)]
+use tonic::transport::{Endpoint, Uri};
 use tonic::{Code, Request, Status, Streaming};
 use tonic_prost::ProstCodec;
 

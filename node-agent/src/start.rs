@@ -203,9 +203,7 @@ async fn start_peers(
         return Ok(Peers::default());
     }
     let (Some(identity), true) = (&options.serving, options.images_from_peers) else {
-        // Of an agent before this one, whose mirror is no more.
-        let _ = tokio::fs::remove_dir_all(instance.routes_dir()).await;
-        return Ok(Peers::default());
+        return Peers::none(instance).map_err(Error::Peers);
     };
     let name = options.node_name.clone();
     let opened = Peers::open(client.clone(), name, identity, instance, metrics.clone(), stop).await;

@@ -28,6 +28,7 @@ use crate::socket::Socket;
 /// The version of the interface.
 const VERSION: &str = "v1beta1";
 /// The socket's name.
+#[cfg(unix)]
 const SOCKET: &str = "kubelet.sock";
 
 /// Serves the socket until shutdown.

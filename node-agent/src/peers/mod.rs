@@ -34,7 +34,7 @@ pub use self::wanted::{CREDENTIALS, Wanted};
 
 use self::fetch::{Fetcher, Opened};
 use self::find::Peer;
-use self::hosts::Hosts;
+use self::hosts::{Hosts, Mirror};
 use crate::pods::repository;
 use crate::runtime::instance::Instance;
 use crate::{Metrics, ServingIdentity};
@@ -52,13 +52,16 @@ const WRONG_FOR: Duration = Duration::from_secs(600);
 
 /// The other nodes, as a source of images. By default there are none.
 #[derive(Clone, Default)]
-pub struct Peers(Option<Arc<Shared>>);
+pub struct Peers {
+    /// Where the agent's own containerd looks; none if it is not the agent's.
+    hosts: Option<Arc<Hosts>>,
+    shared: Option<Arc<Shared>>,
+}
 
 struct Shared {
     client: Client,
     node_name: String,
     fetcher: Fetcher,
-    hosts: Hosts,
     metrics: Metrics,
     state: Mutex<State>,
     next: AtomicU64,
@@ -101,6 +104,16 @@ impl Drop for Pulling {
 }
 
 impl Peers {
+    /// No other nodes, for the agent's own containerd.
+    ///
+    /// # Errors
+    ///
+    /// If the folder for its registries cannot be made.
+    pub fn none(instance: &Instance) -> io::Result<Self> {
+        let hosts = Hosts::open(instance.registries_dir(), instance.routes_dir(), None)?;
+        Ok(Self { hosts: Some(Arc::new(hosts)), shared: None })
+    }
+
     /// Takes a port on the loopback for the agent's own containerd. Beside the peers: what has to run for them.
     ///
     /// # Errors
@@ -117,28 +130,30 @@ impl Peers {
         let fetcher = Fetcher::new(identity, node_name.clone())?;
         let listener = tokio::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).await?;
         let token = uuid::Uuid::new_v4().to_string();
-        let mirror = format!("http://{}", listener.local_addr()?);
-        let hosts = Hosts::open(instance.registries_dir(), instance.routes_dir(), mirror, token.clone())?;
+        let own = Mirror { url: format!("http://{}", listener.local_addr()?), token: token.clone() };
+        let hosts = Hosts::open(instance.registries_dir(), instance.routes_dir(), Some(own))?;
         let (state, next) = (Mutex::default(), AtomicU64::new(0));
-        let shared = Arc::new(Shared { client, node_name, fetcher, hosts, metrics, state, next });
+        let shared = Arc::new(Shared { client, node_name, fetcher, metrics, state, next });
         let serving = mirror::serve(listener, shared.clone(), token, stop);
-        Ok((Self(Some(shared)), serving))
+        Ok((Self { hosts: Some(Arc::new(hosts)), shared: Some(shared) }, serving))
     }
 
     /// Says that an image is about to be pulled, with credentials of this hash. None if no other node has any of its repository.
     pub async fn pulling(&self, image: &str, credential_hash: Option<&str>) -> Option<Pulling> {
-        let shared = self.0.clone()?;
+        let hosts = self.hosts.clone()?;
         let repository = repository(image);
-        let peers = shared.find(&repository).await;
+        let registry = repository.split_once('/')?.0.to_owned();
+        let peers = match &self.shared {
+            Some(shared) => shared.find(&repository).await,
+            None => Vec::new(),
+        };
+        let has_parts = !peers.is_empty();
         tracing::debug!(image, nodes = peers.len(), "other nodes have images of this repository");
-        if peers.is_empty() {
-            return None;
+        let updated = tokio::task::spawn_blocking(move || hosts.update(&registry, has_parts)).await;
+        if let Err(error) = updated.unwrap_or_else(|join| Err(io::Error::other(join))) {
+            tracing::warn!(repository, %error, "cannot tell containerd of what is said about a registry");
         }
-        let (registry, _) = repository.split_once('/')?;
-        if let Err(error) = shared.hosts.route(registry) {
-            tracing::warn!(registry, %error, "cannot have images of a registry come from other nodes");
-            return None;
-        }
+        let shared = self.shared.clone().filter(|_| has_parts)?;
         let id = shared.next.fetch_add(1, Ordering::Relaxed);
         let pull = Pull { peers, credential_hash: credential_hash.map(str::to_owned) };
         shared.state().pulls.entry(repository.clone()).or_default().insert(id, pull);

@@ -36,7 +36,6 @@ struct World {
     shared: Arc<Shared>,
     mirror: SocketAddr,
     content: Bytes,
-    _dir: tempfile::TempDir,
 }
 
 /// A certificate authority, and what it gives to nodes.
@@ -109,7 +108,7 @@ fn answer(nature: Nature, content: &Bytes, request: &Request<hyper::body::Incomi
 impl World {
     async fn new(natures: &[(&str, Nature)]) -> Self {
         let content = Bytes::from((0..3_000_000_u32).map(|number| (number % 251) as u8).collect::<Vec<_>>());
-        let (authority, dir) = (Authority::new(), tempfile::tempdir().unwrap());
+        let authority = Authority::new();
         let mut peers = Vec::new();
         for (name, nature) in natures {
             peers.push(node(&authority, name, *nature, content.clone()).await);
@@ -119,12 +118,10 @@ impl World {
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mirror = listener.local_addr().unwrap();
-        let (theirs, ours) = (dir.path().join("theirs"), dir.path().join("ours"));
         let shared = Arc::new(Shared {
             client: Client::new(nobody, "default"),
             node_name: "own".into(),
             fetcher: Fetcher::new(&authority.identity("own"), "own".into()).unwrap(),
-            hosts: Hosts::open(theirs, ours, format!("http://{mirror}"), "token".into()).unwrap(),
             metrics: Metrics::new(&mut Default::default()),
             state: Mutex::default(),
             next: AtomicU64::new(0),
@@ -132,7 +129,7 @@ impl World {
         let pull = Pull { peers, credential_hash: None };
         shared.state().pulls.insert(REPOSITORY.into(), HashMap::from([(0, pull)]));
         tokio::spawn(mirror::serve(listener, shared.clone(), "token".into(), CancellationToken::new()));
-        Self { shared, mirror, content, _dir: dir }
+        Self { shared, mirror, content }
     }
 
     fn digest(&self) -> String {

@@ -221,7 +221,7 @@ impl Own {
             socket: instance.socket(),
             cni_bin_dir,
             cni_conf_dir: instance.containerd_dir().join("net.d"),
-            registries_dirs: [instance.routes_dir(), instance.registries_dir()],
+            registries_dir: instance.routes_dir(),
             snapshotter: snapshotter.clone(),
             may_lower_oom_score: has_capability(CAP_SYS_RESOURCE),
             has_hugetlb: crate::linux::cgroups::has_hugetlb(),

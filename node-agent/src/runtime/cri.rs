@@ -54,6 +54,7 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(120);
 /// For making a sandbox, which sets up its network.
 const SANDBOX_TIMEOUT: Duration = Duration::from_secs(240);
 /// How long a changed network configuration may take to be noticed by containerd.
+#[cfg(target_os = "linux")]
 const NETWORK_NOTICE_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// How long containerd may take to notice that a shim was killed.
@@ -245,6 +246,21 @@ impl CriRuntime {
         }
     }
 
+    /// Removes a sandbox that could not be removed because it is being started and never will be.
+    #[cfg(target_os = "linux")]
+    async fn remove_unstarted(&self, sandbox_id: &str, mut removed: Result<()>) -> Result<()> {
+        if let Some(error) = removed.as_ref().err().filter(|error| is_being_started(error)) {
+            self.kill_server_of(sandbox_id, error);
+            let deadline = tokio::time::Instant::now() + KILL_NOTICE_TIME_MAX;
+            while removed.as_ref().is_err_and(is_being_started) && tokio::time::Instant::now() < deadline {
+                tokio::time::sleep(KILL_NOTICE_POLL).await;
+                removed = self.remove_sandbox_once(sandbox_id).await;
+            }
+        }
+        removed
+    }
+
+    #[cfg(target_os = "linux")]
     async fn wait_for_network(&self) -> Result<()> {
         let deadline = tokio::time::Instant::now() + NETWORK_NOTICE_TIME_MAX;
         loop {
@@ -377,16 +393,9 @@ impl Runtime for CriRuntime {
     }
 
     async fn remove_sandbox(&self, sandbox_id: &str) -> Result<()> {
-        let mut removed = self.remove_sandbox_once(sandbox_id).await;
+        let removed = self.remove_sandbox_once(sandbox_id).await;
         #[cfg(target_os = "linux")]
-        if let Some(error) = removed.as_ref().err().filter(|error| is_being_started(error)) {
-            self.kill_server_of(sandbox_id, error);
-            let deadline = tokio::time::Instant::now() + KILL_NOTICE_TIME_MAX;
-            while removed.as_ref().is_err_and(is_being_started) && tokio::time::Instant::now() < deadline {
-                tokio::time::sleep(KILL_NOTICE_POLL).await;
-                removed = self.remove_sandbox_once(sandbox_id).await;
-            }
-        }
+        let removed = self.remove_unstarted(sandbox_id, removed).await;
         removed?;
         self.forget(sandbox_id);
         Ok(())
@@ -701,8 +710,9 @@ pub(crate) fn channel(address: &Path) -> Channel {
 }
 
 /// The snapshotter that containerd is configured with where nothing speaks against it.
+#[cfg(target_os = "linux")]
 pub(crate) fn default_snapshotter() -> String {
-    if cfg!(windows) { "windows" } else { "overlayfs" }.to_owned()
+    "overlayfs".to_owned()
 }
 
 /// A request to one of containerd's own services, in the namespace that CRI uses.

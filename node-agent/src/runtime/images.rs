@@ -14,7 +14,9 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
+#[cfg(target_os = "linux")]
+use std::time::SystemTime;
 
 use containerd_client::services::v1::content_client::ContentClient;
 use containerd_client::services::v1::diff_client::DiffClient;
@@ -24,8 +26,8 @@ use containerd_client::services::v1::snapshots::{
     CommitSnapshotRequest, PrepareSnapshotRequest, RemoveSnapshotRequest, StatSnapshotRequest,
 };
 use containerd_client::services::v1::{
-    ApplyRequest, CreateImageRequest, Image, Info, InfoRequest, UpdateImageRequest, UpdateRequest, WriteAction,
-    WriteContentRequest,
+    ApplyRequest, CreateImageRequest, GetImageRequest, Image, Info, InfoRequest, UpdateImageRequest, UpdateRequest,
+    WriteAction, WriteContentRequest,
 };
 use containerd_client::types;
 use futures::stream::{self, StreamExt, TryStreamExt};
@@ -166,11 +168,13 @@ impl Importer {
     }
 
     /// Gives up what imports left that did not come to their end, with the process that they ran in or without containerd.
+    #[cfg(target_os = "linux")]
     pub(super) async fn forget_interrupted(&self) {
         lease::give_back_orphaned(&self.channel, &self.held).await;
     }
 
     /// Gives up what a containerd that has ended since `then` had begun: it keeps the snapshots of what it was making.
+    #[cfg(target_os = "linux")]
     pub(super) async fn forget_lost(&self, then: SystemTime) {
         lease::give_back_lost(&self.channel, then).await;
     }
@@ -440,12 +444,18 @@ impl Importer {
     async fn label_image(&self, name: &str) -> Result<(), ImportError> {
         let (label, value) = LABEL_ARCHIVE;
         let labels = HashMap::from([(label.to_owned(), value.to_owned())]);
+        let mut client = ImagesClient::new(self.channel.clone());
+        let there = match client.get(namespaced(GetImageRequest { name: name.to_owned() })).await {
+            Ok(answer) => answer.into_inner().image.unwrap_or_default(),
+            Err(status) if status.code() == Code::NotFound => return Ok(()),
+            Err(status) => return Err(containerd("look for an image", status)),
+        };
         let request = UpdateImageRequest {
-            image: Some(Image { name: name.to_owned(), labels, ..Default::default() }),
+            // Only labels are written, but containerd 2 dies of an image without a target.
+            image: Some(Image { labels, ..there }),
             update_mask: Some(prost_types::FieldMask { paths: vec![format!("labels.{label}")] }),
             ..Default::default()
         };
-        let mut client = ImagesClient::new(self.channel.clone());
         match client.update(namespaced(request)).await {
             Err(status) if status.code() != Code::NotFound => Err(containerd("label an image", status)),
             _ => Ok(()),

@@ -74,7 +74,7 @@ impl Instance {
         self.containerd_dir().join("certs.d")
     }
 
-    /// The same as the agent has made it out of that, which comes first.
+    /// The same for containerd, as the agent has made it out of that.
     pub fn routes_dir(&self) -> PathBuf {
         self.containerd_dir().join("routes.d")
     }

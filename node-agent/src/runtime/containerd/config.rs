@@ -20,8 +20,8 @@ pub(super) struct Settings {
     pub cni_bin_dir: PathBuf,
     /// CNI configuration.
     pub cni_conf_dir: PathBuf,
-    /// Registries' `hosts.toml` files: the first that has one for a registry counts.
-    pub registries_dirs: [PathBuf; 2],
+    /// Registries' `hosts.toml` files. One folder: of several, containerd 2.1 knows none.
+    pub registries_dir: PathBuf,
     /// The snapshotter.
     pub snapshotter: String,
     /// Whether processes' OOM scores may be lowered (CAP_SYS_RESOURCE).
@@ -112,8 +112,7 @@ fn cni_conf(settings: &Settings) -> String {
 }
 
 fn registries(plugin: &str, settings: &Settings) -> String {
-    let [first, second] = settings.registries_dirs.each_ref().map(|dir| dir.to_string_lossy());
-    format!("\n[{plugin}.registry]\nconfig_path = {}\n", quote(&format!("{first}:{second}")))
+    format!("\n[{plugin}.registry]\nconfig_path = {}\n", quote_path(&settings.registries_dir))
 }
 
 fn quote_path(path: &Path) -> String {
@@ -158,7 +157,7 @@ mod tests {
             socket: "/run/c.sock".into(),
             cni_bin_dir: "/opt/cni/bin".into(),
             cni_conf_dir: "/data/net.d".into(),
-            registries_dirs: ["/data/routes.d".into(), "/data/certs.d".into()],
+            registries_dir: "/data/certs.d".into(),
             snapshotter: "overlayfs".into(),
             may_lower_oom_score: false,
             has_hugetlb: true,
@@ -173,7 +172,6 @@ mod tests {
         assert!(old.contains("root = \"/data/\\\"odd\\\"/root\""));
         assert!(old.contains("restrict_oom_score_adj = true") && old.contains("netns_mounts_under_state_dir = true"));
         assert!(old.contains("sandbox_image = \"gantry.local/pause:1\""));
-        assert!(old.contains("config_path = \"/data/routes.d:/data/certs.d\""));
         let new = render(&settings((2, 1)));
         assert!(new.starts_with("version = 3\n"));
         assert!(new.contains("bin_dirs = [\"/opt/cni/bin\"]"));

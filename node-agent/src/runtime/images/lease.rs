@@ -6,10 +6,14 @@
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
+#[cfg(target_os = "linux")]
+use std::time::SystemTime;
 
+#[cfg(target_os = "linux")]
+use containerd_client::services::v1::ListRequest;
 use containerd_client::services::v1::leases_client::LeasesClient;
-use containerd_client::services::v1::{CreateRequest, DeleteRequest, ListRequest};
+use containerd_client::services::v1::{CreateRequest, DeleteRequest};
 use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
 use tonic::{Code, Request};
@@ -90,6 +94,7 @@ impl Lease {
 }
 
 /// Gives back the leases of processes that are no more, and this one's that no import holds.
+#[cfg(target_os = "linux")]
 pub(super) async fn give_back_orphaned(channel: &Channel, held: &Held) {
     let leases = list(channel, vec![format!("id~=^{PREFIX}")]).await;
     for lease in leases.into_iter().filter(|lease| is_orphaned(&lease.id, lease.labels.get(LABEL_PROCESS), held)) {
@@ -100,6 +105,7 @@ pub(super) async fn give_back_orphaned(channel: &Channel, held: &Held) {
 
 /// Gives back the leases that were there `then`, when containerd was not. It takes them for itself while it makes a sandbox or a
 /// container or pulls, and whoever else has taken one lost the connection: what they keep nobody goes on with, for a day.
+#[cfg(target_os = "linux")]
 pub(super) async fn give_back_lost(channel: &Channel, then: SystemTime) {
     let leases = list(channel, Vec::new()).await;
     for lease in leases.into_iter().filter(|lease| is_lost(lease, then)) {
@@ -109,6 +115,7 @@ pub(super) async fn give_back_lost(channel: &Channel, then: SystemTime) {
 }
 
 /// Whether a lease was taken before `then` by somebody who meant to give it back soon. Imports have theirs looked after by themselves.
+#[cfg(target_os = "linux")]
 fn is_lost(lease: &containerd_client::services::v1::Lease, then: SystemTime) -> bool {
     let taken = lease.created_at.as_ref().and_then(|at| SystemTime::try_from(*at).ok());
     let expires = lease.labels.contains_key(LABEL_EXPIRY);
@@ -116,6 +123,7 @@ fn is_lost(lease: &containerd_client::services::v1::Lease, then: SystemTime) -> 
 }
 
 /// The leases that filters let through; none if containerd does not say.
+#[cfg(target_os = "linux")]
 async fn list(channel: &Channel, filters: Vec<String>) -> Vec<containerd_client::services::v1::Lease> {
     match LeasesClient::new(channel.clone()).list(namespaced(ListRequest { filters })).await {
         Ok(answer) => answer.into_inner().leases,
@@ -140,6 +148,7 @@ async fn delete(channel: &Channel, id: &str) -> bool {
 
 /// Whether nobody goes on with what a lease keeps: the process that it names is no more, or is this one and does not hold it. A
 /// lease that names none is left to expire.
+#[cfg(target_os = "linux")]
 fn is_orphaned(id: &str, name: Option<&String>, held: &Held) -> bool {
     let Some(pid) = name.and_then(|name| name.split('-').next()?.parse().ok()) else { return false };
     if process(pid).as_ref() != name {
