@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each test file uses a part")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+pub mod cases;
+
 use gantry_api::engine::{self, BodyFormat, Changed, Context, FieldValidation, PatchType};
 use gantry_api::kinds::{Catalog, Resource};
 use gantry_api::{ApiError, Reason};

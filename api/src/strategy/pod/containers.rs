@@ -4,30 +4,40 @@ use std::collections::HashSet;
 
 use serde_json::Value;
 
-use super::{env, probes, resources, security};
+use super::{env, mounts, probes, resources, security};
 use crate::error::FieldError;
 use crate::strategy::field::{at, int, list, one_of, text};
 use crate::strategy::names;
 use crate::strategy::service::PROTOCOLS;
 
 const PULL_POLICIES: [&str; 3] = ["Always", "IfNotPresent", "Never"];
+const NOT_FOR_EPHEMERAL: [&str; 8] = [
+    "lifecycle",
+    "livenessProbe",
+    "ports",
+    "readinessProbe",
+    "resizePolicy",
+    "resources",
+    "restartPolicy",
+    "startupProbe",
+];
+const EPHEMERAL: &str = "cannot be set for an Ephemeral Container";
 const MESSAGE_POLICIES: [&str; 2] = ["File", "FallbackToLogsOnError"];
-const PROPAGATIONS: [&str; 3] = ["Bidirectional", "HostToContainer", "None"];
 
-/// Validates all containers of a spec. `volumes` are the names that mounts may use.
-pub(super) fn validate(spec: &Value, path: &str, volumes: &HashSet<&str>, errors: &mut Vec<FieldError>) {
+/// Validates all containers of a spec.
+pub(super) fn validate(spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
     if list(spec, "containers").is_empty() {
         errors.push(FieldError::required(format!("{path}.containers"), ""));
     }
     let mut names = HashSet::new();
     for (index, container) in list(spec, "containers").iter().enumerate() {
         let path = format!("{path}.containers[{index}]");
-        validate_one(container, &path, volumes, &mut names, errors);
+        validate_one(container, spec, &path, &mut names, errors);
         probes::validate(container, &path, errors);
     }
     for (index, container) in list(spec, "initContainers").iter().enumerate() {
         let path = format!("{path}.initContainers[{index}]");
-        validate_one(container, &path, volumes, &mut names, errors);
+        validate_one(container, spec, &path, &mut names, errors);
         if text(container, "restartPolicy") == "Always" {
             probes::validate(container, &path, errors);
         } else {
@@ -39,23 +49,21 @@ pub(super) fn validate(spec: &Value, path: &str, volumes: &HashSet<&str>, errors
             }
         }
     }
-    validate_ephemeral(spec, path, volumes, &mut names, errors);
+    validate_ephemeral(spec, path, &mut names, errors);
 }
 
-fn validate_ephemeral<'v>(
-    spec: &'v Value,
-    path: &str,
-    volumes: &HashSet<&str>,
-    names: &mut HashSet<&'v str>,
-    errors: &mut Vec<FieldError>,
-) {
+fn validate_ephemeral<'v>(spec: &'v Value, path: &str, names: &mut HashSet<&'v str>, errors: &mut Vec<FieldError>) {
     for (index, container) in list(spec, "ephemeralContainers").iter().enumerate() {
         let path = format!("{path}.ephemeralContainers[{index}]");
-        validate_one(container, &path, volumes, names, errors);
-        for field in ["lifecycle", "livenessProbe", "ports", "readinessProbe", "resizePolicy", "startupProbe"] {
-            if at(container, field).is_some() {
-                let detail = "cannot be set for an Ephemeral Container";
-                errors.push(FieldError::forbidden(format!("{path}.{field}"), detail));
+        validate_one(container, spec, &path, names, errors);
+        for field in NOT_FOR_EPHEMERAL {
+            if at(container, field).is_some_and(|value| !is_empty(value)) {
+                errors.push(FieldError::forbidden(format!("{path}.{field}"), EPHEMERAL));
+            }
+        }
+        for (index, mount) in list(container, "volumeMounts").iter().enumerate() {
+            for field in ["subPath", "subPathExpr"].iter().filter(|field| !text(mount, field).is_empty()) {
+                errors.push(FieldError::forbidden(format!("{path}.volumeMounts[{index}].{field}"), EPHEMERAL));
             }
         }
         let target = text(container, "targetContainerName");
@@ -68,8 +76,8 @@ fn validate_ephemeral<'v>(
 
 fn validate_one<'v>(
     container: &'v Value,
+    spec: &Value,
     path: &str,
-    volumes: &HashSet<&str>,
     names: &mut HashSet<&'v str>,
     errors: &mut Vec<FieldError>,
 ) {
@@ -104,8 +112,10 @@ fn validate_one<'v>(
     }
     validate_ports(container, path, errors);
     env::validate(container, path, errors);
-    validate_mounts(container, path, volumes, errors);
+    mounts::validate(container, path, list(spec, "volumes"), errors);
+    validate_resize_policy(container, path, text(spec, "restartPolicy"), errors);
     resources::validate(container, path, errors);
+    resources::validate_claims(container, spec, path, errors);
     security::validate_container(container, path, errors);
 }
 
@@ -144,40 +154,34 @@ fn validate_ports(container: &Value, path: &str, errors: &mut Vec<FieldError>) {
     }
 }
 
-fn validate_mounts(container: &Value, path: &str, volumes: &HashSet<&str>, errors: &mut Vec<FieldError>) {
-    let mut paths = HashSet::new();
-    for (index, mount) in list(container, "volumeMounts").iter().enumerate() {
-        let path = format!("{path}.volumeMounts[{index}]");
-        let name = text(mount, "name");
-        if name.is_empty() {
-            errors.push(FieldError::required(format!("{path}.name"), ""));
-        } else if !volumes.contains(name) {
-            errors.push(FieldError::not_found(format!("{path}.name"), name));
+/// How a container's resources may be changed while it runs.
+fn validate_resize_policy(container: &Value, path: &str, pod_policy: &str, errors: &mut Vec<FieldError>) {
+    let mut seen = HashSet::new();
+    for (index, policy) in list(container, "resizePolicy").iter().enumerate() {
+        let path = format!("{path}.resizePolicy[{index}]");
+        let (resource, restart) = (text(policy, "resourceName"), text(policy, "restartPolicy"));
+        if !seen.insert(resource) {
+            errors.push(FieldError::duplicate(path.clone(), resource));
         }
-        let target = text(mount, "mountPath");
-        if target.is_empty() {
-            errors.push(FieldError::required(format!("{path}.mountPath"), ""));
+        match resource {
+            "" => errors.push(FieldError::required(path.clone(), "")),
+            "cpu" | "memory" => {}
+            _ => errors.push(FieldError::not_supported(path.clone(), resource, &["cpu", "memory"])),
         }
-        if !paths.insert(target) {
-            errors.push(FieldError::invalid(format!("{path}.mountPath"), target, "must be unique"));
+        match restart {
+            "" => errors.push(FieldError::required(path.clone(), "")),
+            "NotRequired" | "RestartContainer" => {}
+            _ => errors.push(FieldError::not_supported(path.clone(), restart, &["NotRequired", "RestartContainer"])),
         }
-        for field in ["subPath", "subPathExpr"] {
-            relative_path(text(mount, field), &format!("{path}.{field}"), errors);
-        }
-        if !text(mount, "subPath").is_empty() && !text(mount, "subPathExpr").is_empty() {
-            let detail = "subPathExpr and subPath are mutually exclusive";
-            errors.push(FieldError::invalid(format!("{path}.subPathExpr"), text(mount, "subPathExpr"), detail));
-        }
-        if at(mount, "mountPropagation").is_some() {
-            one_of(mount, "mountPropagation", &path, &PROPAGATIONS, errors);
+        if pod_policy == "Never" && restart != "NotRequired" {
+            let detail = "must be 'NotRequired' when `restartPolicy` is 'Never'";
+            errors.push(FieldError::invalid(path, restart, detail));
         }
     }
-    for (index, device) in list(container, "volumeDevices").iter().enumerate() {
-        let name = text(device, "name");
-        if !volumes.contains(name) {
-            errors.push(FieldError::not_found(format!("{path}.volumeDevices[{index}].name"), name));
-        }
-    }
+}
+
+fn is_empty(value: &Value) -> bool {
+    value.as_object().is_some_and(|fields| fields.is_empty()) || value.as_array().is_some_and(Vec::is_empty)
 }
 
 /// A path below a volume: relative, and never upwards.

@@ -3,9 +3,11 @@
 use serde_json::Value;
 
 use crate::error::FieldError;
+use crate::quantity::Quantity;
 use crate::strategy::field::{at, list, text};
 use crate::strategy::names;
 
+const BYTES_LISTED: &str = "1, 1k, 1M, 1G, 1T, 1P, 1E, 1Ki, 1Mi, 1Gi, 1Ti, 1Pi, 1Ei";
 const SOURCES: [&str; 5] = ["fieldRef", "resourceFieldRef", "configMapKeyRef", "secretKeyRef", "fileKeyRef"];
 /// The fields of a pod that its containers may know by an environment variable.
 const ENV_FIELDS: [&str; 8] = [
@@ -117,6 +119,27 @@ pub(super) fn validate_resource_field(reference: &Value, path: &str, for_env: bo
         errors.push(FieldError::required(format!("{path}.resource"), ""));
     } else if !ALLOWED.contains(&resource) && !huge {
         errors.push(FieldError::not_supported(format!("{path}.resource"), resource, &ALLOWED));
+    } else if let Some(divisor) = at(reference, "divisor") {
+        validate_divisor(resource, divisor, path, errors);
+    }
+}
+
+/// A divisor is a unit. Absent, or nothing, it is one.
+fn validate_divisor(resource: &str, divisor: &Value, path: &str, errors: &mut Vec<FieldError>) {
+    const CPU: &[&str] = &["1m", "1"];
+    const BYTES: &[&str] = &["1", "1k", "1M", "1G", "1T", "1P", "1E", "1Ki", "1Mi", "1Gi", "1Ti", "1Pi", "1Ei"];
+    let (units, listed, what) = match resource.split_once('.').map_or(resource, |(_, name)| name) {
+        "cpu" => (CPU, "1m and 1", "cpu"),
+        "memory" => (BYTES, BYTES_LISTED, "memory"),
+        "ephemeral-storage" => (BYTES, BYTES_LISTED, "local ephemeral storage"),
+        name if name.starts_with("hugepages-") => (BYTES, BYTES_LISTED, "hugepages"),
+        _ => return,
+    };
+    let Ok(quantity) = Quantity::from_value(divisor) else { return };
+    let is_unit = |unit: &str| Quantity::from_value(&Value::from(unit)).is_ok_and(|unit| unit == quantity);
+    if quantity.signum() != 0 && !units.iter().any(|unit| is_unit(unit)) {
+        let detail = format!("only divisor's values {listed} are supported with the {what} resource");
+        errors.push(FieldError::invalid(format!("{path}.divisor"), resource, detail));
     }
 }
 

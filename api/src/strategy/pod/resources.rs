@@ -1,11 +1,14 @@
 //! Requests and limits of a container.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 
 use crate::error::FieldError;
 use crate::quantity::Quantity;
 use crate::selector::label_key_errors;
-use crate::strategy::field::{at, entries};
+use crate::strategy::field::{at, entries, list, text};
+use crate::strategy::names;
 
 const STANDARD: [&str; 3] = ["cpu", "memory", "ephemeral-storage"];
 
@@ -18,6 +21,13 @@ pub(super) fn validate(container: &Value, path: &str, errors: &mut Vec<FieldErro
             validate_name(name, &path, errors);
             validate_amount(name, amount, &path, errors);
         }
+    }
+    let named = |wanted: fn(&str) -> bool| {
+        let mut names = ["limits", "requests"].into_iter().flat_map(|field| entries(resources, field));
+        names.any(|(name, _)| wanted(name))
+    };
+    if named(|name| name.starts_with("hugepages-")) && !named(|name| matches!(name, "cpu" | "memory")) {
+        errors.push(FieldError::forbidden(path.clone(), "HugePages require cpu or memory"));
     }
     for (name, amount) in entries(resources, "requests") {
         let Ok(request) = Quantity::from_value(amount) else { continue };
@@ -37,6 +47,32 @@ pub(super) fn validate(container: &Value, path: &str, errors: &mut Vec<FieldErro
                 errors.push(FieldError::required(format!("{path}[{name}]").replace("requests[", "limits["), detail));
             }
             _ => {}
+        }
+    }
+}
+
+/// Validates which of the pod's claims of devices a container has.
+pub(super) fn validate_claims(container: &Value, spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
+    let claims = at(container, "resources").map(|resources| list(resources, "claims")).unwrap_or_default();
+    let mut known: Vec<&str> = list(spec, "resourceClaims").iter().map(|claim| text(claim, "name")).collect();
+    known.sort_unstable();
+    let mut seen = HashSet::new();
+    for (index, claim) in claims.iter().enumerate() {
+        let path = format!("{path}.resources.claims[{index}]");
+        let (name, request) = (text(claim, "name"), text(claim, "request"));
+        if name.is_empty() {
+            errors.push(FieldError::required(path, ""));
+            continue;
+        }
+        let key = if request.is_empty() { name.to_owned() } else { format!("{name}/{request}") };
+        for detail in names::dns1123_label(request).into_iter().filter(|_| !request.is_empty()) {
+            errors.push(FieldError::invalid(format!("{path}.request"), request, detail));
+        }
+        if !seen.insert(key.clone()) {
+            errors.push(FieldError::duplicate(path.clone(), key));
+        }
+        if !known.contains(&name) {
+            errors.push(FieldError::not_found(path, name));
         }
     }
 }

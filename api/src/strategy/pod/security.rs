@@ -26,6 +26,12 @@ pub(super) fn validate_pod(spec: &Value, path: &str, errors: &mut Vec<FieldError
     if at(context, "fsGroupChangePolicy").is_some() {
         one_of(context, "fsGroupChangePolicy", &path, &["OnRootMismatch", "Always"], errors);
     }
+    if at(context, "supplementalGroupsPolicy").is_some() {
+        one_of(context, "supplementalGroupsPolicy", &path, &["Merge", "Strict"], errors);
+    }
+    if at(context, "seLinuxChangePolicy").is_some() {
+        one_of(context, "seLinuxChangePolicy", &path, &["MountOption", "Recursive"], errors);
+    }
     let mut seen = std::collections::HashSet::new();
     for (index, sysctl) in list(context, "sysctls").iter().enumerate() {
         let name = text(sysctl, "name");

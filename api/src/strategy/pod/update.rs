@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::validate::validate_pod;
-use super::{MIRROR, app_armor};
+use super::{MIRROR, app_armor, gated};
 use crate::error::FieldError;
 use crate::strategy::field::{at, child, deep, int, list, list_mut, set, text, unset};
 
@@ -53,7 +53,9 @@ pub(super) fn validate(old: &Value, new: &Value, errors: &mut Vec<FieldError>) {
     let mut free = vec!["activeDeadlineSeconds", "tolerations", "schedulingGates"];
     if !before.is_empty() {
         // A pod that waits at a gate may still be told where to go.
-        free.extend(["nodeSelector", "affinity"]);
+        gated::validate(was, is, errors);
+        gated::undo(was, &mut allowed);
+        free.push("nodeSelector");
     }
     if int(was, "terminationGracePeriodSeconds").is_some_and(|s| s < 0)
         && int(is, "terminationGracePeriodSeconds") == Some(1)

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use serde_json::Value;
 
-use super::{app_armor, containers, scheduling, security, volumes};
+use super::{app_armor, containers, os, scheduling, security, volumes};
 use crate::engine::validate_annotations;
 use crate::error::FieldError;
 use crate::strategy::field::{at, int, is_true, list, one_of, text};
@@ -46,8 +46,10 @@ pub(in crate::strategy) fn validate_template(template: &Value, path: &str, error
 
 /// Validates a pod spec.
 fn validate_spec(spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
-    let volumes = volumes::validate(spec, path, errors);
-    containers::validate(spec, path, &volumes, errors);
+    volumes::validate(spec, path, errors);
+    containers::validate(spec, path, errors);
+    os::validate(spec, path, errors);
+    host_users(spec, path, errors);
     restart_and_dns(spec, path, errors);
     names::validate_labels(spec.get("nodeSelector"), &format!("{path}.nodeSelector"), errors);
     security::validate_pod(spec, path, errors);
@@ -94,12 +96,45 @@ fn restart_and_dns(spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
         let detail = "must provide at least one DNS nameserver when `dnsPolicy` is None";
         errors.push(FieldError::required(server_path.clone(), detail));
     }
+    dns_config(spec, path, errors);
     for (index, server) in servers.iter().enumerate() {
         let address = server.as_str().unwrap_or_default();
         if address.parse::<std::net::IpAddr>().is_err() {
             let detail = super::super::service::IP_RULE;
             errors.push(FieldError::invalid(format!("{server_path}[{index}]"), address, detail));
         }
+    }
+}
+
+/// How names are looked up.
+fn dns_config(spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
+    const SEARCHES_MAX: usize = 32;
+    const SEARCHES_CHARS_MAX: usize = 2048;
+    let Some(config) = at(spec, "dnsConfig") else { return };
+    let path = format!("{path}.dnsConfig");
+    let searches = list(config, "searches");
+    let mut refuse = |detail: &str| {
+        errors.push(FieldError::invalid(format!("{path}.searches"), Value::from(searches), detail));
+    };
+    if searches.len() > SEARCHES_MAX {
+        refuse("must not have more than 32 search paths");
+    }
+    let chars: usize = searches.iter().filter_map(Value::as_str).map(|search| search.len() + 1).sum();
+    if chars > SEARCHES_CHARS_MAX + 1 {
+        refuse("must not have more than 2048 characters (including spaces) in the search list");
+    }
+    for (index, search) in searches.iter().filter_map(Value::as_str).enumerate() {
+        // All of the world, or a name that is whole already.
+        let name = search.strip_suffix('.').unwrap_or(search);
+        if search == "." {
+            continue;
+        }
+        for detail in names::dns1123_subdomain(name) {
+            errors.push(FieldError::invalid(format!("{path}.searches[{index}]"), name, detail));
+        }
+    }
+    for (index, _) in list(config, "options").iter().enumerate().filter(|(_, option)| text(option, "name").is_empty()) {
+        errors.push(FieldError::required(format!("{path}.options[{index}]"), "must not be empty"));
     }
 }
 
@@ -138,6 +173,18 @@ fn host_aliases(spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
     }
 }
 
+/// A pod with users of its own shares no namespace of the host's.
+fn host_users(spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
+    if spec.get("hostUsers") != Some(&Value::Bool(false)) {
+        return;
+    }
+    for (field, name) in [("hostNetwork", "hostNetwork"), ("hostPID", "HostPID"), ("hostIPC", "HostIPC")] {
+        if is_true(spec, field) {
+            errors.push(FieldError::forbidden(format!("{path}.{name}"), "when `pod.Spec.HostUsers` is false"));
+        }
+    }
+}
+
 /// A host's port can be taken once.
 fn host_ports(spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
     let on_host = is_true(spec, "hostNetwork");
@@ -150,8 +197,8 @@ fn host_ports(spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
                 let host = int(port, "hostPort").unwrap_or(0);
                 let inside = int(port, "containerPort").unwrap_or(0);
                 if on_host && host != 0 && host != inside {
-                    let detail = "must match `hostPort` when `hostNetwork` is true";
-                    errors.push(FieldError::invalid(format!("{path}.containerPort"), inside, detail));
+                    let detail = "must match `containerPort` when `hostNetwork` is true";
+                    errors.push(FieldError::invalid(format!("{path}.hostPort"), host, detail));
                 }
                 let key = format!("{}/{}/{host}", text(port, "protocol"), text(port, "hostIP"));
                 if host != 0 && !taken.insert(key.clone()) && field == "containers" {

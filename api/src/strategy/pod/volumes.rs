@@ -15,8 +15,8 @@ const HOST_PATH_TYPES: [&str; 8] =
     ["", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"];
 const MODE_RULE: &str = "must be a number between 0 and 0777 (octal), both inclusive";
 
-/// Validates the volumes of a spec and answers the names that mounts may use.
-pub(super) fn validate<'v>(spec: &'v Value, path: &str, errors: &mut Vec<FieldError>) -> HashSet<&'v str> {
+/// Validates the volumes of a spec.
+pub(super) fn validate(spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
     let mut known = HashSet::new();
     for (index, volume) in list(spec, "volumes").iter().enumerate() {
         let path = format!("{path}.volumes[{index}]");
@@ -44,7 +44,6 @@ pub(super) fn validate<'v>(spec: &'v Value, path: &str, errors: &mut Vec<FieldEr
             }
         }
     }
-    known
 }
 
 fn validate_source(kind: &str, source: &Value, path: &str, errors: &mut Vec<FieldError>) {
@@ -89,7 +88,13 @@ fn validate_source(kind: &str, source: &Value, path: &str, errors: &mut Vec<Fiel
         }
         "projected" => validate_projected(source, path, errors),
         "persistentVolumeClaim" => need(&["claimName"]),
-        "nfs" => need(&["server", "path"]),
+        "nfs" => {
+            need(&["server", "path"]);
+            let exported = text(source, "path");
+            if !exported.is_empty() && !exported.starts_with('/') {
+                errors.push(FieldError::invalid(format!("{path}.path"), exported, "must be an absolute path"));
+            }
+        }
         "csi" => need(&["driver"]),
         "image" => {}
         "ephemeral" if at(source, "volumeClaimTemplate").is_none() => {
