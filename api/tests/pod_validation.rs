@@ -210,6 +210,47 @@ fn resources() {
 }
 
 #[test]
+fn restarts() {
+    const POLICY: &str = "/spec/containers/0/restartPolicy";
+    const RULES: &str = "/spec/containers/0/restartPolicyRules";
+    const RULE: fn() -> Value = || json!([{"action": "Restart", "exitCodes": {"operator": "In", "values": [42]}}]);
+    check(&[
+        (&[(POLICY, || json!("Never")), (RULES, RULE)], ""),
+        (
+            &[(RULES, RULE)],
+            "spec.containers[0].restartPolicy: Required value: must specify restartPolicy when restart rules are used",
+        ),
+        (
+            &[
+                (POLICY, || json!("Never")),
+                (RULES, || json!([{"action": "Wait", "exitCodes": {"operator": "In", "values": [1]}}])),
+            ],
+            "spec.containers[0].restartPolicyRules[0].action: Unsupported value: \"Wait\": supported values: \"Restart\"",
+        ),
+        (
+            &[(POLICY, || json!("Never")), (RULES, || json!([{"action": "Restart"}]))],
+            "spec.containers[0].restartPolicyRules[0].exitCodes: Required value: must be specified",
+        ),
+        (
+            &[
+                (POLICY, || json!("Never")),
+                (RULES, || json!([{"action": "Restart", "exitCodes": {"operator": "Is", "values": [1]}}])),
+            ],
+            "spec.containers[0].restartPolicyRules[0].exitCodes.operator: Unsupported value: \"Is\": supported values: \"In\", \"NotIn\"",
+        ),
+        (
+            &[
+                (POLICY, || json!("Never")),
+                (RULES, || {
+                    json!(vec![json!({"action": "Restart", "exitCodes": {"operator": "In", "values": [1]}}); 21])
+                }),
+            ],
+            "spec.containers[0].restartPolicyRules: Too many: 21: must have at most 20 items",
+        ),
+    ]);
+}
+
+#[test]
 fn networks_and_users() {
     const PORTS: &str = "/spec/containers/0/ports";
     const DNS: &str = "/spec/dnsConfig";

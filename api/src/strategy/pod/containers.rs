@@ -107,9 +107,7 @@ fn validate_one<'v>(
             _ => one_of(container, field, path, allowed, errors),
         }
     }
-    if at(container, "restartPolicy").is_some() {
-        one_of(container, "restartPolicy", path, &["Always", "Never", "OnFailure"], errors);
-    }
+    validate_restarts(container, path, errors);
     validate_ports(container, path, errors);
     env::validate(container, path, errors);
     mounts::validate(container, path, list(spec, "volumes"), errors);
@@ -117,6 +115,37 @@ fn validate_one<'v>(
     resources::validate(container, path, errors);
     resources::validate_claims(container, spec, path, errors);
     security::validate_container(container, path, errors);
+}
+
+/// When a container is started again, where that differs from its pod's policy.
+fn validate_restarts(container: &Value, path: &str, errors: &mut Vec<FieldError>) {
+    const RULES_MAX: usize = 20;
+    const CODES_MAX: usize = 255;
+    let rules = list(container, "restartPolicyRules");
+    let rules_path = format!("{path}.restartPolicyRules");
+    if at(container, "restartPolicy").is_some() {
+        one_of(container, "restartPolicy", path, &["Always", "Never", "OnFailure"], errors);
+    } else if !rules.is_empty() {
+        let detail = "must specify restartPolicy when restart rules are used";
+        errors.push(FieldError::required(format!("{path}.restartPolicy"), detail));
+    }
+    if rules.len() > RULES_MAX {
+        errors.push(FieldError::too_many(rules_path.clone(), rules.len(), RULES_MAX));
+    }
+    for (index, rule) in rules.iter().enumerate() {
+        let path = format!("{rules_path}[{index}]");
+        one_of(rule, "action", &path, &["Restart"], errors);
+        let path = format!("{path}.exitCodes");
+        let Some(codes) = at(rule, "exitCodes") else {
+            errors.push(FieldError::required(path, "must be specified"));
+            continue;
+        };
+        one_of(codes, "operator", &path, &["In", "NotIn"], errors);
+        let count = list(codes, "values").len();
+        if count > CODES_MAX {
+            errors.push(FieldError::too_many(format!("{path}.values"), count, CODES_MAX));
+        }
+    }
 }
 
 fn validate_ports(container: &Value, path: &str, errors: &mut Vec<FieldError>) {
