@@ -72,8 +72,8 @@ fn api(more: &[&str]) -> Result<()> {
 
 /// Builds an example as what it measures is built, and what else is given.
 fn example(package: &str, name: &str, more: &[&str]) -> Result<std::path::PathBuf> {
-    let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    build.current_dir(host::root()).args(["build", "--release", "--locked", "--package", package]);
+    let mut build = host::cargo();
+    build.args(["build", "--release", "--locked", "--package", package]);
     host::run(build.args(["--example", name]).args(more))?;
     Ok(host::target_dir().join("release").join("examples").join(name))
 }
@@ -107,8 +107,8 @@ fn packing(args: &Args) -> Result<()> {
 /// A bench that runs pods.
 fn pods(name: &str, gantry: &std::path::Path, simulated: Option<usize>) -> Result<()> {
     // The measuring client is no part of what is measured: the tests' build of it does.
-    let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    build.current_dir(host::root()).args(["build", "--locked", "--package", "gantry-integration-tests"]);
+    let mut build = host::cargo();
+    build.args(["build", "--locked", "--package", "gantry-integration-tests"]);
     host::run(build.args(["--bin", name]))?;
     let data_dir = host::work_dir().join(format!("bench-{}", std::process::id()));
     demo::install_images(&data_dir, &images::ensure_all()?)?;

@@ -79,10 +79,23 @@ pub fn find_program(name: &str) -> Option<PathBuf> {
     std::env::split_paths(&path).chain(extra).map(|dir| dir.join(name)).find(|file| file.is_file())
 }
 
+/// Cargo, at the root of the checkout, as a person would call it: without what `cargo run` has told this program about itself. Build
+/// scripts of dependencies look at that (ring's does), and half of what is built would be built again each time one calls cargo with
+/// and without the tasks.
+pub fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let own = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(own)) {
+        command.env_remove(name);
+    }
+    command.current_dir(root());
+    command
+}
+
 /// Builds the `gantry` binary and returns its path. Cargo shows the progress.
 pub fn build_gantry(release: bool) -> Result<PathBuf> {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(root()).args(["build", "--package", "gantry", "--locked"]);
+    let mut command = cargo();
+    command.args(["build", "--package", "gantry", "--locked"]);
     if release {
         command.arg("--release");
     }

@@ -21,13 +21,21 @@ const CARGO_DENY: &str = "0.19.0";
 pub fn run(args: &Args) -> Result<()> {
     setup::ensure(setup::For::Tests)?;
     if args.filter.is_none() {
-        step("format", || host::run(cargo().args(["fmt", "--all", "--check"])))?;
+        step("format", || host::run(host::cargo().args(["fmt", "--all", "--check"])))?;
         step("lints", || {
-            host::run(cargo().args(["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]))
+            host::run(host::cargo().args([
+                "clippy",
+                "--workspace",
+                "--all-targets",
+                "--locked",
+                "--",
+                "-D",
+                "warnings",
+            ]))
         })?;
         step("licences and sources", deny)?;
     }
-    let mut command = cargo();
+    let mut command = host::cargo();
     command.args(["test", "--workspace", "--locked", "--no-fail-fast"]);
     if let Some(filter) = &args.filter {
         command.arg(filter);
@@ -42,7 +50,7 @@ pub fn run(args: &Args) -> Result<()> {
 /// When it fails or cannot be run.
 pub fn one(file: &str, test: &str, settings: &[(&str, u64)]) -> Result<()> {
     setup::ensure(setup::For::Tests)?;
-    let mut command = cargo();
+    let mut command = host::cargo();
     command.args([
         "test",
         "--locked",
@@ -76,12 +84,6 @@ fn with_tools(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-fn cargo() -> Command {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(host::root());
-    command
-}
-
 fn step<T>(name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     println!("==> {name}");
     let start = Instant::now();
@@ -99,7 +101,7 @@ fn deny() -> Result<()> {
         None if cached.exists() => cached,
         None => {
             println!("cargo-deny is missing: building it once, into {}", cache.display());
-            let mut install = cargo();
+            let mut install = host::cargo();
             install
                 .args(["install", "--locked", "--quiet", "cargo-deny", "--version", CARGO_DENY, "--root"])
                 .arg(&cache);

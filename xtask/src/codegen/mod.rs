@@ -13,10 +13,11 @@ mod table;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, bail};
 use serde_json::Value;
+
+use crate::host;
 
 /// Writes the tables, or only compares them when `check` is set.
 pub fn run(check: bool) -> anyhow::Result<()> {
@@ -47,10 +48,8 @@ fn generate() -> anyhow::Result<Vec<(&'static str, String)>> {
 
 /// Where cargo keeps the source of a dependency.
 fn source_of(package: &str) -> anyhow::Result<PathBuf> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let output = Command::new(cargo)
+    let output = host::cargo()
         .args(["metadata", "--format-version=1", "--locked"])
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .context("running cargo metadata")?;
     if !output.status.success() {
